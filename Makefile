@@ -1,0 +1,58 @@
+# make demo   sets everything up and detects people on the shipped images
+# make test   sets everything up and runs the tests
+# make format / make bench / make clean
+
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+WEIGHTS := weights/yolov5s6_pose_demo
+# A Python 3.8, if this machine has one, also runs the tests that need no torch.
+PY38   ?= $(firstword $(shell command -v python3.8) $(wildcard $(HOME)/.pyenv/versions/3.8*/bin/python3.8))
+
+.PHONY: demo test test-py38 lint format bench clean
+
+demo: $(VENV)/.installed
+	$(PY) models/export_onnx.py --weights $(WEIGHTS).pt --img-size 640 --simplify
+	$(PY) detect_multi_backend.py --weights $(WEIGHTS).onnx --source data/images --device cpu
+
+test: $(VENV)/.installed-dev lint
+	$(PY) -m pytest
+ifneq ($(PY38),)
+	$(MAKE) test-py38
+else
+	@echo "no Python 3.8 on this machine: its part of the tests was not run"
+endif
+
+test-py38: .venv38/.installed
+	.venv38/bin/python -m pytest -p no:cacheprovider
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.installed
+	$(PY) benchmarks/graph.py
+	$(PY) benchmarks/pipeline.py
+	$(PY) benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV) .venv38 runs .pytest_cache .ruff_cache
+
+$(VENV)/.installed: requirements.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv38/.installed: requirements.txt requirements-dev.txt
+	test -x .venv38/bin/python || $(PY38) -m venv .venv38
+	sed '/torch/d; /onnxsim/d' requirements.txt >.venv38/requirements.txt
+	.venv38/bin/python -m pip install -q --disable-pip-version-check -r .venv38/requirements.txt 'pytest==8.3.5'
+	touch $@

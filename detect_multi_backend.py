@@ -1,0 +1,308 @@
+"""Detect people and their keypoints in images, videos and streams, with any backend.
+
+    python detect_multi_backend.py --weights weights/yolov5s6_pose_demo.onnx --source data/images
+    python detect_multi_backend.py --weights x.pt --source street.mp4 --device 0
+    python detect_multi_backend.py --weights x.onnx --source 0 --view-img              # webcam
+    python detect_multi_backend.py --weights x.onnx --source rtsp://host/stream
+    python detect_multi_backend.py --weights x.onnx --source list.txt --save-txt --save-json
+
+Results: runs/detect/exp, exp2, ...
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, Iterator, List, NamedTuple
+
+from utils import cli
+from utils.backends import format_shape, load_backend
+from utils.errors import InputError
+from utils.files import atomic_path, increment_dir
+from utils.pipeline import StageTimer, prefetch
+from utils.plots import draw_poses
+from utils.poses import Poses
+from utils.predictor import Predictor, Prepared
+from utils.sources import Frame, Source, open_source
+from utils.writers import ResultWriter
+
+STAGES = ["decode", "preprocess", "inference", "nms", "draw/write"]
+LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "detect_multi_backend.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--weights", required=True, help=".pt, .onnx or TensorRT engine")
+    add("--source", default="data/images", help="image, video, folder, glob, webcam index, "
+        "rtsp/http address, list file .txt/.streams [data/images]")  # fmt: skip
+    add("--img-size", "--img", "--imgsz", nargs="+", type=int, metavar="PX",
+        help="one number or height width [the model's own, else 640]")  # fmt: skip
+    add("--conf-thres", type=float, default=0.25, help="score threshold, 0..1 [0.25]")
+    add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold, 0..1 [0.45]")
+    add("--max-det", type=int, default=300, help="detections an image at most [300]")
+    add("--device", default="", help="cpu or a GPU index [a GPU if this runtime has one]")
+    add("--half", action="store_true", help="FP16 inference of a .pt on a GPU")
+    add("--kpt-label", action="store_true", help="accepted for old command lines; always on")
+    add("--classes", nargs="+", type=int, help="keep only these class indices")
+    add("--agnostic-nms", action="store_true", help="NMS across classes")
+    add("--augment", action="store_true", help="three views of each image, merged (slower)")
+    add("--view-img", action="store_true", help="show results in a window; q or Esc ends")
+    add("--save-txt", action="store_true", help="labels/*.txt")
+    add("--save-conf", action="store_true", help="with --save-txt: score as the last column")
+    add("--save-json", action="store_true", help="predictions.json, COCO keypoint results")
+    add("--save-crop", action="store_true", help="crops/<class>/*.jpg")
+    add("--nosave", action="store_true", help="no annotated images or videos")
+    add("--project", default="runs/detect", help="results go to project/name [runs/detect]")
+    add("--name", default="exp", help="results go to project/name [exp]")
+    add("--exist-ok", action="store_true", help="reuse project/name instead of a new number")
+    add("--line-thickness", type=int, default=0, help="line width, px [0: by image size]")
+    add("--hide-labels", action="store_true", help="draw no text")
+    add("--hide-conf", action="store_true", help="draw no scores")
+    add("--kpt-thres", type=float, default=0.5, help="draw keypoints above this confidence [0.5]")
+    return parser
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Errors that need no model."""
+    for flag in ("conf_thres", "iou_thres", "kpt_thres"):
+        if not 0 <= getattr(args, flag) <= 1:
+            name = flag.replace("_", "-")
+            raise InputError("--%s %g: expected 0 to 1" % (name, getattr(args, flag)))
+    if args.img_size is not None and len(args.img_size) > 2:
+        raise InputError("--img-size: expected one number or height width")
+    if args.max_det < 1:
+        raise InputError("--max-det %d: expected at least 1" % args.max_det)
+    if args.save_conf and not args.save_txt:
+        raise InputError("--save-conf goes with --save-txt")
+    if args.view_img:
+        check_window()
+
+
+def check_window() -> None:
+    """Raise InputError where OpenCV has no windows, before any work is done."""
+    import cv2
+
+    try:
+        cv2.namedWindow("detect")
+    except cv2.error as e:
+        raise InputError(
+            "--view-img: this OpenCV or machine shows no windows; "
+            "pip install opencv-python (not -headless) and set DISPLAY"
+        ) from e
+
+
+class Job(NamedTuple):
+    """Frames on their way through the network."""
+
+    frames: List[Frame]
+    prepared: Prepared
+    raw: Any  # predictions, or Poses already (--augment)
+
+
+class Detector:
+    """The stages between source and results, timed."""
+
+    def __init__(self, source: Source, predictor: Predictor):
+        self.source, self.predictor = source, predictor
+        self.timer = StageTimer(STAGES)
+
+    def run(self) -> Iterator[Job]:
+        """Decode and prepare in one thread, infer in a second; jobs in source order."""
+        return prefetch(map(self._infer, prefetch(self._prepare())))
+
+    def _prepare(self) -> Iterator[Job]:
+        for frames in self._batches():
+            self.timer.seconds["decode"] = self.source.decode_s
+            with self.timer("preprocess"):
+                prepared = self.predictor.preprocess([f.image for f in frames])
+            yield Job(frames, prepared, None)
+
+    def _batches(self) -> Iterator[List[Frame]]:
+        """As many frames as a fixed-batch model takes, else one: live streams must not wait."""
+        size = 1 if self.source.live else (self.predictor.backend.batch or 1)
+        frames: List[Frame] = []
+        for frame in self.source:
+            frames.append(frame)
+            if len(frames) == size:
+                yield frames
+                frames = []
+        if frames:
+            yield frames
+
+    def _infer(self, job: Job) -> Job:
+        with self.timer("inference"):
+            if self.predictor.augment:
+                raw: Any = self.predictor.predict_augmented([f.image for f in job.frames])
+            else:
+                raw = self.predictor.infer(job.prepared)
+        return job._replace(raw=raw)
+
+    def poses(self, job: Job) -> List[Poses]:
+        """NMS, and back to image pixels."""
+        with self.timer("nms"):
+            if self.predictor.augment:
+                return job.raw
+            return self.predictor.postprocess(job.raw, job.prepared)
+
+
+def summarize(poses: Poses, names: List[str]) -> str:
+    """`2 person, 1 dog` or `nothing`."""
+    counts = [(int((poses.classes == i).sum()), name) for i, name in enumerate(names)]
+    return ", ".join("%d %s" % c for c in counts if c[0]) or "nothing"
+
+
+def main(args: argparse.Namespace) -> None:
+    check_args(args)
+    source = open_source(args.source)
+    backend = load_backend(args.weights, args.device, args.half)
+    size = None if args.img_size is None else (args.img_size[0], args.img_size[-1])
+    predictor = Predictor(
+        backend,
+        size,
+        args.conf_thres,
+        args.iou_thres,
+        args.agnostic_nms,
+        args.max_det,
+        args.classes,
+        augment=args.augment,
+    )
+    print(
+        "%s: %s, input %s, size %dx%d, %d keypoints"
+        % (
+            args.weights,
+            backend.description,
+            format_shape(backend.input_shape),
+            predictor.net_hw[0],
+            predictor.net_hw[1],
+            backend.nkpt,
+        )
+    )
+    folder = increment_dir(args.project, args.name, args.exist_ok)
+    writer = ResultWriter(
+        folder,
+        backend.names,
+        images=not args.nosave,
+        txt=args.save_txt,
+        txt_conf=args.save_conf,
+        json_rows=args.save_json,
+        crops=args.save_crop,
+    )
+    detector = Detector(source, predictor)
+    try:
+        frames, found, wall = process(args, detector, writer)
+        if not frames:
+            raise InputError("--source %s: nothing could be read: %s"
+                             % (args.source, describe(source.skipped)))  # fmt: skip
+    finally:
+        remove_if_empty(folder)
+    report(args, folder, detector, frames, found, wall)
+
+
+def process(args: argparse.Namespace, detector: Detector, writer: ResultWriter):
+    """Write what the detector finds; returns (frames, poses found, seconds)."""
+    source, backend = detector.source, detector.predictor.backend
+    total = source.total
+    by_line = total is not None and total <= LINES_UP_TO and not source.videos
+    bar = None
+    if not by_line:
+        from tqdm import tqdm
+
+        bar = tqdm(total=total, unit="frame", desc="detect")
+    frames = found = 0
+    jobs = detector.run()
+    started = time.perf_counter()
+    try:
+        for job in jobs:
+            for frame, poses in zip(job.frames, detector.poses(job)):
+                with detector.timer("draw/write"):
+                    writer.write_data(frame, poses)
+                    if not args.nosave or args.view_img:
+                        draw_poses(
+                            frame.image,
+                            poses,
+                            backend.names,
+                            args.line_thickness,
+                            not args.hide_labels,
+                            not args.hide_conf,
+                            args.kpt_thres,
+                        )
+                    writer.write_image(frame, frame.image)
+                frames, found = frames + 1, found + poses.count
+                if bar is not None:
+                    bar.update()
+                else:
+                    h, w = frame.image.shape[:2]
+                    print("%s %dx%d: %s" % (frame.path, h, w, summarize(poses, backend.names)))
+                if args.view_img and show(frame):
+                    source.close()
+    except KeyboardInterrupt:
+        print("\ninterrupted: keeping what was done")
+    finally:
+        source.close()
+        jobs.close()  # type: ignore  # the generator's own
+        writer.close()
+        if bar is not None:
+            bar.close()
+    return frames, found, time.perf_counter() - started
+
+
+def show(frame: Frame) -> bool:
+    """Show a frame; True when the user asks to end."""
+    import cv2
+
+    cv2.imshow("detect", frame.image)
+    return cv2.waitKey(1 if frame.kind != "image" else 500) in (27, ord("q"))
+
+
+def remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def describe(skipped: List) -> str:
+    text = "; ".join("%s (%s)" % item for item in skipped[:3])
+    return text + ("; and %d more" % (len(skipped) - 3) if len(skipped) > 3 else "")
+
+
+def report(
+    args: argparse.Namespace, folder: Path, detector: Detector, frames: int, found: int, wall: float
+) -> None:
+    """Counts, skipped files, timing; and the same as summary.json."""
+    skipped = detector.source.skipped
+    each = detector.timer.milliseconds_each(frames)
+    for path, reason in skipped:
+        print("skipped: %s (%s)" % (path, reason))
+    print(
+        "%d frames, %d poses, %d files skipped; ms a frame: %s; %.2f frames/s overall"
+        % (
+            frames,
+            found,
+            len(skipped),
+            ", ".join("%s %.1f" % (k, v) for k, v in each.items()),
+            frames / wall,
+        )
+    )
+    if folder.is_dir():
+        summary = {
+            "weights": args.weights,
+            "source": args.source,
+            "backend": detector.predictor.backend.description,
+            "size_hw": list(detector.predictor.net_hw),
+            "frames": frames,
+            "poses": found,
+            "skipped": [{"path": p, "reason": r} for p, r in skipped],
+            "ms_each": each,
+            "frames_per_s": frames / wall,
+        }
+        with atomic_path(folder / "summary.json") as tmp:
+            tmp.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        print("results in %s" % folder)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

@@ -1,0 +1,364 @@
+"""Export a YOLO-Pose checkpoint to ONNX, and prove that the file computes the same.
+
+    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --img-size 832 --simplify
+    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --img-size 832 --batch-size 1 \
+        --device 0 --simplify --half
+    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --dynamic
+
+X.pt becomes X.onnx (with --dynamic X-dynamic.onnx) beside it. Input `input` (B, 3, H, W) RGB 0..1;
+output `output` (B, N, 5 + nc + 3K) float32: cx cy w h objectness, classes, x y conf a keypoint,
+in network pixels, confidences after sigmoid. With --half weights, input and convolutions are FP16
+and the decode stays FP32, because FP16 coordinates above 1024 px have steps of 1 px.
+
+After the export ONNX Runtime and PyTorch run on one real image; a file that differs is deleted.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from utils import cli
+from utils.errors import InputError
+from utils.files import atomic_path
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
+OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
+DYNAMIC_AXES = {
+    "input": {0: "batch", 2: "height", 3: "width"},
+    "output": {0: "batch", 1: "predictions"},
+}
+
+
+class Tolerance(NamedTuple):
+    """How far ONNX Runtime may be from PyTorch in FP32, on the check image."""
+
+    conf: float  # any confidence of any row
+    px: float  # any coordinate, relative to max(box size, 64 px), rows with conf > MIN_CONF
+
+
+# FP32 differs by summation order only. FP16 has 11 significant bits in every layer: on the demo
+# weights confidences move by up to 0.003 and points by up to 0.4 % of the box.
+TOLERANCE = {False: Tolerance(1e-3, 1e-3), True: Tolerance(3e-2, 3e-2)}
+MIN_CONF = 0.01
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "export_onnx.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--weights", required=True, help="checkpoint (.pt)")
+    add("--img-size", "--img", "--imgsz", nargs="+", type=int, default=[640], metavar="PX",
+        help="one number or height width, rounded up to a stride multiple [640]")  # fmt: skip
+    add("--batch-size", type=int, default=1, help="images in a batch of a static model [1]")
+    add("--device", default="cpu", help="cpu or a GPU index, where PyTorch traces [cpu]")
+    add("--dynamic", action="store_true", help="dynamic batch, height and width")
+    add("--half", action="store_true", help="FP16 weights and convolutions; needs no GPU")
+    add("--simplify", action="store_true", help="run onnx-simplifier")
+    add("--opset", type=int, default=DEFAULT_OPSET,
+        help="ONNX opset, %d to %d [%d]" % (OPSETS + (DEFAULT_OPSET,)))  # fmt: skip
+    add("--check-image", default="", metavar="FILE",
+        help="image of the comparison [the first of data/images]")  # fmt: skip
+    add("--end2end", action="store_true", help="put NMS into the model (not in this version)")
+    add("--topk-all", type=int, default=100, help="with --end2end: poses kept an image [100]")
+    add("--iou-thres", type=float, default=0.45, help="with --end2end: NMS IoU threshold [0.45]")
+    add("--conf-thres", type=float, default=0.25, help="with --end2end: score threshold [0.25]")
+    return parser
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Errors that need no work."""
+    if args.end2end:
+        raise InputError(
+            "--end2end: NMS inside the model is not in this version; export without it, "
+            "detect_multi_backend.py does the NMS"
+        )
+    if Path(args.weights).suffix != ".pt":
+        raise InputError("--weights %s: expected a .pt checkpoint" % args.weights)
+    if len(args.img_size) > 2 or min(args.img_size) < 1:
+        raise InputError("--img-size: expected one positive number or height width")
+    if args.batch_size < 1:
+        raise InputError("--batch-size %d: expected at least 1" % args.batch_size)
+    if args.dynamic and args.batch_size != 1:
+        raise InputError("--batch-size goes with a static model; --dynamic takes any batch")
+    if not OPSETS[0] <= args.opset <= OPSETS[1]:
+        raise InputError(
+            "--opset %d: expected %d to %d (TensorRT 8.5 parses up to %d)"
+            % ((args.opset,) + OPSETS + OPSETS[1:])
+        )
+
+
+def output_path(weights: str, dynamic: bool) -> Path:
+    """X.pt -> X.onnx or X-dynamic.onnx."""
+    path = Path(weights)
+    return path.with_name(path.stem + ("-dynamic" if dynamic else "") + ".onnx")
+
+
+def export(
+    model: Any,
+    path: Path,
+    net_hw: Tuple[int, int],
+    batch: int = 1,
+    dynamic: bool = False,
+    half: bool = False,
+    opset: int = DEFAULT_OPSET,
+    simplify: bool = False,
+    device: str = "cpu",
+) -> Any:
+    """Write a fused Model to `path` and return the loaded onnx.ModelProto.
+
+    Args:
+        model: models.yolo.Model in eval mode, fused; it is changed (moved, halved).
+        net_hw: (height, width) px, multiples of the stride; for `dynamic` the size traced.
+
+    Raises InputError if onnx or, with `simplify`, onnxsim is not installed.
+    """
+    import onnx
+    import torch
+
+    model = model.to(device)
+    model.head.dynamic = dynamic
+    images = torch.zeros(batch, 3, *net_hw, device=device)
+    if half:
+        model, images = model.half(), images.half()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer warns of every int() and of itself
+        torch.onnx.export(
+            model,
+            (images,),
+            str(path),
+            opset_version=opset,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_axes=DYNAMIC_AXES if dynamic else None,
+            **_exporter_options(),
+        )
+    graph = onnx.load(str(path))
+    ir_version = graph.ir_version
+    if simplify:
+        graph = _simplify(graph)
+    # The tracer loses the known width of the rows when height and width are dynamic.
+    graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value = model.head.no
+    graph.ir_version = ir_version  # simplifiers stamp their own, which old parsers refuse
+    graph.producer_name, graph.producer_version = "yolo-pose", ""
+    _set_metadata(graph, model, net_hw)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, str(path))
+    return graph
+
+
+def _exporter_options() -> Dict[str, Any]:
+    """torch >= 2.5 has two exporters; the one that writes opset 13 directly is `dynamo=False`."""
+    import inspect
+
+    import torch
+
+    known = inspect.signature(torch.onnx.export).parameters
+    return {"dynamo": False} if "dynamo" in known else {}
+
+
+def _simplify(graph: Any) -> Any:
+    try:
+        import onnxsim
+    except ImportError as e:
+        raise InputError("--simplify: pip install onnxsim, or export without it") from e
+    simplified, same = onnxsim.simplify(graph)
+    if not same:
+        raise InputError("--simplify: the simplified model computes something else; drop the flag")
+    return simplified
+
+
+def _set_metadata(graph: Any, model: Any, net_hw: Tuple[int, int]) -> None:
+    """What a backend cannot read off the graph; JSON values in `metadata_props`."""
+    values = {
+        "task": "pose",
+        "names": list(model.names),
+        "nc": model.nc,
+        "nkpt": model.nkpt,
+        "stride": model.max_stride,
+        "imgsz": list(net_hw),
+    }
+    del graph.metadata_props[:]
+    for key, value in values.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
+
+
+def check_image(path: str) -> np.ndarray:
+    """The picture of the comparison. Raises InputError if there is none."""
+    from utils.sources import IMAGE_SUFFIXES, read_image
+
+    folder = ROOT / "data" / "images"
+    files = [Path(path)] if path else sorted(folder.glob("*"))
+    files = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise InputError("--check-image: no picture in %s; name one" % (path or folder))
+    try:
+        return read_image(str(files[0]))
+    except (ValueError, OSError) as e:
+        raise InputError("--check-image %s: %s" % (files[0], e)) from e
+
+
+class Difference(NamedTuple):
+    """Largest differences of two raw outputs; `rel_px` over rows with conf > MIN_CONF."""
+
+    conf: float
+    px: float
+    rel_px: float
+    rows: int
+
+
+def compare(output: np.ndarray, reference: np.ndarray, nc: int) -> Difference:
+    """Compare (B, N, 5 + nc + 3K) raw predictions.
+
+    Confidences are compared in every row; coordinates only where somebody may be, since the
+    boxes of empty cells mean nothing.
+    """
+    if output.shape != reference.shape:
+        return Difference(np.inf, np.inf, np.inf, 0)
+    columns = output.shape[2]
+    is_conf = np.zeros(columns, bool)
+    is_conf[4 : 5 + nc] = True
+    is_conf[5 + nc + 2 :: 3] = True
+    delta = np.abs(output - reference)
+    conf = float(delta[..., is_conf].max())
+    rows = reference[..., 4] * reference[..., 5 : 5 + nc].max(-1) > MIN_CONF
+    if not np.isfinite(delta).all():
+        return Difference(np.inf, np.inf, np.inf, int(rows.sum()))
+    if not rows.any():  # an untrained network: its best row must do
+        best = np.unravel_index(reference[..., 4].argmax(), rows.shape)
+        rows[best] = True
+    px = delta[rows][:, ~is_conf].max(1)
+    size = np.maximum(reference[rows][:, 2:4].max(1), 64.0)
+    return Difference(conf, float(px.max()), float((px / size).max()), int(rows.sum()))
+
+
+def verify(path: Path, reference: np.ndarray, batch: np.ndarray, nc: int, half: bool) -> Difference:
+    """Run the file in ONNX Runtime and compare. Raises InputError if it differs."""
+    from utils.backends import OnnxBackend
+
+    output = OnnxBackend(path, gpu=-1)(batch)
+    difference = compare(output, reference, nc)
+    limit = TOLERANCE[half]
+    if difference.conf > limit.conf or difference.rel_px > limit.px:
+        raise InputError(
+            "%s: ONNX Runtime differs from PyTorch (confidence %.2g, limit %.2g; points %.2g of "
+            "the box, limit %.2g); the file was not kept"
+            % ("FP16" if half else "FP32", difference.conf, limit.conf, difference.rel_px, limit.px)
+        )
+    return difference
+
+
+@contextlib.contextmanager
+def _on_device(device: str) -> Iterator[str]:
+    """torch device string for --device, or InputError if PyTorch does not see it."""
+    import torch
+
+    from utils.backends import parse_device
+
+    gpu = parse_device(device)
+    gpu = -1 if gpu is None else gpu
+    if gpu >= torch.cuda.device_count():
+        raise InputError(
+            "--device %s: PyTorch sees %d GPUs; --device cpu exports the same file"
+            % (device, torch.cuda.device_count())
+        )
+    yield "cpu" if gpu < 0 else "cuda:%d" % gpu
+
+
+def reference_output(model: Any, batch: np.ndarray) -> np.ndarray:
+    """FP32 PyTorch predictions of a fused model on the CPU."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.from_numpy(batch)).numpy()
+
+
+def check_batch(image: np.ndarray, net_hw: Tuple[int, int], batch: int) -> np.ndarray:
+    """The picture, letterboxed as detect does; further images of the batch are mirrored."""
+    from utils import letterbox
+
+    box = letterbox.fit((image.shape[0], image.shape[1]), net_hw)
+    views: List[np.ndarray] = [image, np.ascontiguousarray(image[:, ::-1])]
+    return letterbox.to_batch([views[i % 2] for i in range(batch)], [box] * batch, net_hw)
+
+
+def stride_multiple(img_size: List[int], stride: int) -> Tuple[int, int]:
+    """(height, width) rounded up to the stride, with a warning when that changes them."""
+    wanted = (img_size[0], img_size[-1])
+    rounded = (-(-wanted[0] // stride) * stride, -(-wanted[1] // stride) * stride)
+    if rounded != wanted:
+        print("warning: --img-size %d %d rounded up to %d %d, multiples of the stride %d"
+              % (wanted + rounded + (stride,)))  # fmt: skip
+    return rounded
+
+
+def main(args: argparse.Namespace) -> None:
+    check_args(args)
+    image = check_image(args.check_image)
+    for package in ("torch", "onnx", "onnxruntime"):
+        _require(package)
+    from models.checkpoint import load_checkpoint
+
+    path = output_path(args.weights, args.dynamic)
+    model = load_checkpoint(args.weights).model
+    net_hw = stride_multiple(args.img_size, model.max_stride)
+    millions = model.parameter_count() / 1e6
+    model.fuse()
+    batch = check_batch(image, net_hw, args.batch_size)
+    reference = reference_output(model, batch)
+    other: Optional[Tuple[np.ndarray, np.ndarray]] = None
+    if args.dynamic:  # a batch and a size that were not traced
+        hw = (net_hw[0] + model.max_stride, net_hw[1])
+        other_batch = check_batch(image, hw, 2)
+        other = (other_batch, reference_output(model, other_batch))
+    nc = model.nc
+    with _on_device(args.device) as device, atomic_path(path) as tmp:
+        graph = export(
+            model, tmp, net_hw, args.batch_size, args.dynamic, args.half, args.opset,
+            args.simplify, device,
+        )  # fmt: skip
+        difference = verify(tmp, reference, batch, nc, args.half)
+        if other is not None:
+            verify(tmp, other[1], other[0], nc, args.half)
+    print(
+        "%s: %.1f M parameters, %d nodes, opset %d, input %s %s, %.1f MB"
+        % (
+            path,
+            millions,
+            len(graph.graph.node),
+            args.opset,
+            "dynamic" if args.dynamic else "%dx3x%dx%d" % ((args.batch_size,) + net_hw),
+            "FP16" if args.half else "FP32",
+            path.stat().st_size / 1e6,
+        )
+    )
+    print(
+        "ONNX Runtime against PyTorch FP32 on a real image: confidences within %.1e, points "
+        "within %.1e px (%d likely rows)" % (difference.conf, difference.px, difference.rows)
+    )
+
+
+def _require(package: str) -> None:
+    import importlib
+
+    try:
+        importlib.import_module(package)
+    except ImportError as e:
+        raise InputError("exporting needs %s: pip install %s (%s)" % (package, package, e)) from e
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

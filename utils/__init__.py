@@ -1,0 +1,1 @@
+"""Everything around the network: images in, poses out."""

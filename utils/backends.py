@@ -1,0 +1,275 @@
+"""Run a model file, whatever made it: `load_backend("x.onnx", "cpu")`.
+
+A Backend maps (B, 3, H, W) float RGB 0..1 to raw predictions (B, N, 5 + nc + 3K). What it is
+(shape, dtype, names, keypoints, NMS inside or not) is read off the file, never from flags.
+torch and onnxruntime are imported by the backend that needs them and by no other.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from utils.errors import InputError
+
+DEFAULT_STRIDE = 64
+ENGINE_SUFFIXES = (".trt", ".engine", ".plan")
+
+
+class Backend:
+    """What all backends share.
+
+    Attributes:
+        description: one line for people: runtime, device, precision.
+        input_shape: (B, 3, H, W); None where the model is dynamic.
+        dtype: NumPy dtype of the input.
+        names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
+        imgsz: (height, width) the model was trained or exported for, None if unknown.
+        end2end: NMS is inside the model.
+    """
+
+    description: str
+    input_shape: Tuple[Optional[int], int, Optional[int], Optional[int]]
+    dtype: np.dtype
+    names: List[str]
+    nkpt: int
+    stride: int
+    imgsz: Optional[Tuple[int, int]]
+    end2end: bool = False
+
+    @property
+    def nc(self) -> int:
+        return len(self.names)
+
+    @property
+    def batch(self) -> Optional[int]:
+        """Images the model takes at once, None = any number."""
+        return self.input_shape[0]
+
+    @property
+    def static_hw(self) -> Optional[Tuple[int, int]]:
+        """(height, width) the model is bound to, None if it takes several sizes."""
+        _, _, h, w = self.input_shape
+        return None if h is None or w is None else (h, w)
+
+    def __call__(self, images: np.ndarray) -> Any:
+        """(B, 3, H, W) float32 -> (B, N, 5 + nc + 3K) float32, NumPy or torch tensor."""
+        raise NotImplementedError
+
+    def _check_input(self, images: np.ndarray) -> None:
+        wanted = self.input_shape
+        if images.ndim != 4 or any(w is not None and w != g for w, g in zip(wanted, images.shape)):
+            raise ValueError(
+                "the model takes %s, got %s" % (format_shape(wanted), format_shape(images.shape))
+            )
+
+
+def format_shape(shape: Any) -> str:
+    """(1, 3, None, None) -> `1x3x?x?`."""
+    return "x".join("?" if s is None else str(s) for s in shape)
+
+
+def load_backend(weights: str, device: str = "", half: bool = False) -> Backend:
+    """Backend for a `.pt`, `.onnx` or engine file.
+
+    Args:
+        device: `cpu`, a GPU index such as `0` (also `cuda:0`), or `` for a GPU if this runtime
+            has one and the CPU otherwise; `description` says which it became.
+        half: FP16 arithmetic, `.pt` on a GPU only; other files have their precision built in.
+
+    Raises InputError for a file that cannot be run or a device that is not there.
+    """
+    path = Path(weights)
+    suffix = path.suffix.lower()
+    if suffix not in (".pt", ".onnx") + ENGINE_SUFFIXES:
+        raise InputError(
+            "--weights %s: expected a .pt, .onnx, .trt, .engine or .plan file" % weights
+        )
+    if not path.is_file():
+        raise InputError("--weights %s: no such file" % weights)
+    gpu = parse_device(device)
+    if suffix == ".pt":
+        return TorchBackend(path, gpu, half)
+    if half:
+        raise InputError("--half goes with .pt weights; %s has its precision built in" % path.name)
+    if suffix == ".onnx":
+        return OnnxBackend(path, gpu)
+    raise InputError(
+        "--weights %s: TensorRT engines are not supported by this version yet; use the .onnx"
+        % weights
+    )
+
+
+def parse_device(device: str) -> Optional[int]:
+    """`cpu` -> -1, `0` or `cuda:0` -> 0, empty -> None (choose)."""
+    text = str(device).strip().lower()
+    if not text:
+        return None
+    if text == "cpu":
+        return -1
+    number = text[len("cuda:") :] if text.startswith("cuda:") else text
+    if text == "cuda":
+        return 0
+    if not number.isdigit():
+        raise InputError("--device %s: expected cpu or one GPU index such as 0" % device)
+    return int(number)
+
+
+class TorchBackend(Backend):
+    """A `.pt` checkpoint in PyTorch; outputs stay on the device."""
+
+    def __init__(self, path: Path, gpu: Optional[int], half: bool):
+        try:
+            import torch
+        except ImportError as e:
+            raise InputError(
+                "--weights %s: a .pt needs PyTorch; pip install torch, or use the .onnx" % path
+            ) from e
+        from models.checkpoint import load_checkpoint
+
+        if gpu is None:
+            gpu = 0 if torch.cuda.is_available() else -1
+        if gpu >= 0 and gpu >= torch.cuda.device_count():
+            raise InputError(
+                "--device %d: PyTorch %s sees %d CUDA GPUs; use --device cpu"
+                % (gpu, torch.__version__, torch.cuda.device_count())
+            )
+        if half and gpu < 0:
+            raise InputError("--half: FP16 inference of a .pt needs a GPU; drop --half")
+        self._torch = torch
+        self._device = torch.device("cpu" if gpu < 0 else "cuda:%d" % gpu)
+        model = load_checkpoint(path).model.fuse()
+        self.names, self.nkpt, self.stride = list(model.names), model.nkpt, model.max_stride
+        self.imgsz = None
+        model = model.half() if half else model
+        self._model = model.to(self._device)
+        self._half = half
+        self.input_shape = (None, 3, None, None)
+        self.dtype = np.dtype(np.float32)  # halved on the device
+        where = "CPU" if gpu < 0 else torch.cuda.get_device_name(gpu)
+        self.description = "PyTorch %s, %s, %s" % (
+            torch.__version__,
+            where,
+            "FP16" if half else "FP32",
+        )
+
+    def __call__(self, images: np.ndarray) -> Any:
+        self._check_input(images)
+        with self._torch.inference_mode():
+            batch = self._torch.from_numpy(images).to(self._device)
+            return self._model(batch.half() if self._half else batch)
+
+
+class OnnxBackend(Backend):
+    """An `.onnx` in ONNX Runtime, on the CPU or with the CUDA provider."""
+
+    def __init__(self, path: Path, gpu: Optional[int]):
+        try:
+            import onnxruntime
+        except ImportError as e:
+            raise InputError(
+                "--weights %s: an .onnx needs ONNX Runtime; pip install onnxruntime "
+                "(onnxruntime-gpu for CUDA)" % path
+            ) from e
+        has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        if gpu is not None and gpu >= 0 and not has_cuda:
+            raise InputError(
+                "--device %d: this ONNX Runtime %s has no CUDA; pip install onnxruntime-gpu, "
+                "or use --device cpu" % (gpu, onnxruntime.__version__)
+            )
+        use_cuda = has_cuda if gpu is None else gpu >= 0
+        providers: List[Any] = ["CPUExecutionProvider"]
+        if use_cuda:
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu or 0}))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as e:  # onnxruntime's exceptions share no base class but Exception
+            raise InputError(
+                "--weights %s: ONNX Runtime cannot load it (%s)" % (path, _first_line(e))
+            ) from e
+        # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
+        on_cuda = "CUDAExecutionProvider" in self._session.get_providers()
+        if use_cuda and not on_cuda:
+            message = (
+                "the CUDA provider of onnxruntime-gpu %s did not start "
+                "(driver, CUDA or cuDNN missing?)" % onnxruntime.__version__
+            )
+            if gpu is not None:
+                raise InputError("--device %d: %s; use --device cpu" % (gpu, message))
+            print("warning: %s; running on the CPU" % message)
+        self._read_model(path)
+        self.description = "ONNX Runtime %s, %s, %s" % (
+            onnxruntime.__version__,
+            "CUDA:%d" % (gpu or 0) if on_cuda else "CPU",
+            "FP16" if self.dtype == np.float16 else "FP32",
+        )
+
+    def _read_model(self, path: Path) -> None:
+        """Shapes, dtype and metadata. Raises InputError for a network that is not YOLO-Pose."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        foreign = "--weights %s: not a YOLO-Pose model (%%s)" % path
+        shape = inputs[0].shape
+        if len(inputs) != 1 or len(shape) != 4:
+            raise InputError(foreign % ("%d inputs of shape %s" % (len(inputs), shape)))
+        self.input_shape = tuple(s if isinstance(s, int) else None for s in shape)  # type: ignore
+        if self.input_shape[1] != 3:
+            raise InputError(foreign % ("input shape %s, expected 3 channels" % shape))
+        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+        if inputs[0].type not in types:
+            raise InputError(foreign % ("input type %s" % inputs[0].type))
+        self.dtype = np.dtype(types[inputs[0].type])
+        self._input = inputs[0].name
+        self._outputs = [o.name for o in outputs]
+        self.end2end = "det_boxes" in self._outputs
+        if self.end2end:
+            raise InputError(
+                "--weights %s: NMS inside the model is not supported by this version yet; "
+                "export without --end2end" % path
+            )
+        width = outputs[0].shape[-1] if len(outputs[0].shape) == 3 else None
+        if not isinstance(width, int) or width < 6:
+            raise InputError(
+                foreign % ("output %s of shape %s" % (outputs[0].name, outputs[0].shape))
+            )
+        meta = parse_metadata(self._session.get_modelmeta().custom_metadata_map)
+        self.names = meta.get("names") or ["person"]
+        self.stride = int(meta.get("stride", DEFAULT_STRIDE))
+        self.imgsz = tuple(meta["imgsz"]) if meta.get("imgsz") else None
+        self.nkpt = (width - 5 - len(self.names)) // 3
+        if self.nkpt < 0 or 5 + len(self.names) + 3 * self.nkpt != width:
+            raise InputError(
+                foreign
+                % (
+                    "%d output columns are not 5 + %d classes + 3 x keypoints"
+                    % (width, len(self.names))
+                )
+            )
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self._check_input(images)
+        if images.dtype != self.dtype:
+            images = images.astype(self.dtype)
+        return self._session.run(self._outputs[:1], {self._input: images})[0]
+
+
+METADATA_KEYS = ("names", "nc", "nkpt", "stride", "imgsz", "task", "head")
+
+
+def parse_metadata(properties: Dict[str, str]) -> Dict[str, Any]:
+    """JSON values of an ONNX model's `metadata_props`; unknown keys and plain text are left out."""
+    meta = {}
+    for key, text in properties.items():
+        if key in METADATA_KEYS:
+            try:
+                meta[key] = json.loads(text)
+            except ValueError:
+                continue
+    return meta
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:200] + " ..."

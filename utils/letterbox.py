@@ -1,0 +1,93 @@
+"""Image <-> network coordinates: the only preprocessing in the toolkit.
+
+letterbox = fit(image_hw=(720, 1280), net_hw=(640, 640))
+batch = to_batch([image], [letterbox], (640, 640))     # (1, 3, 640, 640) RGB 0..1
+poses = letterbox.to_original(network_poses)
+"""
+
+from typing import List, NamedTuple, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from utils.poses import Poses
+
+PAD_VALUE = 114  # grey level of the border, as in training
+HW = Tuple[int, int]
+
+
+class Letterbox(NamedTuple):
+    """Where an image lies on the network canvas: net = orig * scale + pad, both axes (y, x).
+
+    The scale is the one really applied: resized size / image size, after rounding the resized
+    size to whole pixels. Coordinates are continuous, (0, 0) is the corner of the first pixel.
+    """
+
+    scale: Tuple[float, float]  # (y, x)
+    pad: Tuple[int, int]  # (top, left) px
+    image_hw: HW
+    resized_hw: HW
+
+    def to_original(self, poses: Poses) -> Poses:
+        """Poses in canvas pixels -> Poses in image pixels, boxes clipped to the image."""
+        (sy, sx), (top, left) = self.scale, self.pad
+        shift = np.array([left, top, left, top], np.float32)
+        factor = np.array([sx, sy, sx, sy], np.float32)
+        boxes = (poses.boxes - shift) / factor
+        keypoints = poses.keypoints.copy()
+        keypoints[..., :2] = (keypoints[..., :2] - shift[:2]) / factor[:2]
+        return Poses(boxes, poses.scores, poses.classes, keypoints).clip(self.image_hw)
+
+    def to_network(self, points: np.ndarray) -> np.ndarray:
+        """(..., 2) x y in image pixels -> canvas pixels."""
+        (sy, sx), (top, left) = self.scale, self.pad
+        return points * np.array([sx, sy]) + np.array([left, top])
+
+
+def fit(image_hw: HW, net_hw: HW, center: bool = True) -> Letterbox:
+    """Largest placement of an image inside the canvas that keeps its aspect ratio.
+
+    Args:
+        image_hw, net_hw: (height, width) px, both at least 1.
+        center: border on both sides; otherwise only right and bottom.
+    """
+    (h, w), (net_h, net_w) = image_hw, net_hw
+    ratio = min(net_h / h, net_w / w)
+    new_h = min(max(round(h * ratio), 1), net_h)
+    new_w = min(max(round(w * ratio), 1), net_w)
+    top, left = ((net_h - new_h) // 2, (net_w - new_w) // 2) if center else (0, 0)
+    return Letterbox((new_h / h, new_w / w), (top, left), (h, w), (new_h, new_w))
+
+
+def rectangle(image_hw: HW, net_hw: HW, stride: int) -> HW:
+    """Smallest canvas, in multiples of `stride`, that holds the image as large as net_hw would.
+
+    Saves the border of a non-square image; only for models with a dynamic input size.
+    """
+    resized = fit(image_hw, net_hw).resized_hw
+    h, w = (-(-size // stride) * stride for size in resized)
+    return min(h, net_hw[0]), min(w, net_hw[1])
+
+
+def draw_canvas(image: np.ndarray, letterbox: Letterbox, net_hw: HW) -> np.ndarray:
+    """(H, W, 3) uint8 image -> (net_h, net_w, 3) uint8 canvas with the image on grey."""
+    (h, w), (top, left) = letterbox.resized_hw, letterbox.pad
+    if image.shape[:2] != (h, w):
+        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+    bottom, right = net_hw[0] - h - top, net_hw[1] - w - left
+    if top or left or bottom or right:
+        border = (PAD_VALUE, PAD_VALUE, PAD_VALUE)
+        image = cv2.copyMakeBorder(
+            image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=border
+        )
+    return image
+
+
+def to_batch(
+    images: Sequence[np.ndarray], letterboxes: Sequence[Letterbox], net_hw: HW
+) -> np.ndarray:
+    """(H, W, 3) uint8 BGR images -> (B, 3, net_h, net_w) float32 RGB 0..1."""
+    canvases: List[np.ndarray] = [
+        draw_canvas(image, box, net_hw) for image, box in zip(images, letterboxes)
+    ]
+    return cv2.dnn.blobFromImages(canvases, 1 / 255.0, swapRB=True)

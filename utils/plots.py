@@ -1,0 +1,109 @@
+"""Drawing poses on images."""
+
+from typing import List, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from utils.keypoints import side_color, skeleton
+from utils.poses import Poses
+
+# BGR, one a class, repeated when they run out
+CLASS_COLORS: Tuple[Tuple[int, int, int], ...] = (
+    (255, 144, 30),
+    (60, 60, 240),
+    (60, 200, 90),
+    (0, 190, 255),
+    (220, 80, 200),
+    (200, 200, 40),
+)
+SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def default_line_width(image_hw: Tuple[int, int]) -> int:
+    """Line width in px that looks alike on small and large images."""
+    return max(round(sum(image_hw) / 2 * 0.003), 1)
+
+
+def draw_poses(
+    image: np.ndarray,
+    poses: Poses,
+    names: Sequence[str],
+    line_width: int = 0,
+    labels: bool = True,
+    confidences: bool = True,
+    kpt_thres: float = 0.5,
+) -> None:
+    """Draw boxes, limbs and keypoints into a (H, W, 3) uint8 BGR image, in place.
+
+    Args:
+        poses: in pixels of this image.
+        names: class names.
+        line_width: px, 0: by image size.
+        labels, confidences: class name and score above each box.
+        kpt_thres: keypoints with a confidence of at most this are not drawn.
+
+    Left is green, right is orange, seen from the person. Better poses are drawn last, on top.
+    """
+    width = line_width or default_line_width((image.shape[0], image.shape[1]))
+    skel = skeleton(poses.keypoints.shape[1])
+    for i in range(poses.count - 1, -1, -1):
+        color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
+        draw_box(image, poses.boxes[i], color, width)
+        draw_keypoints(image, poses.keypoints[i], skel, width, kpt_thres)
+    if not labels:
+        return
+    for i in range(poses.count - 1, -1, -1):
+        text = names[int(poses.classes[i])]
+        if confidences:
+            text += " %.2f" % poses.scores[i]
+        color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
+        draw_label(image, text, poses.boxes[i], color, width)
+
+
+def draw_box(image: np.ndarray, box: np.ndarray, color: Tuple[int, int, int], width: int) -> None:
+    """One xyxy box with sub-pixel corners."""
+    x1, y1, x2, y2 = _fixed(box)
+    cv2.rectangle(image, (x1, y1), (x2, y2), color, width, cv2.LINE_AA, SHIFT)
+
+
+def draw_keypoints(
+    image: np.ndarray, keypoints: np.ndarray, skel, width: int, kpt_thres: float
+) -> None:
+    """Limbs and points of one person, (K, 3) x y confidence."""
+    shown = (keypoints[:, 2] > kpt_thres) & np.isfinite(keypoints).all(1)
+    points = _fixed(keypoints[:, :2])
+    for a, b in skel.limbs:
+        if shown[a] and shown[b]:
+            color = side_color(skel.sides[a] if skel.sides[a] == skel.sides[b] else "center")
+            cv2.line(image, tuple(points[a]), tuple(points[b]), color, width, cv2.LINE_AA, SHIFT)
+    radius = (width + 1) << SHIFT
+    for k in np.flatnonzero(shown):
+        center = tuple(points[k])
+        cv2.circle(image, center, radius, side_color(skel.sides[k]), -1, cv2.LINE_AA, SHIFT)
+
+
+def draw_label(
+    image: np.ndarray, text: str, box: np.ndarray, color: Tuple[int, int, int], width: int
+) -> None:
+    """Text on a filled patch above the box, inside the image."""
+    scale, thickness = max(width / 3.0, 0.4), max(width - 1, 1)
+    (text_w, text_h), _ = cv2.getTextSize(text, _FONT, scale, thickness)
+    pad = max(width, 2)
+    x = int(min(max(box[0], 0), max(image.shape[1] - text_w - 2 * pad, 0)))
+    y = int(box[1]) if box[1] - text_h - 2 * pad >= 0 else int(box[1]) + text_h + 2 * pad
+    cv2.rectangle(image, (x, y - text_h - 2 * pad), (x + text_w + 2 * pad, y), color, -1)
+    cv2.putText(
+        image, text, (x + pad, y - pad), _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA
+    )
+
+
+def _fixed(values: np.ndarray) -> List:
+    """Pixels -> OpenCV fixed point, clipped far outside any image against overflow.
+
+    Continuous coordinates have (0, 0) at the corner of the first pixel, OpenCV at its centre.
+    """
+    values = np.nan_to_num(values, nan=-1e5, posinf=1e5, neginf=-1e5)
+    pixels = np.clip(values - 0.5, -1e5, 1e5)
+    return np.rint(pixels * (1 << SHIFT)).astype(int).tolist()

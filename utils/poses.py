@@ -1,0 +1,63 @@
+"""Poses: the detections of one image, the type everything after NMS speaks."""
+
+from typing import Any, NamedTuple, Tuple
+
+import numpy as np
+
+
+class Poses(NamedTuple):
+    """n detections of one image with K keypoints each, host NumPy, sorted by score.
+
+    `boxes`, `keypoints` are pixels of one frame: network input or original image, as the
+    function that returns the Poses says.
+    """
+
+    boxes: np.ndarray  # (n, 4) float32 xyxy px
+    scores: np.ndarray  # (n,) float32 in 0..1, descending
+    classes: np.ndarray  # (n,) int64
+    keypoints: np.ndarray  # (n, K, 3) float32 x px, y px, confidence 0..1
+
+    @property
+    def count(self) -> int:
+        """Number of detections (`len()` of a NamedTuple would be its number of fields)."""
+        return int(self.boxes.shape[0])
+
+    def select(self, index: Any) -> "Poses":
+        """The detections at `index` (mask, slice or integer array), all four fields alike."""
+        return Poses(*(field[index] for field in self))
+
+    def clip(self, image_hw: Tuple[int, int]) -> "Poses":
+        """Boxes limited to the image; keypoints may lie outside, so they stay."""
+        h, w = image_hw
+        boxes = self.boxes.copy()
+        boxes[:, 0::2] = boxes[:, 0::2].clip(0, w)
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, h)
+        return self._replace(boxes=boxes)
+
+
+def empty_poses(nkpt: int) -> Poses:
+    """Poses of an image in which nobody was found."""
+    return Poses(
+        np.zeros((0, 4), np.float32),
+        np.zeros((0,), np.float32),
+        np.zeros((0,), np.int64),
+        np.zeros((0, nkpt, 3), np.float32),
+    )
+
+
+def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """(..., 4) x1 y1 x2 y2 -> x1 y1 width height (the box format of COCO JSON)."""
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
+
+
+def xyxy_to_cxcywh(boxes: np.ndarray) -> np.ndarray:
+    """(..., 4) x1 y1 x2 y2 -> centre x y, width height (the box format of label files)."""
+    return np.concatenate(
+        [(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1
+    )
+
+
+def cxcywh_to_xyxy(boxes: np.ndarray) -> np.ndarray:
+    """(..., 4) centre x y, width height -> x1 y1 x2 y2."""
+    half = boxes[..., 2:] / 2
+    return np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], -1)

@@ -1,0 +1,331 @@
+"""Where frames come from: image, folder, glob, video, webcam, stream, list file.
+
+source = open_source("data/images")
+for frame in source:
+    ...
+source.skipped    # [(path, reason)] of what could not be read
+"""
+
+import glob
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+import cv2
+import numpy as np
+
+from utils.errors import InputError
+
+IMAGE_SUFFIXES = ".bmp .dib .jpeg .jpg .jpe .jp2 .png .webp .pbm .pgm .ppm .tif .tiff".split()
+VIDEO_SUFFIXES = ".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split()
+LIST_SUFFIXES = (".txt", ".streams")
+STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
+RECONNECT_S = 10.0  # a live stream that stays silent this long has ended
+
+
+class Frame(NamedTuple):
+    """One image to look at."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    path: str  # file, camera index or stream address it comes from
+    index: int  # number of the frame within `path`, from 0
+    kind: str  # "image", "video" or "stream"
+    fps: float  # frames per second of the video or stream, 0 for images
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 BGR, upright (EXIF orientation applied).
+
+    Grey and palette images become three channels, 16 bits become 8, alpha is dropped. Any
+    file name the system can open works, also non-ASCII ones on every platform.
+
+    Raises ValueError (reason only, no path) for what OpenCV cannot decode; OSError as open().
+    """
+    data = np.fromfile(path, np.uint8)
+    if not data.size:
+        raise ValueError("empty file")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as e:  # for instance more pixels than OpenCV allows
+        raise ValueError(" ".join(str(e).split())) from e
+    if image is None:
+        raise ValueError("not an image OpenCV can decode")
+    return image
+
+
+class Source:
+    """Iterates over the frames of `items`, each an image, a video or live streams.
+
+    Attributes:
+        total: number of frames if it is known beforehand, else None (a bar without an end).
+        skipped: (path, reason) of images and videos that could not be read (wholly).
+        decode_s: seconds spent reading and decoding so far.
+    """
+
+    def __init__(self, images: List[str], videos: List[str], streams: List[str]):
+        self.images, self.videos, self.streams = images, videos, streams
+        self.skipped: List[Tuple[str, str]] = []
+        self.decode_s = 0.0
+        self._stop = threading.Event()
+
+    @property
+    def live(self) -> bool:
+        return bool(self.streams)
+
+    @property
+    def total(self) -> Optional[int]:
+        if self.streams:
+            return None
+        counts = [_frame_count(v) for v in self.videos]
+        return None if 0 in counts else len(self.images) + sum(counts)
+
+    def close(self) -> None:
+        """Ask the iteration to end; safe from any thread."""
+        self._stop.set()
+
+    def __iter__(self) -> Iterator[Frame]:
+        for path in self.images:
+            if self._stop.is_set():
+                return
+            started = time.perf_counter()
+            try:
+                image = read_image(path)
+            except (ValueError, OSError) as e:
+                self.skipped.append((path, getattr(e, "strerror", None) or str(e)))
+                continue
+            finally:
+                self.decode_s += time.perf_counter() - started
+            yield Frame(image, path, 0, "image", 0.0)
+        for path in self.videos:
+            yield from self._video(path)
+        if self.streams:
+            yield from self._live()
+
+    def _video(self, path: str) -> Iterator[Frame]:
+        capture = cv2.VideoCapture(path)
+        try:
+            if not capture.isOpened():
+                self.skipped.append((path, "not a video OpenCV can decode"))
+                return
+            fps = capture.get(cv2.CAP_PROP_FPS)
+            fps = fps if 0 < fps < 1000 else 25.0
+            expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            index = 0
+            while not self._stop.is_set():
+                started = time.perf_counter()
+                ok, image = capture.read()
+                self.decode_s += time.perf_counter() - started
+                if not ok:
+                    break
+                yield Frame(_three_channels(image), path, index, "video", fps)
+                index += 1
+            # Containers often count a frame or two too many; more is a broken file.
+            if not self._stop.is_set() and index < expected - max(2, expected // 50):
+                self.skipped.append((path, "breaks off after %d of %d frames" % (index, expected)))
+            elif index == 0:
+                self.skipped.append((path, "a video without frames"))
+        finally:
+            capture.release()
+
+    def _live(self) -> Iterator[Frame]:
+        """Newest frame of each stream in turn; a slow consumer drops frames, never lags."""
+        readers = [_LiveReader(address) for address in self.streams]
+        try:
+            for reader in readers:
+                reader.open()
+            counts = [0] * len(readers)
+            while not self._stop.is_set():
+                idle = True
+                for i, reader in enumerate(readers):
+                    image = reader.newest()
+                    if image is None:
+                        continue
+                    idle = False
+                    yield Frame(
+                        _three_channels(image), reader.address, counts[i], "stream", reader.fps
+                    )
+                    counts[i] += 1
+                if idle:
+                    if all(r.ended for r in readers):
+                        break
+                    time.sleep(0.002)
+            for reader, count in zip(readers, counts):
+                if not count:
+                    self.skipped.append((reader.address, "no frame arrived"))
+        finally:
+            for reader in readers:
+                reader.close()
+
+
+class _LiveReader:
+    """A thread that keeps the newest frame of a camera or stream."""
+
+    def __init__(self, address: str):
+        self.address = address
+        self.fps = 30.0
+        self.ended = False
+        self._image: Optional[np.ndarray] = None
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._capture: Optional[cv2.VideoCapture] = None
+        self._thread: Optional[threading.Thread] = None
+
+    def open(self) -> None:
+        """Connect. Raises InputError if the address cannot be opened."""
+        self._capture = self._connect()
+        if not self._capture.isOpened():
+            what = "webcam" if self.address.isdigit() else "stream"
+            raise InputError(
+                "--source %s: cannot open this %s; is it connected and free?" % (self.address, what)
+            )
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps < 1000 else 30.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _connect(self) -> cv2.VideoCapture:
+        return cv2.VideoCapture(int(self.address) if self.address.isdigit() else self.address)
+
+    def _run(self) -> None:
+        assert self._capture is not None
+        silent_since = None
+        while not self._closing.is_set():
+            ok, image = self._capture.read()
+            if ok:
+                silent_since = None
+                with self._lock:
+                    self._image = image
+                continue
+            now = time.monotonic()
+            silent_since = silent_since or now
+            if now - silent_since > RECONNECT_S:
+                break
+            self._closing.wait(0.5)
+            if not self._closing.is_set() and not self.address.isdigit():
+                self._capture.release()
+                self._capture = self._connect()
+        self.ended = True
+
+    def newest(self) -> Optional[np.ndarray]:
+        """The newest frame not handed out yet, or None."""
+        with self._lock:
+            image, self._image = self._image, None
+        return image
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        if self._capture is not None:
+            self._capture.release()
+
+
+def open_source(source: str) -> Source:
+    """Source for a --source value.
+
+    Accepted: an image or video file, a folder (its images and videos, not deeper), a glob
+    pattern, a webcam index, an rtsp/rtmp/http(s)/udp/tcp address, or a list file
+    (.txt, .streams) with one of these a line; relative lines are relative to the list file.
+
+    Raises InputError if there is nothing to read.
+    """
+    images: List[str] = []
+    videos: List[str] = []
+    streams: List[str] = []
+    _collect(source, Path("."), images, videos, streams, depth=0)
+    if streams and (images or videos):
+        raise InputError(
+            "--source %s: mixes live streams with files; give them in two runs" % source
+        )
+    return Source(images, videos, streams)
+
+
+def _collect(
+    source: str,
+    base: Path,
+    images: List[str],
+    videos: List[str],
+    streams: List[str],
+    depth: int,
+) -> None:
+    if source.isdigit() or source.lower().startswith(STREAM_PREFIXES):
+        streams.append(source)
+        return
+    path = Path(source).expanduser()
+    path = path if path.is_absolute() or depth == 0 else base / path
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        names = sorted(str(p) for p in path.iterdir() if p.is_file())
+        known = _sort_by_kind(names, images, videos)
+        if not known:
+            raise InputError(
+                "--source %s: no images or videos in this folder (looked for %s)"
+                % (path, " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES))
+            )
+    elif path.is_file() and suffix in LIST_SUFFIXES:
+        if depth:
+            raise InputError("--source %s: a list file inside a list file" % path)
+        lines = _read_lines(path)
+        if not lines:
+            raise InputError("--source %s: the list file is empty" % path)
+        for line in lines:
+            if line.isdigit() or line.lower().startswith(STREAM_PREFIXES):
+                streams.append(line)
+                continue
+            item = Path(line) if Path(line).is_absolute() else path.parent / line
+            if item.is_dir() or any(c in line for c in "*?["):
+                _collect(line, path.parent, images, videos, streams, depth + 1)
+            elif not _sort_by_kind([str(item)], images, videos):
+                raise InputError("%s: %s is neither an image nor a video" % (path, line))
+    elif path.is_file():
+        if not _sort_by_kind([str(path)], images, videos):
+            raise InputError(
+                "--source %s: unknown file type, expected one of %s"
+                % (path, " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES + list(LIST_SUFFIXES)))
+            )
+    elif any(c in source for c in "*?["):
+        names = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
+        if not _sort_by_kind(names, images, videos):
+            raise InputError("--source %s: no image or video matches this pattern" % source)
+    else:
+        raise InputError(
+            "--source %s: no such file or folder; expected an image, video, folder, glob, "
+            "webcam index, stream address or list file" % source
+        )
+
+
+def _sort_by_kind(names: List[str], images: List[str], videos: List[str]) -> int:
+    """Append each name to images or videos by its suffix; return how many were known."""
+    known = 0
+    for name in names:
+        suffix = Path(name).suffix.lower()
+        if suffix in IMAGE_SUFFIXES:
+            images.append(name)
+            known += 1
+        elif suffix in VIDEO_SUFFIXES:
+            videos.append(name)
+            known += 1
+    return known
+
+
+def _read_lines(path: Path) -> List[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise InputError("%s: a list file must be UTF-8 text (%s)" % (path, e.reason)) from e
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _frame_count(path: str) -> int:
+    capture = cv2.VideoCapture(path)
+    try:
+        return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+    finally:
+        capture.release()
+
+
+def _three_channels(image: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
