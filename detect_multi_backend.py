@@ -19,7 +19,7 @@ from utils import cli
 from utils.backends import format_shape, load_backend
 from utils.errors import InputError
 from utils.files import atomic_path, increment_dir
-from utils.pipeline import StageTimer, prefetch
+from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.plots import draw_poses
 from utils.poses import Poses
 from utils.predictor import Predictor, Prepared
@@ -112,8 +112,9 @@ class Detector:
         self.timer = StageTimer(STAGES)
 
     def run(self) -> Iterator[Job]:
-        """Decode and prepare in one thread, infer in a second; jobs in source order."""
-        return prefetch(map(self._infer, prefetch(self._prepare())))
+        """Decode and prepare in one thread, infer in others; jobs in source order."""
+        workers = self.predictor.backend.workers
+        return prefetch(parallel_map(self._infer, prefetch(self._prepare()), workers))
 
     def _prepare(self) -> Iterator[Job]:
         for frames in self._batches():
@@ -159,7 +160,8 @@ def summarize(poses: Poses, names: List[str]) -> str:
 def main(args: argparse.Namespace) -> None:
     check_args(args)
     source = open_source(args.source)
-    backend = load_backend(args.weights, args.device, args.half)
+    many = bool(source.videos) or len(source.images) > LINES_UP_TO
+    backend = load_backend(args.weights, args.device, args.half, throughput=many)
     size = None if args.img_size is None else (args.img_size[0], args.img_size[-1])
     predictor = Predictor(
         backend,
@@ -275,6 +277,7 @@ def report(
     """Counts, skipped files, timing; and the same as summary.json."""
     skipped = detector.source.skipped
     each = detector.timer.milliseconds_each(frames)
+    workers = detector.predictor.backend.workers
     for path, reason in skipped:
         print("skipped: %s (%s)" % (path, reason))
     print(
@@ -283,7 +286,8 @@ def report(
             frames,
             found,
             len(skipped),
-            ", ".join("%s %.1f" % (k, v) for k, v in each.items()),
+            ", ".join("%s %.1f" % (k, v) for k, v in each.items())
+            + (" (%d inferences at a time)" % workers if workers > 1 else ""),
             frames / wall,
         )
     )
@@ -297,6 +301,7 @@ def report(
             "poses": found,
             "skipped": [{"path": p, "reason": r} for p, r in skipped],
             "ms_each": each,
+            "workers": workers,
             "frames_per_s": frames / wall,
         }
         with atomic_path(folder / "summary.json") as tmp:

@@ -1,16 +1,19 @@
 """Overlap of decoding, inference and writing: threads joined by short queues.
 
-frames = prefetch(source)                      # thread 1 decodes
-outputs = prefetch(map(infer, frames))         # thread 2 infers
-for output in outputs: write(output)           # this thread writes
+frames = prefetch(source)                               # one thread decodes
+outputs = prefetch(parallel_map(infer, frames, 2))      # two threads infer
+for output in outputs: write(output)                    # this thread writes
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import queue
 import threading
 import time
-from typing import Dict, Iterable, Iterator, List, TypeVar
+from typing import Callable, Deque, Dict, Iterable, Iterator, List, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 _END = object()
 
@@ -68,10 +71,33 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         thread.join(timeout=10)
 
 
+def parallel_map(function: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
+    """`map(function, items)` with up to `workers` calls at a time; the order stays.
+
+    Takes at most `workers + 1` items ahead of the consumer.
+    """
+    pending: Deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+
+
 class StageTimer:
-    """Seconds spent in each named stage; a stage is only ever timed from one thread."""
+    """Seconds spent in each named stage, added up over threads."""
 
     def __init__(self, stages: List[str]):
+        self._lock = threading.Lock()
         self.seconds: Dict[str, float] = dict.fromkeys(stages, 0.0)
 
     @contextlib.contextmanager
@@ -80,7 +106,9 @@ class StageTimer:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - started
+            elapsed = time.perf_counter() - started
+            with self._lock:
+                self.seconds[stage] += elapsed
 
     def milliseconds_each(self, count: int) -> Dict[str, float]:
         """Mean milliseconds of each stage over `count` frames."""
