@@ -360,7 +360,6 @@ def _from_public(content: Dict[str, Any]) -> Checkpoint:
     if not isinstance(source, dict):
         raise ValueError("the model has no cfg (attribute yaml)")
     cfg = {k: v for k, v in source.items() if _is_plain(v)}
-    cfg.setdefault("nkpt", 0)
     check_cfg(cfg)
     cfg["nc"], cfg["nkpt"] = int(head.nc), int(head.nkpt)
     cfg["dw_conv_kpt"] = bool(getattr(head, "dw_conv_kpt", False))

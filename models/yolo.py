@@ -112,8 +112,6 @@ class PoseHead(nn.Module):
         xy, wh, conf = det.sigmoid().split([2, 2, 1 + self.nc], 1)
         xy = xy * two_stride + origin
         wh = wh * wh * four_anchor
-        if not self.nkpt:
-            return torch.cat([xy, wh, conf], 1).transpose(1, 2)
         kpt = kpt.reshape(kpt.shape[0], self.nkpt, 3, -1)
         kpt_xy, kpt_conf = kpt.split([2, 1], 2)
         kpt = torch.cat([kpt_xy * two_stride + origin, kpt_conf.sigmoid()], 2)
@@ -289,6 +287,10 @@ def check_cfg(cfg: Cfg) -> None:
     missing = [k for k in REQUIRED_KEYS if k not in cfg]
     if missing:
         raise ValueError("cfg misses the keys %s" % ", ".join(missing))
+    if not (isinstance(cfg["nc"], int) and cfg["nc"] > 0):
+        raise ValueError("nc is %r, expected at least one class" % (cfg["nc"],))
+    if not (isinstance(cfg["nkpt"], int) and cfg["nkpt"] > 0):
+        raise ValueError("nkpt is %r, expected at least one keypoint" % (cfg["nkpt"],))
     anchors = cfg["anchors"]
     if not isinstance(anchors, list) or any(len(a) != len(anchors[0]) for a in anchors):
         raise ValueError("anchors must be one list of w,h pairs a level, all of one length")
@@ -316,14 +318,14 @@ class Model(nn.Module):
     Raises ValueError for a cfg that does not describe a network.
     """
 
-    def __init__(self, cfg: Union[str, Path, Cfg], nc: int = 0, nkpt: int = -1):
+    def __init__(self, cfg: Union[str, Path, Cfg], nc: int = 0, nkpt: int = 0):
         super().__init__()
         cfg = copy.deepcopy(cfg) if isinstance(cfg, dict) else read_cfg(cfg)
-        check_cfg(cfg)
         if nc:
             cfg["nc"] = nc
-        if nkpt >= 0:
+        if nkpt:
             cfg["nkpt"] = nkpt
+        check_cfg(cfg)
         self.cfg = cfg
         self.model, self.inputs, self.keep = _build(cfg)
         self.names = ["person"] if cfg["nc"] == 1 else ["class%d" % i for i in range(cfg["nc"])]

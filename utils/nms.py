@@ -46,7 +46,8 @@ def candidates(
         if hasattr(rows, "cpu"):
             rows = rows.cpu().numpy()
         poses = rows_to_poses(np.asarray(rows, np.float32), nc)
-        keep = poses.scores > conf_thres
+        # a network that overflows in FP16 says inf or NaN; nobody is there
+        keep = (poses.scores > conf_thres) & np.isfinite(poses.boxes).all(1)
         if classes is not None:
             keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
         found.append(poses.select(keep))

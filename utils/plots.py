@@ -91,6 +91,7 @@ def draw_label(
     scale, thickness = max(width / 3.0, 0.4), max(width - 1, 1)
     (text_w, text_h), _ = cv2.getTextSize(text, _FONT, scale, thickness)
     pad = max(width, 2)
+    box = np.clip(np.nan_to_num(box), -1e5, 1e5)
     x = int(min(max(box[0], 0), max(image.shape[1] - text_w - 2 * pad, 0)))
     y = int(box[1]) if box[1] - text_h - 2 * pad >= 0 else int(box[1]) + text_h + 2 * pad
     cv2.rectangle(image, (x, y - text_h - 2 * pad), (x + text_w + 2 * pad, y), color, -1)

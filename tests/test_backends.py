@@ -1,0 +1,155 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, make_pose_onnx, pose_row
+from utils.backends import available_cores, load_backend, parse_device
+from utils.errors import InputError
+
+ROWS = pose_row(16, 32, 20, 40)[None]
+
+
+def has_cuda():
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+@pytest.mark.parametrize(
+    "text, gpu", [("cpu", -1), ("", None), ("0", 0), ("cuda:1", 1), ("CUDA", 0), (" 3 ", 3)]
+)
+def test_parse_device(text, gpu):
+    assert parse_device(text) == gpu
+
+
+@pytest.mark.parametrize("text", ["gpu", "0,1", "cuda:x", "-1"])
+def test_parse_device_refuses(text):
+    with pytest.raises(InputError, match="--device"):
+        parse_device(text)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("hw, batch", [((64, 128), 2), (None, None)])
+def test_shape_and_type_are_read_off_the_model(tmp_path, hw, batch, half):
+    path = make_pose_onnx(tmp_path / "x.onnx", ROWS, hw, batch, half, imgsz=[64, 128])
+    backend = load_backend(str(path), "cpu")
+    assert backend.input_shape == (batch, 3, *(hw or (None, None)))
+    assert backend.static_hw == hw and backend.batch == batch
+    assert backend.dtype == (np.float16 if half else np.float32)
+    assert (backend.nc, backend.nkpt, backend.stride, backend.imgsz) == (1, 17, 64, (64, 128))
+    assert not backend.end2end
+    out = backend(np.zeros((2, 3, 64, 128), np.float32))
+    assert out.shape == (2, 1, 57) and out.dtype == np.float32
+    np.testing.assert_allclose(out[0], ROWS, rtol=1e-3)
+
+
+def test_names_give_the_number_of_keypoints(tmp_path):
+    rows = pose_row(1, 1, 1, 1, nc=2, nkpt=5)[None]
+    backend = load_backend(str(make_pose_onnx(tmp_path / "x.onnx", rows, names=("a", "b"))), "cpu")
+    assert (backend.nc, backend.nkpt, backend.names) == (2, 5, ["a", "b"])
+
+
+def test_wrong_shape_is_named(tmp_path):
+    backend = load_backend(str(make_pose_onnx(tmp_path / "x.onnx", ROWS)), "cpu")
+    with pytest.raises(ValueError, match="1x3x64x64, got 1x3x32x64"):
+        backend(np.zeros((1, 3, 32, 64), np.float32))
+
+
+def test_throughput_splits_the_cores(tmp_path):
+    path = str(make_pose_onnx(tmp_path / "x.onnx", ROWS))
+    assert load_backend(path, "cpu").workers == 1
+    assert load_backend(path, "cpu", throughput=True).workers == min(available_cores(), 4)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("none.onnx", None, "no such file"),
+        ("x.pth", b"", "expected a .pt, .onnx"),
+        ("x.onnx", b"", "cannot load"),
+        ("x.onnx", b"garbage" * 100, "cannot load"),
+        ("x.trt", b"engine", "not supported by this version"),
+    ],
+)
+def test_files_that_cannot_run(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        load_backend(str(tmp_path / name), "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_onnx(tmp_path):
+    path = make_pose_onnx(tmp_path / "x.onnx", np.repeat(ROWS, 100, 0))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot load"):
+        load_backend(str(path), "cpu")
+
+
+def test_another_network(tmp_path):
+    path = make_pose_onnx(tmp_path / "x.onnx", np.zeros((10, 85), np.float32), names=("a",) * 3)
+    with pytest.raises(InputError, match="not a YOLO-Pose model.*85"):
+        load_backend(str(path), "cpu")
+
+
+def test_cuda_is_never_replaced_silently(tmp_path):
+    if has_cuda():
+        pytest.skip("this ONNX Runtime has CUDA")
+    path = make_pose_onnx(tmp_path / "x.onnx", ROWS)
+    with pytest.raises(InputError, match="--device 0: .*no CUDA"):
+        load_backend(str(path), "0")
+    assert "CPU" in load_backend(str(path), "").description
+
+
+def test_half_is_for_checkpoints(tmp_path):
+    with pytest.raises(InputError, match="--half"):
+        load_backend(str(make_pose_onnx(tmp_path / "x.onnx", ROWS)), "cpu", half=True)
+
+
+def test_onnx_runs_with_torch_not_installed(two_people_onnx, picture, tmp_path):
+    """A finder that refuses torch stands in for an environment without it."""
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "tensorrt", "pycuda"):
+            raise ImportError(name + " is not installed")
+sys.meta_path.insert(0, Refuse())
+sys.argv = ["detect"] + sys.argv[1:]
+import runpy
+runpy.run_path("detect_multi_backend.py", run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, "--weights", str(two_people_onnx), "--source"]
+    command += [str(picture), "--project", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 person" in done.stdout
+    checkpoint = tmp_path / "x.pt"
+    checkpoint.write_bytes(b"PK")
+    command[4] = str(checkpoint)
+    done = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True)
+    assert done.returncode == 1 and "needs PyTorch" in done.stderr
+
+
+def test_checkpoint_in_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    from models.checkpoint import save_checkpoint
+    from models.yolo import Model
+    from tests.conftest import randomized, tiny_cfg
+
+    model = randomized(Model(tiny_cfg(), nc=2, nkpt=5))
+    save_checkpoint(tmp_path / "x.pt", model)
+    backend = load_backend(str(tmp_path / "x.pt"), "cpu")
+    assert (backend.nc, backend.nkpt, backend.input_shape) == (2, 5, (None, 3, None, None))
+    images = np.random.default_rng(0).random((2, 3, 64, 128), np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images))
+    torch.testing.assert_close(backend(images), expected, rtol=1e-4, atol=2e-3)
+    with pytest.raises(InputError, match="--half"):
+        load_backend(str(tmp_path / "x.pt"), "cpu", half=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="--device 0: PyTorch .* sees 0 CUDA GPUs"):
+            load_backend(str(tmp_path / "x.pt"), "0")

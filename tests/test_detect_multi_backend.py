@@ -1,0 +1,204 @@
+"""The script as users run it: a process, its output, its exit code, its files."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import IMAGES, ROOT, make_pose_onnx, not_root, pose_row
+from tests.test_sources import encode, gradient, video
+from utils.sources import read_image
+
+
+def detect(*flags, cwd=ROOT):
+    command = [sys.executable, str(ROOT / "detect_multi_backend.py"), *map(str, flags)]
+    return subprocess.run(
+        command, cwd=str(cwd), capture_output=True, text=True, env=dict(os.environ)
+    )
+
+
+def fails(done, *words):
+    """One error line with these words, exit code 1, no traceback."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "runs"
+
+
+def test_folder_of_pictures(two_people_onnx, out):
+    flags = ["--weights", two_people_onnx, "--source", IMAGES, "--project", out, "--kpt-label"]
+    done = detect(
+        *flags, "--device", "cpu", "--save-txt", "--save-conf", "--save-json", "--save-crop"
+    )
+    assert done.returncode == 0, done.stderr
+    folder = out / "exp"
+    names = {"astronaut.jpg", "camera.jpg", "grace_hopper.jpg"}
+    assert {p.name for p in folder.glob("*.jpg")} == names
+    for name in names:
+        before, after = read_image(str(IMAGES / name)), read_image(str(folder / name))
+        assert before.shape == after.shape
+        assert np.abs(before.astype(int) - after).max() > 100  # something was drawn
+        assert "%s" % name in done.stdout
+    assert "2 person" in done.stdout and "frames/s overall" in done.stdout
+    for stage in ("decode", "preprocess", "inference", "nms", "draw/write"):
+        assert stage in done.stdout
+    for label in (folder / "labels").iterdir():
+        lines = label.read_text().splitlines()
+        assert len(lines) == 2 and all(len(line.split()) == 57 for line in lines)
+    assert len(json.loads((folder / "predictions.json").read_text())) == 6
+    assert len(list((folder / "crops" / "person").iterdir())) == 6
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["frames"], summary["poses"], summary["skipped"]) == (3, 6, [])
+    again = detect(*flags)
+    assert again.returncode == 0 and (out / "exp2").is_dir()
+
+
+def test_poses_are_in_original_pixels(two_people_onnx, tmp_path, out):
+    picture = encode(tmp_path / "wide.png", np.zeros((100, 200, 3), np.uint8))
+    detect("--weights", two_people_onnx, "--source", picture, "--project", out, "--save-json")
+    rows = json.loads((out / "exp" / "predictions.json").read_text())
+    # 64 x 64 canvas, picture 64 x 32 on it from y = 16, scale 0.32
+    best = rows[0]
+    shift = 2 * 16 * 114 / 255 / 64 * 64 / 64  # mean brightness of the border moves cx
+    np.testing.assert_allclose(best["bbox"], [(38 + shift) / 0.32, 0, 20 / 0.32, 100], atol=1.5)
+    np.testing.assert_allclose(best["keypoints"][1], (32 - 16) / 0.32, atol=0.1)
+
+
+def test_video(two_people_onnx, tmp_path, out):
+    clip = video(tmp_path / "clip.avi", 12)
+    done = detect("--weights", two_people_onnx, "--source", clip, "--project", out, "--save-txt")
+    assert done.returncode == 0, done.stderr
+    assert "12 frames, 24 poses" in done.stdout
+    capture = cv2.VideoCapture(str(out / "exp" / "clip.mp4"))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    assert count == 12
+    assert len(list((out / "exp" / "labels").iterdir())) == 12
+
+
+def test_video_that_breaks_off_is_kept_and_playable(two_people_onnx, tmp_path, out):
+    clip = video(tmp_path / "clip.avi", 60)
+    data = clip.read_bytes()
+    clip.write_bytes(data[: len(data) // 2])
+    done = detect("--weights", two_people_onnx, "--source", clip, "--project", out)
+    assert done.returncode == 0, done.stderr
+    capture = cv2.VideoCapture(str(out / "exp" / "clip.mp4"))
+    assert capture.read()[0]
+
+
+def test_unreadable_pictures_among_good_ones(two_people_onnx, tmp_path, out):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    encode(folder / "good.jpg", gradient())
+    (folder / "bad.jpg").write_bytes(b"bad")
+    done = detect("--weights", two_people_onnx, "--source", folder, "--project", out)
+    assert done.returncode == 0
+    assert "1 frames" in done.stdout and "1 files skipped" in done.stdout
+    assert "skipped: %s" % (folder / "bad.jpg") in done.stdout
+    (folder / "good.jpg").write_bytes(b"")
+    done = detect("--weights", two_people_onnx, "--source", folder, "--project", out)
+    fails(done, "nothing could be read", "good.jpg", "bad.jpg")
+    assert [p.name for p in out.iterdir()] == ["exp"]  # the empty run folder is gone
+
+
+@pytest.mark.parametrize(
+    "name, image",
+    [
+        ("dot.png", np.full((1, 1, 3), 9, np.uint8)),
+        ("tall.png", np.full((20000, 100), 9, np.uint8)),
+        ("deep.png", np.full((30, 40), 9000, np.uint16)),
+        ("rgba.png", np.full((30, 40, 4), 9, np.uint8)),
+    ],
+)
+def test_odd_pictures(two_people_onnx, tmp_path, out, name, image):
+    encode(tmp_path / name, image)
+    done = detect("--weights", two_people_onnx, "--source", tmp_path / name, "--project", out)
+    assert done.returncode == 0, done.stderr
+    assert read_image(str(out / "exp" / name)).shape[:2] == image.shape[:2]
+
+
+def test_fixed_batch_model(tmp_path, out):
+    rows = pose_row(32, 32, 20, 40)[None]
+    weights = make_pose_onnx(tmp_path / "four.onnx", rows, batch=4)
+    done = detect("--weights", weights, "--source", IMAGES, "--project", out, "--save-json")
+    assert done.returncode == 0, done.stderr
+    assert [r["file_name"] for r in json.loads((out / "exp" / "predictions.json").read_text())] == [
+        "astronaut.jpg",
+        "camera.jpg",
+        "grace_hopper.jpg",
+    ]
+
+
+def test_dynamic_half_model_with_augment_and_classes(tmp_path, out):
+    rows = np.stack([pose_row(20, 32, 20, 40, nc=2), pose_row(48, 32, 20, 40, nc=2, cls=1)])
+    weights = make_pose_onnx(
+        tmp_path / "x.onnx", rows, hw=None, batch=None, half=True, names=("person", "dog"),
+        imgsz=[64, 64],
+    )  # fmt: skip
+    flags = ["--weights", weights, "--source", IMAGES, "--project", out, "--nosave", "--save-json"]
+    done = detect(*flags, "--augment", "--classes", "1", "--img-size", "128")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out / "exp" / "predictions.json").read_text())
+    assert rows and {r["category_id"] for r in rows} == {2}
+    assert not list((out / "exp").glob("*.jpg"))
+    fails(detect(*flags, "--classes", "2"), "--classes 2", "0 to 1")
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--img-size", "128"], ["--img-size 128 128", "64 64"]),
+        (["--img-size", "1", "2", "3"], ["--img-size"]),
+        (["--classes", "5"], ["--classes 5"]),
+        (["--classes", "-1"], ["--classes -1"]),
+        (["--conf-thres", "1.5"], ["--conf-thres"]),
+        (["--iou-thres", "-0.1"], ["--iou-thres"]),
+        (["--device", "x"], ["--device x"]),
+        (["--max-det", "0"], ["--max-det"]),
+        (["--save-conf"], ["--save-txt"]),
+        (["--source", "nowhere.jpg"], ["nowhere.jpg", "no such file"]),
+        (["--weights", "nowhere.onnx"], ["nowhere.onnx", "no such file"]),
+        (["--weights", "README.md"], ["README.md", ".onnx"]),
+        (["--half"], ["--half"]),
+    ],
+)
+def test_bad_flags_are_one_line(two_people_onnx, picture, out, flags, words):
+    given = ["--weights", two_people_onnx, "--source", picture, "--project", out]
+    fails(detect(*given, *flags), *words)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_gpu_that_is_not_there(two_people_onnx, picture, out):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    done = detect(
+        "--weights", two_people_onnx, "--source", picture, "--project", out, "--device", 0
+    )
+    fails(done, "--device 0", "no CUDA")
+
+
+@not_root
+def test_folder_without_write_permission(two_people_onnx, picture, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o500)
+    done = detect("--weights", two_people_onnx, "--source", picture, "--project", locked)
+    fails(done, "--project")
+
+
+def test_project_that_is_a_file(two_people_onnx, picture):
+    done = detect("--weights", two_people_onnx, "--source", picture, "--project", picture)
+    fails(done, "--project")

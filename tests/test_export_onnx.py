@@ -1,0 +1,169 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+import onnx  # noqa: E402
+
+from models import export_onnx  # noqa: E402
+from models.checkpoint import save_checkpoint  # noqa: E402
+from models.yolo import Model  # noqa: E402
+from tests.conftest import ROOT, randomized, tiny_cfg  # noqa: E402
+from utils.backends import load_backend  # noqa: E402
+from utils.errors import InputError  # noqa: E402
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    model = randomized(Model(tiny_cfg(), nc=2, nkpt=5))
+    model.names = ["cat", "狗"]
+    save_checkpoint(tmp_path / "tiny.pt", model)
+    return tmp_path / "tiny.pt"
+
+
+def run(weights, *flags):
+    parser = export_onnx.get_args_parser()
+    command = ["--weights", str(weights), "--img-size", "128", "--device", "cpu", *flags]
+    export_onnx.main(parser.parse_args(command))
+
+
+def expected(weights, images):
+    from models.checkpoint import load_checkpoint
+
+    with torch.no_grad():
+        return load_checkpoint(weights).model(torch.from_numpy(images)).numpy()
+
+
+def images(b, h, w):
+    return np.random.default_rng(0).random((b, 3, h, w), np.float32)
+
+
+@pytest.mark.parametrize("flags", [[], ["--simplify"], ["--opset", "12"], ["--opset", "17"]])
+def test_static_export_equals_pytorch(weights, flags, capsys):
+    run(weights, "--batch-size", "2", *flags)
+    backend = load_backend(str(weights.with_suffix(".onnx")), "cpu")
+    assert backend.input_shape == (2, 3, 128, 128)
+    assert (backend.names, backend.nkpt, backend.stride) == (["cat", "狗"], 5, 64)
+    assert backend.imgsz == (128, 128)
+    x = images(2, 128, 128)
+    np.testing.assert_allclose(backend(x), expected(weights, x), rtol=1e-3, atol=5e-3)
+    assert "ONNX Runtime against PyTorch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [[], ["--simplify"]])
+def test_dynamic_export_takes_any_batch_and_size(weights, flags):
+    run(weights, "--dynamic", *flags)
+    backend = load_backend(str(weights.with_name("tiny-dynamic.onnx")), "cpu")
+    assert backend.input_shape == (None, 3, None, None) and backend.imgsz == (128, 128)
+    for shape in ((1, 128, 128), (3, 64, 192), (2, 256, 64)):
+        x = images(*shape)
+        np.testing.assert_allclose(backend(x), expected(weights, x), rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("flags", [[], ["--simplify"], ["--dynamic"]])
+def test_half_export_on_a_cpu(weights, flags):
+    run(weights, "--half", *flags)
+    name = "tiny-dynamic.onnx" if "--dynamic" in flags else "tiny.onnx"
+    graph = onnx.load(str(weights.with_name(name)))
+    kinds = {t.data_type for t in graph.graph.initializer if len(t.dims) == 4}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    backend = load_backend(str(weights.with_name(name)), "cpu")
+    assert backend.dtype == np.float16
+    x = images(1, 128, 128)
+    got, want = backend(x), expected(weights, x)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got[..., 4:7], want[..., 4:7], atol=0.02)
+    assert np.abs(got - want)[..., :4].max() < 3
+
+
+def test_interface_of_the_file(weights):
+    run(weights, "--simplify")
+    graph = onnx.load(str(weights.with_suffix(".onnx")))
+    assert [i.name for i in graph.graph.input] == ["input"]
+    assert [o.name for o in graph.graph.output] == ["output"]
+    assert graph.opset_import[0].version == 13 and graph.ir_version <= 8
+    meta = {p.key: json.loads(p.value) for p in graph.metadata_props}
+    assert meta == {
+        "task": "pose",
+        "names": ["cat", "狗"],
+        "nc": 2,
+        "nkpt": 5,
+        "stride": 64,
+        "imgsz": [128, 128],
+    }
+    assert not {"ScatterND", "If", "Loop", "NonZero"} & {n.op_type for n in graph.graph.node}
+
+
+def test_s6_has_at_most_440_nodes(tmp_path):
+    pytest.importorskip("onnxsim")
+    model = Model(ROOT / "models" / "hub" / "yolov5s6_kpts.yaml").eval().fuse()
+    graph = export_onnx.export(model, tmp_path / "s6.onnx", (832, 832), simplify=True)
+    assert len(graph.graph.node) <= 440
+
+
+def test_size_is_rounded_up_with_a_warning(weights, capsys):
+    run(weights, "--img-size", "100", "150")
+    assert load_backend(str(weights.with_suffix(".onnx")), "cpu").static_hw == (128, 192)
+    assert "warning: --img-size 100 150 rounded up to 128 192" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_file_that_differs_is_not_kept(weights, monkeypatch, old):
+    target = weights.with_suffix(".onnx")
+    if old:
+        target.write_bytes(b"old")
+    reference = export_onnx.reference_output
+
+    def other(model, batch):
+        return reference(model, batch) * 1.01
+
+    monkeypatch.setattr(export_onnx, "reference_output", other)
+    with pytest.raises(InputError, match="differs from PyTorch.*not kept"):
+        run(weights)
+    assert (target.read_bytes() == b"old") if old else not target.exists()
+    assert not list(weights.parent.glob(".*"))
+
+
+def test_compare_sees_every_kind_of_error():
+    rng = np.random.default_rng(0)
+    a = rng.random((1, 9, 6 + 15)).astype(np.float32)
+    assert export_onnx.compare(a, a, 1) == (0, 0, 0, 9)
+    for column in range(a.shape[2]):
+        b = copy.deepcopy(a)
+        b[0, 3, column] += 0.5
+        difference = export_onnx.compare(b, a, 1)
+        assert max(difference.conf, difference.px) == pytest.approx(0.5)
+    b = copy.deepcopy(a)
+    b[0, 0, 0] = np.nan
+    assert export_onnx.compare(b, a, 1).px == np.inf
+    assert export_onnx.compare(a[:, :5], a, 1).px == np.inf
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--end2end"], "--end2end"),
+        (["--opset", "18"], "--opset 18"),
+        (["--opset", "9"], "--opset 9"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--img-size", "0"], "--img-size"),
+        (["--img-size", "1", "2", "3"], "--img-size"),
+        (["--dynamic", "--batch-size", "4"], "--batch-size"),
+        (["--check-image", "none.jpg"], "--check-image none.jpg"),
+        (["--device", "99"], "--device 99"),
+    ],
+)
+def test_bad_flags(weights, flags, message):
+    with pytest.raises(InputError, match=message):
+        run(weights, *flags)
+    assert [p.name for p in weights.parent.iterdir()] == ["tiny.pt"]
+
+
+def test_wrong_suffix(tmp_path):
+    with pytest.raises(InputError, match="expected a .pt"):
+        run(tmp_path / "x.onnx")

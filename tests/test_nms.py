@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import pose_row
+from utils import nms
+from utils.poses import Poses
+
+CASES = Path(__file__).parent / "data" / "torchvision_nms.npz"
+
+
+def random_case(seed):
+    """Boxes (n, 4) xyxy, scores, IoU threshold; crowded, with copies, equal scores, empty boxes."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(0, 120))
+    centers = rng.integers(0, 3 + seed % 5, (n, 2)) * 40 + rng.normal(0, 8, (n, 2))
+    sizes = rng.uniform(0, 60, (n, 2))
+    boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], 1).astype(np.float32)
+    if n > 4:
+        boxes[: n // 4] = boxes[n // 4 : n // 4 * 2]  # exact copies
+        boxes[-1, 2:] = boxes[-1, :2]  # no area
+    scores = rng.random(n).astype(np.float32)
+    if seed % 3 == 0:
+        scores = np.round(scores, 1)  # many equal scores
+    return boxes, scores, float(rng.choice([0.0, 0.3, 0.45, 0.5, 0.6, 0.65, 0.9]))
+
+
+def reference_nms(boxes, scores, classes, iou_thres):
+    """Greedy NMS pair by pair, float32 as torchvision computes it."""
+    f = np.float32
+    order = sorted(range(len(boxes)), key=lambda i: -scores[i])
+    area = [(b[2] - b[0]) * (b[3] - b[1]) for b in boxes]
+    keep = []
+    for i in order:
+        for j in keep:
+            if classes[i] != classes[j]:
+                continue
+            w = max(f(0), min(boxes[i][2], boxes[j][2]) - max(boxes[i][0], boxes[j][0]))
+            h = max(f(0), min(boxes[i][3], boxes[j][3]) - max(boxes[i][1], boxes[j][1]))
+            inter = w * h
+            with np.errstate(invalid="ignore", divide="ignore"):
+                if float(inter / (area[j] + area[i] - inter)) > iou_thres:
+                    break
+        else:
+            keep.append(i)
+    return keep
+
+
+def poses_of(boxes, scores, classes):
+    keypoints = np.repeat(np.arange(len(boxes), dtype=np.float32), 6).reshape(-1, 2, 3)
+    return Poses(boxes, scores, np.asarray(classes, np.int64), keypoints)
+
+
+def test_equals_pairwise_reference_on_1000_random_cases():
+    kept = 0
+    for seed in range(1000):
+        boxes, scores, thres = random_case(seed)
+        classes = np.random.default_rng(seed).integers(0, 1 + seed % 3, len(boxes))
+        result = nms.suppress(poses_of(boxes, scores, classes), thres)
+        expected = reference_nms(boxes, scores, classes, thres)
+        assert result.keypoints[:, 0, 0].astype(int).tolist() == expected, seed
+        np.testing.assert_array_equal(result.boxes, boxes[expected])
+        kept += len(expected)
+    assert kept > 10_000
+
+
+def test_equals_torchvision_on_1000_random_cases():
+    """Indices that torchvision.ops.nms kept, recorded once (see the file's `torchvision`)."""
+    if not CASES.exists():
+        pytest.skip("no recorded torchvision results")
+    data = np.load(str(CASES))
+    kept, ends = data["kept"], np.cumsum(data["counts"])
+    assert len(ends) == 1000
+    for seed, end in enumerate(ends):
+        boxes, scores, thres = random_case(seed)
+        expected = kept[end - data["counts"][seed] : end]
+        result = nms.suppress(poses_of(boxes, scores, np.zeros(len(boxes))), thres)
+        got = result.keypoints[:, 0, 0].astype(int)
+        if seed % 3:  # torchvision's sort of equal scores is its own
+            np.testing.assert_array_equal(got, expected, err_msg=str(seed))
+        else:
+            np.testing.assert_array_equal(np.sort(scores[got])[::-1], scores[got])
+
+
+def test_classes_do_not_suppress_each_other_unless_agnostic():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10]], np.float32)
+    poses = poses_of(boxes, np.array([0.5, 0.9], np.float32), [0, 1])
+    assert nms.suppress(poses, 0.5).count == 2
+    best = nms.suppress(poses, 0.5, agnostic=True)
+    assert best.count == 1 and best.classes[0] == 1
+
+
+def test_max_det_keeps_the_best():
+    boxes = np.arange(40, dtype=np.float32).reshape(10, 4) * 100
+    boxes[:, 2:] = boxes[:, :2] + 5
+    scores = np.linspace(0.1, 1, 10).astype(np.float32)
+    best = nms.suppress(poses_of(boxes, scores, np.zeros(10)), 0.5, max_det=3)
+    np.testing.assert_array_equal(best.scores, scores[::-1][:3])
+
+
+def test_keypoints_stay_with_their_box():
+    rows = np.stack([pose_row(20 + 8 * i, 30, 20, 40, 0.3 + 0.05 * i) for i in range(10)])
+    (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, 0.3)
+    assert 1 < poses.count < 10
+    np.testing.assert_allclose(poses.keypoints[:, 0, 0], poses.boxes[:, 0], atol=1e-4)
+    np.testing.assert_allclose(poses.keypoints[:, 16, 0], poses.boxes[:, 0] + 16, atol=1e-4)
+    assert (np.diff(poses.scores) <= 0).all()
+
+
+def test_score_is_objectness_times_class_and_strictly_above_the_threshold():
+    row = pose_row(10, 10, 5, 5, 0.5, nc=3, cls=2)
+    row[5:8] = [0.1, 0.2, 0.5]
+    (poses,) = nms.raw_to_poses(row[None, None], 3, 0.2, 0.5)
+    assert poses.scores.tolist() == [0.25] and poses.classes.tolist() == [2]
+    (poses,) = nms.raw_to_poses(row[None, None], 3, 0.25, 0.5)
+    assert poses.count == 0 and poses.keypoints.shape == (0, 17, 3)
+
+
+def test_class_filter():
+    rows = np.stack([pose_row(10 + 100 * i, 10, 5, 5, nc=3, cls=i) for i in range(3)])
+    (poses,) = nms.raw_to_poses(rows[None], 3, 0.2, 0.5, classes=[2, 0])
+    assert sorted(poses.classes.tolist()) == [0, 2]
+
+
+@pytest.mark.parametrize("nkpt", [1, 5, 17])
+def test_nobody(nkpt):
+    raw = np.zeros((2, 0, 6 + 3 * nkpt), np.float32)
+    for poses in nms.raw_to_poses(raw, 1, 0.25, 0.45):
+        assert poses.count == 0 and poses.keypoints.shape == (0, nkpt, 3)
+        assert poses.boxes.shape == (0, 4) and poses.classes.dtype == np.int64
+
+
+def test_torch_tensors_give_the_same():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    raw = rng.random((2, 50, 57)).astype(np.float32) * np.float32(40)
+    raw[..., 4:6] /= 40
+    for a, b in zip(
+        nms.raw_to_poses(raw, 1, 0.1, 0.3), nms.raw_to_poses(torch.tensor(raw), 1, 0.1, 0.3)
+    ):
+        for x, y in zip(a, b):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_nan_rows_are_never_detections():
+    overflow = pose_row(np.inf, 10, 5, 5)
+    rows = np.stack([pose_row(10, 10, 5, 5), np.full(57, np.nan, np.float32), overflow])
+    (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, 0.45)
+    assert poses.count == 1
