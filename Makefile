@@ -7,7 +7,8 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 WEIGHTS := weights/yolov5s6_pose_demo
 # A Python 3.8, if this machine has one, also runs the tests that need no torch.
-PY38   ?= $(firstword $(shell command -v python3.8) $(wildcard $(HOME)/.pyenv/versions/3.8*/bin/python3.8))
+PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
+                    "$$p" -c '' 2>/dev/null && echo "$$p" && break; done)
 
 .PHONY: demo test test-py38 lint format bench clean
 

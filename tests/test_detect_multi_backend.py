@@ -199,6 +199,13 @@ def test_folder_without_write_permission(two_people_onnx, picture, tmp_path):
     fails(done, "--project")
 
 
+def test_project_on_a_file_system_that_takes_no_folders(two_people_onnx, picture):
+    if not os.path.isdir("/proc/self"):
+        pytest.skip("no /proc")
+    done = detect("--weights", two_people_onnx, "--source", picture, "--project", "/proc/x")
+    fails(done, "--project /proc/x")
+
+
 def test_project_that_is_a_file(two_people_onnx, picture):
     done = detect("--weights", two_people_onnx, "--source", picture, "--project", picture)
     fails(done, "--project")

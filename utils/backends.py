@@ -146,6 +146,8 @@ class TorchBackend(Backend):
             )
         if half and gpu < 0:
             raise InputError("--half: FP16 inference of a .pt needs a GPU; drop --half")
+        # cuDNN would round FP32 convolutions to TF32 (10 bits): points move by up to 17 px.
+        torch.backends.cudnn.allow_tf32 = False
         self._torch = torch
         self._device = torch.device("cpu" if gpu < 0 else "cuda:%d" % gpu)
         model = load_checkpoint(path).model.fuse()
