@@ -167,3 +167,29 @@ def test_bad_flags(weights, flags, message):
 def test_wrong_suffix(tmp_path):
     with pytest.raises(InputError, match="expected a .pt"):
         run(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--half"], ["--dynamic"], ["--dynamic", "--half"], ["--batch-size", "4", "--simplify"]],
+    ids=" ".join,
+)
+def test_tensorrt_parses_and_builds(weights, flags):
+    """With TensorRT-RTX: the parser of TensorRT 11, and a builder that needs no GPU."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    run(weights, *flags)
+    path = next(weights.parent.glob("*.onnx"))
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network()
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    parsed = parser.parse_from_file(str(path))
+    assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    entry = network.get_input(0)
+    if "--dynamic" in flags:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(entry.name, (1, 3, 64, 64), (1, 3, 128, 128), (4, 3, 256, 256))
+        config.add_optimization_profile(profile)
+    assert entry.dtype == (trt.DataType.HALF if "--half" in flags else trt.DataType.FLOAT)
+    assert network.get_output(0).dtype == trt.DataType.FLOAT
+    assert builder.build_serialized_network(network, config) is not None

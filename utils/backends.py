@@ -192,7 +192,9 @@ class OnnxBackend(Backend):
         use_cuda = has_cuda if gpu is None else gpu >= 0
         providers: List[Any] = ["CPUExecutionProvider"]
         if use_cuda:
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu or 0}))
+            # FP32 means FP32: the default would round convolutions to TF32.
+            cuda = {"device_id": gpu or 0, "use_tf32": 0}
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if throughput and not use_cuda:
