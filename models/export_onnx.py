@@ -295,26 +295,20 @@ def check_batch(image: np.ndarray, net_hw: Tuple[int, int], batch: int) -> np.nd
     return letterbox.to_batch([views[i % 2] for i in range(batch)], [box] * batch, net_hw)
 
 
-def stride_multiple(img_size: List[int], stride: int) -> Tuple[int, int]:
-    """(height, width) rounded up to the stride, with a warning when that changes them."""
-    wanted = (img_size[0], img_size[-1])
-    rounded = (-(-wanted[0] // stride) * stride, -(-wanted[1] // stride) * stride)
-    if rounded != wanted:
-        print("warning: --img-size %d %d rounded up to %d %d, multiples of the stride %d"
-              % (wanted + rounded + (stride,)))  # fmt: skip
-    return rounded
-
-
 def main(args: argparse.Namespace) -> None:
     check_args(args)
     image = check_image(args.check_image)
     for package in ("torch", "onnx", "onnxruntime"):
         _require(package)
     from models.checkpoint import load_checkpoint
+    from utils import letterbox
+    from utils.predictor import warn_if_rounded
 
     path = output_path(args.weights, args.dynamic)
     model = load_checkpoint(args.weights).model
-    net_hw = stride_multiple(args.img_size, model.max_stride)
+    asked = (args.img_size[0], args.img_size[-1])
+    net_hw = letterbox.stride_multiple(asked, model.max_stride)
+    warn_if_rounded(asked, net_hw, model.max_stride)
     millions = model.parameter_count() / 1e6
     model.fuse()
     batch = check_batch(image, net_hw, args.batch_size)

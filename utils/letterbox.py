@@ -59,13 +59,17 @@ def fit(image_hw: HW, net_hw: HW, center: bool = True) -> Letterbox:
     return Letterbox((new_h / h, new_w / w), (top, left), (h, w), (new_h, new_w))
 
 
+def stride_multiple(hw: HW, stride: int) -> HW:
+    """(height, width) rounded up to multiples of `stride`."""
+    return -(-hw[0] // stride) * stride, -(-hw[1] // stride) * stride
+
+
 def rectangle(image_hw: HW, net_hw: HW, stride: int) -> HW:
     """Smallest canvas, in multiples of `stride`, that holds the image as large as net_hw would.
 
     Saves the border of a non-square image; only for models with a dynamic input size.
     """
-    resized = fit(image_hw, net_hw).resized_hw
-    h, w = (-(-size // stride) * stride for size in resized)
+    h, w = stride_multiple(fit(image_hw, net_hw).resized_hw, stride)
     return min(h, net_hw[0]), min(w, net_hw[1])
 
 

@@ -185,10 +185,7 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
         return static or backend.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
     if min(img_size) < 1:
         raise InputError("--img-size %d %d: expected positive sizes" % img_size)
-    rounded = (
-        -(-img_size[0] // backend.stride) * backend.stride,
-        -(-img_size[1] // backend.stride) * backend.stride,
-    )
+    rounded = letterbox.stride_multiple(img_size, backend.stride)
     if static is not None:
         if rounded != static and tuple(img_size) != static:
             raise InputError(
@@ -196,9 +193,14 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
                 "again" % (img_size + static)
             )
         return static
-    if rounded != tuple(img_size):
+    warn_if_rounded(img_size, rounded, backend.stride)
+    return rounded
+
+
+def warn_if_rounded(asked: HW, rounded: HW, stride: int) -> None:
+    """Say so when --img-size is not what the network will see."""
+    if tuple(asked) != tuple(rounded):
         print(
             "warning: --img-size %d %d rounded up to %d %d, multiples of the stride %d"
-            % (tuple(img_size) + rounded + (backend.stride,))
+            % (*asked, *rounded, stride)
         )
-    return rounded
