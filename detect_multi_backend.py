@@ -13,20 +13,19 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any, Iterator, List, NamedTuple
+from typing import List, NamedTuple
 
 from utils import cli
 from utils.backends import format_shape, load_backend
+from utils.detector import Detector
 from utils.errors import InputError
 from utils.files import atomic_path, increment_dir
-from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.plots import draw_poses
 from utils.poses import Poses
-from utils.predictor import Predictor, Prepared
-from utils.sources import Frame, Source, open_source
+from utils.predictor import Predictor
+from utils.sources import Frame, Source, display_name, open_source
 from utils.writers import ResultWriter
 
-STAGES = ["decode", "preprocess", "inference", "nms", "draw/write"]
 LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
 
 
@@ -75,6 +74,8 @@ def check_args(args: argparse.Namespace) -> None:
             raise InputError("--%s %g: expected 0 to 1" % (name, getattr(args, flag)))
     if args.img_size is not None and len(args.img_size) > 2:
         raise InputError("--img-size: expected one number or height width")
+    if args.line_thickness < 0:
+        raise InputError("--line-thickness %d: expected px, 0: automatic" % args.line_thickness)
     if args.max_det < 1:
         raise InputError("--max-det %d: expected at least 1" % args.max_det)
     if args.save_conf and not args.save_txt:
@@ -94,61 +95,6 @@ def check_window() -> None:
             "--view-img: this OpenCV or machine shows no windows; "
             "pip install opencv-python (not -headless) and set DISPLAY"
         ) from e
-
-
-class Job(NamedTuple):
-    """Frames on their way through the network."""
-
-    frames: List[Frame]
-    prepared: Prepared
-    raw: Any  # predictions, or Poses already (--augment)
-
-
-class Detector:
-    """The stages between source and results, timed."""
-
-    def __init__(self, source: Source, predictor: Predictor):
-        self.source, self.predictor = source, predictor
-        self.timer = StageTimer(STAGES)
-
-    def run(self) -> Iterator[Job]:
-        """Decode and prepare in one thread, infer in others; jobs in source order."""
-        workers = self.predictor.backend.workers
-        return prefetch(parallel_map(self._infer, prefetch(self._prepare()), workers))
-
-    def _prepare(self) -> Iterator[Job]:
-        for frames in self._batches():
-            self.timer.seconds["decode"] = self.source.decode_s
-            with self.timer("preprocess"):
-                prepared = self.predictor.preprocess([f.image for f in frames])
-            yield Job(frames, prepared, None)
-
-    def _batches(self) -> Iterator[List[Frame]]:
-        """As many frames as a fixed-batch model takes, else one: live streams must not wait."""
-        size = 1 if self.source.live else (self.predictor.backend.batch or 1)
-        frames: List[Frame] = []
-        for frame in self.source:
-            frames.append(frame)
-            if len(frames) == size:
-                yield frames
-                frames = []
-        if frames:
-            yield frames
-
-    def _infer(self, job: Job) -> Job:
-        with self.timer("inference"):
-            if self.predictor.augment:
-                raw: Any = self.predictor.predict_augmented([f.image for f in job.frames])
-            else:
-                raw = self.predictor.infer(job.prepared)
-        return job._replace(raw=raw)
-
-    def poses(self, job: Job) -> List[Poses]:
-        """NMS, and back to image pixels."""
-        with self.timer("nms"):
-            if self.predictor.augment:
-                return job.raw
-            return self.predictor.postprocess(job.raw, job.prepared)
 
 
 def summarize(poses: Poses, names: List[str]) -> str:
@@ -193,64 +139,84 @@ def main(args: argparse.Namespace) -> None:
         txt_conf=args.save_conf,
         json_rows=args.save_json,
         crops=args.save_crop,
+        numeric_ids=names_are_numbers(source),
     )
     detector = Detector(source, predictor)
     try:
-        frames, found, wall = process(args, detector, writer)
-        if not frames:
-            raise InputError("--source %s: nothing could be read: %s"
-                             % (args.source, describe(source.skipped)))  # fmt: skip
+        run = process(args, detector, writer)
+        if not run.frames and not run.interrupted:
+            raise InputError(
+                "--source %s: nothing could be read: %s"
+                % (display_name(args.source), describe(source.skipped))
+            )
+        if run.frames:
+            report(args, folder, detector, run)
     finally:
         remove_if_empty(folder)
-    report(args, folder, detector, frames, found, wall)
+    if run.interrupted:
+        raise KeyboardInterrupt
 
 
-def process(args: argparse.Namespace, detector: Detector, writer: ResultWriter):
-    """Write what the detector finds; returns (frames, poses found, seconds)."""
-    source, backend = detector.source, detector.predictor.backend
+class Run(NamedTuple):
+    """What was done."""
+
+    frames: int
+    poses: int
+    seconds: float
+    interrupted: bool
+
+
+def names_are_numbers(source: Source) -> bool:
+    """Whether every file name is a number of its own, as COCO's are."""
+    stems = [Path(p).stem for p in source.images]
+    numbers = {int(s) for s in stems if s.isdecimal()}
+    return len(numbers) == len(stems) and not source.videos and not source.streams
+
+
+def process(args: argparse.Namespace, detector: Detector, writer: ResultWriter) -> Run:
+    """Draw and write what the detector finds; on Ctrl-C keep what was done."""
+    source, names = detector.source, detector.predictor.backend.names
     total = source.total
-    by_line = total is not None and total <= LINES_UP_TO and not source.videos
     bar = None
-    if not by_line:
+    if total is None or total > LINES_UP_TO or source.videos:
         from tqdm import tqdm
 
         bar = tqdm(total=total, unit="frame", desc="detect")
     frames = found = 0
-    jobs = detector.run()
+    interrupted = False
     started = time.perf_counter()
+    results = detector.run()
     try:
-        for job in jobs:
-            for frame, poses in zip(job.frames, detector.poses(job)):
-                with detector.timer("draw/write"):
-                    writer.write_data(frame, poses)
-                    if not args.nosave or args.view_img:
-                        draw_poses(
-                            frame.image,
-                            poses,
-                            backend.names,
-                            args.line_thickness,
-                            not args.hide_labels,
-                            not args.hide_conf,
-                            args.kpt_thres,
-                        )
-                    writer.write_image(frame, frame.image)
-                frames, found = frames + 1, found + poses.count
-                if bar is not None:
-                    bar.update()
-                else:
-                    h, w = frame.image.shape[:2]
-                    print("%s %dx%d: %s" % (frame.path, h, w, summarize(poses, backend.names)))
-                if args.view_img and show(frame):
-                    source.close()
+        for frame, poses in results:
+            with detector.timer("draw/write"):
+                writer.write_data(frame, poses)
+                if not args.nosave or args.view_img:
+                    draw_poses(
+                        frame.image,
+                        poses,
+                        names,
+                        args.line_thickness,
+                        not args.hide_labels,
+                        not args.hide_conf,
+                        args.kpt_thres,
+                    )
+                writer.write_image(frame, frame.image)
+            frames, found = frames + 1, found + poses.count
+            if bar is not None:
+                bar.update()
+            else:
+                h, w = frame.image.shape[:2]
+                print("%s %dx%d: %s" % (frame.path, h, w, summarize(poses, names)))
+            if args.view_img and show(frame):
+                source.close()
     except KeyboardInterrupt:
-        print("\ninterrupted: keeping what was done")
+        interrupted = True
     finally:
-        source.close()
-        jobs.close()  # type: ignore  # the generator's own
-        writer.close()
+        results.close()  # type: ignore  # a generator
         if bar is not None:
             bar.close()
-    return frames, found, time.perf_counter() - started
+        writer.close()
+    return Run(frames, found, time.perf_counter() - started, interrupted)
 
 
 def show(frame: Frame) -> bool:
@@ -258,7 +224,7 @@ def show(frame: Frame) -> bool:
     import cv2
 
     cv2.imshow("detect", frame.image)
-    return cv2.waitKey(1 if frame.kind != "image" else 500) in (27, ord("q"))
+    return cv2.waitKey(1 if frame.kind != "image" else 500) & 0xFF in (27, ord("q"))
 
 
 def remove_if_empty(folder: Path) -> None:
@@ -271,42 +237,35 @@ def describe(skipped: List) -> str:
     return text + ("; and %d more" % (len(skipped) - 3) if len(skipped) > 3 else "")
 
 
-def report(
-    args: argparse.Namespace, folder: Path, detector: Detector, frames: int, found: int, wall: float
-) -> None:
+def report(args: argparse.Namespace, folder: Path, detector: Detector, run: Run) -> None:
     """Counts, skipped files, timing; and the same as summary.json."""
-    skipped = detector.source.skipped
-    each = detector.timer.milliseconds_each(frames)
-    workers = detector.predictor.backend.workers
+    skipped, backend = detector.source.skipped, detector.predictor.backend
+    each = detector.timer.milliseconds_each(run.frames)
+    stages = ", ".join("%s %.1f" % item for item in each.items())
+    if backend.workers > 1:
+        stages += " (%d inferences at a time)" % backend.workers
     for path, reason in skipped:
-        print("skipped: %s (%s)" % (path, reason))
+        print("skipped: %s (%s)" % (display_name(path), reason))
     print(
         "%d frames, %d poses, %d files skipped; ms a frame: %s; %.2f frames/s overall"
-        % (
-            frames,
-            found,
-            len(skipped),
-            ", ".join("%s %.1f" % (k, v) for k, v in each.items())
-            + (" (%d inferences at a time)" % workers if workers > 1 else ""),
-            frames / wall,
-        )
+        % (run.frames, run.poses, len(skipped), stages, run.frames / run.seconds)
     )
-    if folder.is_dir():
-        summary = {
-            "weights": args.weights,
-            "source": args.source,
-            "backend": detector.predictor.backend.description,
-            "size_hw": list(detector.predictor.net_hw),
-            "frames": frames,
-            "poses": found,
-            "skipped": [{"path": p, "reason": r} for p, r in skipped],
-            "ms_each": each,
-            "workers": workers,
-            "frames_per_s": frames / wall,
-        }
-        with atomic_path(folder / "summary.json") as tmp:
-            tmp.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-        print("results in %s" % folder)
+    summary = {
+        "weights": args.weights,
+        "source": display_name(args.source),
+        "backend": backend.description,
+        "size_hw": list(detector.predictor.net_hw),
+        "frames": run.frames,
+        "poses": run.poses,
+        "skipped": [{"path": display_name(p), "reason": r} for p, r in skipped],
+        "ms_each": each,
+        "workers": backend.workers,
+        "frames_per_s": run.frames / run.seconds,
+        "interrupted": run.interrupted,
+    }
+    with atomic_path(folder / "summary.json") as tmp:
+        tmp.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    print("results in %s" % folder)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,17 @@ ACTIVATIONS = {
 }
 
 
+def activation_name(text: str) -> str:
+    """`nn.ReLU()`, `nn.ReLU` or `ReLU` -> `ReLU`."""
+    return text.replace("nn.", "").replace("()", "")
+
+
 def make_activation(name: str) -> nn.Module:
     """Activation module for a name such as `SiLU`, `nn.ReLU` or `nn.ReLU()`.
 
     Raises ValueError for a name outside ACTIVATIONS.
     """
-    key = name.replace("nn.", "").replace("()", "")
+    key = activation_name(str(name))
     if key not in ACTIVATIONS:
         raise ValueError("unknown activation %r, known: %s" % (name, ", ".join(ACTIVATIONS)))
     return ACTIVATIONS[key]()

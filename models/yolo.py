@@ -60,6 +60,16 @@ class PoseHead(nn.Module):
         self.merged = False
         self.dynamic = False  # trace grids as functions of the input size (ONNX dynamic axes)
 
+    def _apply(self, fn: Callable[..., torch.Tensor], *args: Any) -> "PoseHead":
+        """half() and friends leave the anchors FP32: 303.37 px would become 303.25."""
+        exact = {"anchors": self.anchors, "anchor_grid": self.anchor_grid}
+        super()._apply(fn, *args)
+        for name, tensor in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != torch.float32:
+                setattr(self, name, tensor.to(moved.device))
+        return self
+
     def _keypoint_branch(self, c: int, c_out: int, act: str) -> nn.Module:
         if not self.dw_conv_kpt:
             return nn.Conv2d(c, c_out, 1)
@@ -194,10 +204,16 @@ class _Builder:
         return self.act_by_layer.get(i, self.cfg.get("act") or "SiLU")
 
     def c_out(self, c: int) -> int:
-        return make_divisible(c * self.width, 8)
+        channels = make_divisible(c * self.width, 8)
+        if channels > MAX_CHANNELS:
+            raise ValueError("%d channels in a layer, at most %d" % (channels, MAX_CHANNELS))
+        return channels
 
     def repeats(self, n: int) -> int:
-        return max(round(n * self.depth), 1) if n > 1 else n
+        repeats = max(round(n * self.depth), 1) if n > 1 else n
+        if repeats > MAX_REPEATS:
+            raise ValueError("%d repeats of a layer, at most %d" % (repeats, MAX_REPEATS))
+        return repeats
 
 
 # Each entry: (builder, c_in, layer index, repeats, args) -> (module, c_out). `c_in` is a list
@@ -271,10 +287,6 @@ def read_cfg(path: Union[str, Path]) -> Cfg:
 
     with open(str(path), encoding="utf-8") as f:
         cfg = yaml.safe_load(f)
-    if not isinstance(cfg, dict):
-        raise ValueError(
-            "%s: expected a mapping with the keys %s" % (path, ", ".join(REQUIRED_KEYS))
-        )
     try:
         check_cfg(cfg)
     except ValueError as e:
@@ -282,27 +294,84 @@ def read_cfg(path: Union[str, Path]) -> Cfg:
     return cfg
 
 
-def check_cfg(cfg: Cfg) -> None:
-    """Raise ValueError naming what a cfg misses."""
+# Far beyond any sensible network; a cfg may come out of a file from elsewhere.
+MAX_ROWS, MAX_REPEATS, MAX_CHANNELS, MAX_KERNEL = 100, 30, 8192, 31
+
+
+def _is_int(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def check_cfg(cfg: Any) -> None:
+    """Raise ValueError naming what a cfg misses or has too much of."""
+    if not isinstance(cfg, dict):
+        raise ValueError("a cfg is a mapping with the keys %s" % ", ".join(REQUIRED_KEYS))
     missing = [k for k in REQUIRED_KEYS if k not in cfg]
     if missing:
         raise ValueError("cfg misses the keys %s" % ", ".join(missing))
-    if not (isinstance(cfg["nc"], int) and cfg["nc"] > 0):
-        raise ValueError("nc is %r, expected at least one class" % (cfg["nc"],))
-    if not (isinstance(cfg["nkpt"], int) and cfg["nkpt"] > 0):
-        raise ValueError("nkpt is %r, expected at least one keypoint" % (cfg["nkpt"],))
-    anchors = cfg["anchors"]
-    if not isinstance(anchors, list) or any(len(a) != len(anchors[0]) for a in anchors):
-        raise ValueError("anchors must be one list of w,h pairs a level, all of one length")
+    for key, high in (("nc", 10000), ("nkpt", 1000)):
+        if not _is_int(cfg[key], 1, high):
+            raise ValueError("%s is %s, expected 1 to %d" % (key, cfg[key], high))
+    if not _is_int(cfg.get("ch", 3), 1, 64):
+        raise ValueError("ch is %s, expected 1 to 64" % cfg["ch"])
+    for key in ("depth_multiple", "width_multiple"):
+        if type(cfg[key]) not in (int, float) or not 0 < cfg[key] <= 16:
+            raise ValueError("%s is %s, expected a number up to 16" % (key, cfg[key]))
+    act, by_layer = cfg.get("act"), cfg.get("act_by_layer") or {}
+    if not (act is None or isinstance(act, str)):
+        raise ValueError("act is %s, expected the name of an activation" % act)
+    if not isinstance(by_layer, dict) or not all(isinstance(v, str) for v in by_layer.values()):
+        raise ValueError("act_by_layer is not a mapping of layer numbers to activations")
+    _check_anchors(cfg["anchors"])
+    if not (isinstance(cfg["backbone"], list) and isinstance(cfg["head"], list)):
+        raise ValueError("backbone and head are lists of layers")
     rows = cfg["backbone"] + cfg["head"]
+    if not 0 < len(rows) <= MAX_ROWS:
+        raise ValueError("%d layers, expected 1 to %d" % (len(rows), MAX_ROWS))
     for i, row in enumerate(rows):
-        if len(row) != 4 or row[2] not in LAYERS:
-            raise ValueError(
-                "layer %d is %s, expected [from, repeats, module, args] with a module of %s"
-                % (i, row, ", ".join(sorted(LAYERS)))
-            )
+        _check_row(i, row)
     if rows[-1][2] != "Detect":
         raise ValueError("the last layer must be Detect, got %s" % rows[-1][2])
+    levels = rows[-1][0]
+    if not isinstance(levels, list) or len(levels) != len(cfg["anchors"]):
+        raise ValueError("Detect takes one layer for each of %d anchor lists" % len(cfg["anchors"]))
+
+
+def _check_anchors(anchors: Any) -> None:
+    good = isinstance(anchors, list) and 0 < len(anchors) <= 8
+    good = good and all(isinstance(a, (list, tuple)) for a in anchors)
+    good = good and all(len(a) == len(anchors[0]) and len(a) in range(2, 65, 2) for a in anchors)
+    good = good and all(type(v) in (int, float) and 0 < v < 1e5 for a in anchors for v in a)
+    if not good:
+        raise ValueError("anchors must be one list of w,h pairs (px) a level, all of one length")
+
+
+def _check_row(i: int, row: Any) -> None:
+    """One layer: [from, repeats, module, args]."""
+    if not (isinstance(row, (list, tuple)) and len(row) == 4 and str(row[2]) in LAYERS):
+        raise ValueError(
+            "layer %d is %s, expected [from, repeats, module, args] with a module of %s"
+            % (i, str(row)[:80], ", ".join(sorted(LAYERS)))
+        )
+    source, repeats, module, args = row
+    sources = source if isinstance(source, list) else [source]
+    if not sources or not all(_is_int(s, -i - 1, i - 1) for s in sources):
+        raise ValueError("layer %d %s: from %s is no earlier layer" % (i, module, source))
+    if isinstance(source, list) != (module in ("Concat", "Detect")):
+        raise ValueError("layer %d %s: from %s" % (i, module, source))
+    if not _is_int(repeats, 1, MAX_REPEATS):
+        raise ValueError("layer %d %s: repeats %s" % (i, module, repeats))
+    if not isinstance(args, (list, tuple)):
+        raise ValueError("layer %d %s: args %s are no list" % (i, module, args))
+    numbers = [a for a in args if type(a) in (int, float)]
+    if module in ("Conv", "Focus", "ConvFocus", "C3", "SPP"):
+        if not (args and _is_int(args[0], 1, MAX_CHANNELS)):
+            raise ValueError("layer %d %s: %s output channels" % (i, module, args[:1]))
+        numbers = numbers[1:]
+        for a in args[1:]:
+            numbers += list(a) if isinstance(a, (list, tuple)) else []
+    if any(type(n) not in (int, float) or abs(n) > MAX_KERNEL for n in numbers):
+        raise ValueError("layer %d %s: args %s are out of range" % (i, module, str(args)[:80]))
 
 
 class Model(nn.Module):
@@ -320,7 +389,7 @@ class Model(nn.Module):
 
     def __init__(self, cfg: Union[str, Path, Cfg], nc: int = 0, nkpt: int = 0):
         super().__init__()
-        cfg = copy.deepcopy(cfg) if isinstance(cfg, dict) else read_cfg(cfg)
+        cfg = read_cfg(cfg) if isinstance(cfg, (str, Path)) else copy.deepcopy(cfg)
         if nc:
             cfg["nc"] = nc
         if nkpt:
@@ -332,12 +401,17 @@ class Model(nn.Module):
         head = self.head
         head.stride = self._measure_stride(int(cfg.get("ch", 3)))
         self.stride = head.stride
-        head.anchors /= head.stride.view(-1, 1, 1)
+        head.anchors /= head.stride.view(-1, 1, 1).to(head.anchors.device)
         self._init_weights()
 
     @property
     def head(self) -> PoseHead:
         return self.model[-1]
+
+    @property
+    def fused(self) -> bool:
+        """Whether fuse() was called."""
+        return not any(isinstance(m, nn.BatchNorm2d) for m in self.modules())
 
     @property
     def nc(self) -> int:
@@ -358,7 +432,7 @@ class Model(nn.Module):
         with torch.no_grad():
             maps = self(torch.zeros(1, ch, size, size))
         self.reset_running_stats()
-        return torch.tensor([size / m.shape[2] for m in maps])
+        return torch.tensor([size / m.shape[2] for m in maps], device="cpu")
 
     def reset_running_stats(self) -> None:
         for m in self.modules():
@@ -427,7 +501,7 @@ def _build(cfg: Cfg) -> Tuple[nn.Sequential, List[Union[int, List[int]]], List[i
                     block, c = make(builder, c, i, 1, list(args))
                     blocks.append(block)
                 layer, c_out = nn.Sequential(*blocks), c
-        except (TypeError, IndexError) as e:
+        except (TypeError, IndexError, RuntimeError) as e:
             raise ValueError("layer %d %s: args %s do not fit (%s)" % (i, module, args, e)) from e
         layers.append(layer)
         inputs.append(src)

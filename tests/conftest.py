@@ -72,7 +72,8 @@ def make_pose_onnx(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 7
-    metadata = {"names": list(names), "stride": 64, "task": "pose", **metadata}
+    nkpt = (c - 5 - len(names)) // 3
+    metadata = {"names": list(names), "stride": 64, "task": "pose", "nkpt": nkpt, **metadata}
     for key, value in metadata.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, make_pose_onnx, pose_row
-from utils.backends import available_cores, load_backend, parse_device
+from utils.backends import available_cores, load_backend, parse_device, read_metadata
 from utils.errors import InputError
 
 ROWS = pose_row(16, 32, 20, 40)[None]
@@ -24,7 +24,7 @@ def test_parse_device(text, gpu):
     assert parse_device(text) == gpu
 
 
-@pytest.mark.parametrize("text", ["gpu", "0,1", "cuda:x", "-1"])
+@pytest.mark.parametrize("text", ["gpu", "0,1", "cuda:x", "-1", "²", "99999"])
 def test_parse_device_refuses(text):
     with pytest.raises(InputError, match="--device"):
         parse_device(text)
@@ -153,3 +153,48 @@ def test_checkpoint_in_torch(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="--device 0: PyTorch .* sees 0 CUDA GPUs"):
             load_backend(str(tmp_path / "x.pt"), "0")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"stride": 0},
+        {"stride": None},
+        {"stride": "x"},
+        {"imgsz": 640},
+        {"imgsz": [64]},
+        {"imgsz": "64"},
+        {"imgsz": [100, 100]},
+        {"names": "abcd"},
+        {"names": [1]},
+        {"names": []},
+        {"names": ["a", "b"]},
+        {"nkpt": 5},
+    ],
+    ids=str,
+)
+def test_metadata_that_makes_no_sense_is_refused(tmp_path, metadata):
+    path = make_pose_onnx(tmp_path / "x.onnx", ROWS, hw=None, **{"nkpt": 17, **metadata})
+    with pytest.raises(InputError, match="not a YOLO-Pose model") as error:
+        load_backend(str(path), "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_foreign_metadata():
+    assert read_metadata({}, 57) == (["person"], 17, 64, None)
+    assert read_metadata({"names": "{0: 'man', 1: 'dog'}"}, 58).names == ["man", "dog"]
+    with pytest.raises(ValueError, match="not JSON"):
+        read_metadata({"names": "person"}, 57)
+    with pytest.raises(ValueError, match="columns"):
+        read_metadata({}, 6)  # a detector without keypoints
+
+
+def test_transposed_output_of_other_networks_is_refused(tmp_path):
+    import onnx
+
+    path = make_pose_onnx(tmp_path / "v8.onnx", np.zeros((56, 8400), np.float32))
+    model = onnx.load(str(path))
+    del model.metadata_props[:]
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match="not a YOLO-Pose model"):
+        load_backend(str(path), "cpu")

@@ -1,6 +1,7 @@
 import os
 import pickle
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -225,7 +226,7 @@ def test_storage_smaller_than_its_tensor(tmp_path, model):
     with zipfile.ZipFile(str(tmp_path / "y.pt"), "w") as archive:
         for key, content in members.items():
             archive.writestr(key, content)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="storage 0 has"):
         load_checkpoint(tmp_path / "y.pt")
 
 
@@ -277,3 +278,174 @@ def test_failed_save_keeps_the_old_file(tmp_path, model, monkeypatch):
         save_checkpoint(tmp_path / "x.pt", model)
     assert (tmp_path / "x.pt").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+
+
+# --- structures that would eat memory, time or the stack --------------------------------------
+
+
+def refused(tmp_path, data, seconds=5.0):
+    started = time.monotonic()
+    with pytest.raises(InputError) as error:
+        load_checkpoint(write_zip(tmp_path / "bad.pt", data, **{"data/0": b"1234"}))
+    assert time.monotonic() - started < seconds
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0" + b"0X\3\0\0\0cpuK\1tQ"
+
+
+def tensor(size, stride):
+    """Pickle of a tensor over the one float of STORAGE."""
+
+    def ints(values):
+        return b"(" + b"".join(b"J" + struct.pack("<i", v) for v in values) + b"t"
+
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\0" + ints(size) + ints(stride)
+        + b"I00\n}tR"
+    )  # fmt: skip
+
+
+def test_small_tensor_pickle_is_well_formed(tmp_path):
+    path = write_zip(tmp_path / "x.pt", b"\x80\2}X\1\0\0\0a" + tensor([1], [1]) + b"s.")
+    with pytest.raises(InputError, match="not a YOLO-Pose checkpoint"):
+        load_checkpoint(path)
+
+
+def test_stride_zero_tensor(tmp_path):
+    data = b"\x80\2}X\1\0\0\0a" + tensor([20_000_000], [0]) + b"s."
+    assert "larger than its storage" in refused(tmp_path, data)
+
+
+@pytest.mark.parametrize("size, stride", [([-1], [1]), ([1], [-1]), ([1, 1], [1]), ([2], [1])])
+def test_tensor_outside_its_storage(tmp_path, size, stride):
+    refused(tmp_path, b"\x80\2}X\1\0\0\0a" + tensor(size, stride) + b"s.")
+
+
+def test_attributes_for_a_tensor(tmp_path):
+    refused(tmp_path, b"\x80\2" + tensor([1], [1]) + b"}X\1\0\0\0aK\1sb.")
+
+
+@pytest.mark.parametrize("name", [b"torch._utils\n_rebuild_parameter", b"builtins\nset"])
+def test_attributes_for_a_function(tmp_path, name):
+    refused(tmp_path, b"\x80\2c" + name + b"\nN}X\x0c\0\0\0__defaults__Ns\x86b.")
+
+
+def test_deeply_nested_key(tmp_path):
+    refused(tmp_path, b"\x80\2})" + b"\x85" * 200_000 + b"Ns.")
+
+
+def test_memo_number_out_of_all_proportion(tmp_path):
+    refused(tmp_path, b"\x80\2}r" + struct.pack("<I", 1_000_000_000) + b".")
+
+
+def test_call_of_a_plain_value(tmp_path):
+    refused(tmp_path, b"\x80\2X\1\0\0\0a)R.")
+
+
+def test_opcodes_that_no_checkpoint_needs(tmp_path):
+    assert "INST" in refused(tmp_path, b"(ios\nsystem\n.")
+
+
+def test_lists_that_hold_each_other(tmp_path, model):
+    shared = [1]
+    for _ in range(60):
+        shared = [shared, shared]
+    model.yaml = dict(model.cfg, note=shared)
+    torch.save({"model": model}, str(tmp_path / "x.pt"))
+    started = time.monotonic()
+    with pytest.raises(InputError, match="values"):
+        load_checkpoint(tmp_path / "x.pt")
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width_multiple": 4.0},
+        {"width_multiple": float("inf")},
+        {"depth_multiple": 3000},
+        {"nc": 10**9},
+        {"head": [[99, 1, "Conv", [8]]]},
+        {"anchors": [[10**9] * 6] * 4},
+        {"anchors": None},
+        {"act": True},
+    ],
+    ids=str,
+)
+def test_cfg_that_asks_for_another_network(tmp_path, model, change):
+    save_checkpoint(tmp_path / "x.pt", model)
+    content = torch.load(str(tmp_path / "x.pt"), weights_only=True)
+    content["cfg"].update(change)
+    torch.save(content, str(tmp_path / "x.pt"))
+    started = time.monotonic()
+    with pytest.raises(InputError, match="not a YOLO-Pose checkpoint"):
+        load_checkpoint(tmp_path / "x.pt")
+    assert time.monotonic() - started < 10
+
+
+# --- what changes results is refused, not ignored ---------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["eps", "slope", "empty"])
+def test_modules_that_compute_something_else(tmp_path, what):
+    model = Model(tiny_cfg(act="LeakyReLU"))
+    model.yaml = dict(model.cfg)
+    if what == "eps":
+        model.model[1].bn.eps = 1e-5
+    elif what == "slope":
+        model.model[1].act.negative_slope = 0.1
+    else:
+        model.model = torch.nn.Sequential()
+    torch.save({"model": model}, str(tmp_path / "x.pt"))
+    with pytest.raises(InputError, match={"eps": "eps", "slope": "slope", "empty": "x.pt"}[what]):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_array_of_the_best_fitness_does_not_disturb(tmp_path, model):
+    """Checkpoints that were not stripped hold NumPy values."""
+    model.yaml = dict(model.cfg)
+    content = {"model": model, "best_fitness": np.array([0.5]), "results": np.float32(1)}
+    torch.save(content, str(tmp_path / "public.pt"))
+    assert load_checkpoint(tmp_path / "public.pt").model.nkpt == 5
+
+
+def test_names_must_match_the_classes(tmp_path, model):
+    model.names = ["one"]
+    with pytest.raises(ValueError, match="1 names for 2 classes"):
+        save_checkpoint(tmp_path / "x.pt", model)
+    model.yaml = dict(model.cfg)
+    torch.save({"model": model}, str(tmp_path / "public.pt"))
+    with pytest.raises(InputError, match="1 names for 2 classes"):
+        load_checkpoint(tmp_path / "public.pt")
+
+
+def test_what_cannot_be_loaded_cannot_be_saved(tmp_path, model):
+    with pytest.raises(ValueError, match="plain"):
+        save_checkpoint(tmp_path / "x.pt", model, {"best": np.float64(1)})
+    with pytest.raises(ValueError, match="fused"):
+        save_checkpoint(tmp_path / "x.pt", model.fuse())
+
+
+def test_half_file_keeps_statistics_and_anchors(tmp_path, model):
+    model.model[1].bn.running_var.fill_(1e5)
+    model.head.anchor_grid[0, 0, 0] = 303.37
+    save_checkpoint(tmp_path / "x.pt", model, half=True)
+    half = load_checkpoint(tmp_path / "x.pt").model
+    assert torch.equal(half.model[1].bn.running_var, model.model[1].bn.running_var)
+    assert torch.equal(half.half().head.anchor_grid, model.head.anchor_grid)
+
+
+def test_demo_weights_find_the_astronaut():
+    from tests.conftest import IMAGES, ROOT
+    from utils.backends import load_backend
+    from utils.predictor import Predictor
+    from utils.sources import read_image
+
+    backend = load_backend(str(ROOT / "weights" / "yolov5s6_pose_demo.pt"), "cpu")
+    (poses,) = Predictor(backend)([read_image(str(IMAGES / "astronaut.jpg"))])
+    assert poses.count == 1 and poses.scores[0] > 0.5
+    nose, left_eye, right_eye = poses.keypoints[0, :3, :2]
+    assert np.abs(nose - [220, 112]).max() < 15  # looked up in the picture
+    assert right_eye[0] < nose[0] < left_eye[0]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -17,7 +19,12 @@ from utils.sources import read_image
 def detect(*flags, cwd=ROOT):
     command = [sys.executable, str(ROOT / "detect_multi_backend.py"), *map(str, flags)]
     return subprocess.run(
-        command, cwd=str(cwd), capture_output=True, text=True, env=dict(os.environ)
+        command,
+        cwd=str(cwd),
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        timeout=120,
     )
 
 
@@ -166,6 +173,7 @@ def test_dynamic_half_model_with_augment_and_classes(tmp_path, out):
         (["--iou-thres", "-0.1"], ["--iou-thres"]),
         (["--device", "x"], ["--device x"]),
         (["--max-det", "0"], ["--max-det"]),
+        (["--line-thickness", "-2"], ["--line-thickness"]),
         (["--save-conf"], ["--save-txt"]),
         (["--source", "nowhere.jpg"], ["nowhere.jpg", "no such file"]),
         (["--weights", "nowhere.onnx"], ["nowhere.onnx", "no such file"]),
@@ -209,3 +217,49 @@ def test_project_on_a_file_system_that_takes_no_folders(two_people_onnx, picture
 def test_project_that_is_a_file(two_people_onnx, picture):
     done = detect("--weights", two_people_onnx, "--source", picture, "--project", picture)
     fails(done, "--project")
+
+
+def test_checkpoint_as_weights(picture, tmp_path, out):
+    torch = pytest.importorskip("torch")
+    from models.checkpoint import save_checkpoint
+    from models.yolo import Model
+    from tests.conftest import randomized, tiny_cfg
+
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "tiny.pt", randomized(Model(tiny_cfg())))
+    flags = ["--weights", tmp_path / "tiny.pt", "--source", picture, "--project", out]
+    done = detect(*flags, "--img-size", "64", "--device", "cpu", "--conf-thres", "0.3")
+    assert done.returncode == 0, done.stderr
+    assert "PyTorch" in done.stdout and (out / "exp" / "picture.jpg").exists()
+
+
+def test_nosave_still_leaves_the_summary(two_people_onnx, picture, out):
+    done = detect("--weights", two_people_onnx, "--source", picture, "--project", out, "--nosave")
+    assert done.returncode == 0
+    assert [p.name for p in (out / "exp").iterdir()] == ["summary.json"]
+
+
+def test_interrupted_video_is_kept_and_playable(two_people_onnx, tmp_path, out):
+    clip = video(tmp_path / "long.avi", 3000, (480, 640))
+    command = [sys.executable, str(ROOT / "detect_multi_backend.py"), "--weights"]
+    command += [str(two_people_onnx), "--source", str(clip), "--project", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        end = time.monotonic() + 30
+        while not list(out.glob("exp/.tmp*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert b"Traceback" not in stderr and b"frames/s overall" in stdout
+    assert sorted(p.name for p in (out / "exp").iterdir()) == ["long.mp4", "summary.json"]
+    assert cv2.VideoCapture(str(out / "exp" / "long.mp4")).read()[0]
+    summary = json.loads((out / "exp" / "summary.json").read_text())
+    assert summary["interrupted"] and 0 < summary["frames"] < 3000
+
+
+def test_long_file_names(two_people_onnx, tmp_path, out):
+    picture = encode(tmp_path / ("人" * 80 + ".png"), gradient())
+    done = detect("--weights", two_people_onnx, "--source", picture, "--project", out)
+    assert done.returncode == 0, done.stderr
+    assert (out / "exp" / picture.name).exists()

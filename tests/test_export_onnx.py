@@ -79,6 +79,7 @@ def test_half_export_on_a_cpu(weights, flags):
     assert got.dtype == np.float32
     np.testing.assert_allclose(got[..., 4:7], want[..., 4:7], atol=0.02)
     assert np.abs(got - want)[..., :4].max() < 3
+    assert np.abs(got - want)[..., 7::3].max() < 3 and np.abs(got - want)[..., 8::3].max() < 3
 
 
 def test_interface_of_the_file(weights):
@@ -127,6 +128,21 @@ def test_a_file_that_differs_is_not_kept(weights, monkeypatch, old):
         run(weights)
     assert (target.read_bytes() == b"old") if old else not target.exists()
     assert not list(weights.parent.glob(".*"))
+
+
+def test_an_error_of_fuse_is_found(weights, monkeypatch):
+    from models import common
+
+    fuse = common.fuse_conv_bn
+
+    def wrong(conv, bn):
+        fused = fuse(conv, bn)
+        fused.bias.data += 0.3
+        return fused
+
+    monkeypatch.setattr(common, "fuse_conv_bn", wrong)
+    with pytest.raises(InputError, match="differs from PyTorch"):
+        run(weights)
 
 
 def test_compare_sees_every_kind_of_error():

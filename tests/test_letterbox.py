@@ -69,7 +69,6 @@ def test_rectangle_is_small_and_holds_the_image(image_hw):
     h, w = letterbox.rectangle(image_hw, (640, 640), 64)
     assert h % 64 == 0 and w % 64 == 0 and max(h, w) == 640
     full = letterbox.fit(image_hw, (640, 640)).resized_hw
-    assert letterbox.fit(image_hw, (h, w)).resized_hw == full
     assert h - full[0] < 64 and w - full[1] < 64
 
 
@@ -89,3 +88,15 @@ def test_boxes_are_clipped_by_columns_and_keypoints_are_not():
     back = box.to_original(poses)
     np.testing.assert_allclose(back.boxes, [[0, 0, 200, 100]])
     np.testing.assert_allclose(back.keypoints[0, 0, :2], [-10, -10])
+
+
+def test_rectangle_never_shrinks_the_picture():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 4000, (2000, 2)).tolist() + [[2234, 225]]
+    for h, w in sizes:
+        canvas = letterbox.rectangle((h, w), (640, 640), 64)
+        box = letterbox.fit((h, w), (640, 640), canvas)
+        assert box.resized_hw == letterbox.fit((h, w), (640, 640)).resized_hw
+        assert box.pad[0] + box.resized_hw[0] <= canvas[0]
+        assert box.pad[1] + box.resized_hw[1] <= canvas[1]
+        assert min(box.pad) >= 0

@@ -135,3 +135,21 @@ def test_augment_needs_pairs():
     backend.nkpt = 5
     with pytest.raises(InputError, match="--augment"):
         Predictor(backend, augment=True)
+
+
+def test_fixed_batch_of_any_size_takes_mixed_pictures():
+    backend = SpotBackend()
+    backend.input_shape = (2, 3, None, None)
+    wide, tall = spot(100, 1000, 50, 700), spot(200, 160, 100, 80)
+    for images in ([wide, tall], [tall, wide], [tall, tall]):
+        for poses, image in zip(Predictor(backend, (320, 320))(images), images):
+            y, x = np.unravel_index(image[..., 0].argmax(), image.shape[:2])
+            np.testing.assert_allclose(center(poses), [x + 1.5, y + 1.5], atol=6)
+    assert backend.seen == [(2, 3, 320, 320)] * 2 + [(2, 3, 320, 256)]
+
+
+def test_one_dynamic_side_is_not_rectangular():
+    backend = SpotBackend()
+    backend.input_shape = (1, 3, 320, None)
+    Predictor(backend, (320, 320))([spot(100, 200, 30, 150)])
+    assert backend.seen == [(1, 3, 320, 320)]

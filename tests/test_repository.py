@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-SKIPPED = {".venv", ".venv38", "runs"}
-SOURCES = sorted(p for p in ROOT.rglob("*.py") if not SKIPPED & set(p.relative_to(ROOT).parts))
+FOLDERS = ("benchmarks", "escalator", "models", "tests", "utils")
+SOURCES = sorted([*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
 SHARED_MODULES = [p for p in SOURCES if p.parent.name == "utils"]
 LAZY = {"torch", "torchvision", "onnxruntime", "onnx", "tensorrt", "pycuda", "tqdm", "yaml"}
 

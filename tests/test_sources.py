@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.sources import Source, open_source, read_image
+from utils.sources import Source, display_name, open_source, read_image
 
 
 def encode(path, image, suffix=None):
@@ -140,8 +140,7 @@ def test_video_that_breaks_off(tmp_path):
     source = open_source(str(path))
     count = len(list(source))
     assert 5 < count < 60
-    if source.skipped:  # only if the container still tells how many frames there should be
-        assert "breaks off after %d" % count in source.skipped[0][1]
+    assert "breaks off after %d of 60" % count in source.skipped[0][1]
 
 
 def test_broken_video_is_skipped(tmp_path):
@@ -169,7 +168,9 @@ def test_missing_webcam_is_an_error():
         list(Source([], [], ["87"]))
 
 
-def test_http_stream_delivers_frames(tmp_path):
+@pytest.fixture
+def http_video(tmp_path):
+    """Address of a server that answers every request with a video of 30 frames."""
     data = video(tmp_path / "v.avi", 30).read_bytes()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -185,12 +186,52 @@ def test_http_stream_delivers_frames(tmp_path):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    source = open_source("http://127.0.0.1:%d/v.avi" % server.server_address[1])
-    try:
-        for frame in source:
-            assert frame.kind == "stream" and frame.image.shape == (48, 64, 3)
-            source.close()
-    finally:
-        server.shutdown()
-        server.server_close()
+    yield "http://127.0.0.1:%d" % server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def test_video_file_behind_http_is_read_to_its_end(http_video):
+    source = open_source(http_video + "/v.avi?token=1")
+    frames = list(source)
+    assert [f.index for f in frames] == list(range(30)) and frames[0].kind == "video"
+    assert not source.skipped and source.total == 30
+
+
+def test_http_stream_delivers_frames_and_ends(http_video):
+    source = open_source(http_video + "/live")
+    frames = list(source)
+    assert frames and frames[0].kind == "stream" and frames[0].image.shape == (48, 64, 3)
     assert not source.skipped
+
+
+def test_reader_that_fails_ends_the_stream(http_video, monkeypatch):
+    from utils import sources
+
+    def fail(self):
+        raise cv2.error("broken")
+
+    monkeypatch.setattr(sources._LiveReader, "_read", fail)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    source = open_source(http_video + "/live")
+    assert list(source) == [] and source.skipped[0][1] == "no frame arrived"
+
+
+def test_close_skips_the_other_videos_without_blame(tmp_path):
+    for name in "abc":
+        video(tmp_path / (name + ".avi"))
+    source = open_source(str(tmp_path))
+    for _ in source:
+        source.close()
+    assert not source.skipped
+
+
+def test_password_is_not_shown():
+    assert display_name("rtsp://me:secret@host/x") == "rtsp://host/x"
+    assert display_name("a/b@c.jpg") == "a/b@c.jpg"
+
+
+@pytest.mark.parametrize("text", ["²", "99999999999999"])
+def test_odd_numbers_are_no_webcams(text):
+    with pytest.raises(InputError, match="no such file"):
+        open_source(text)

@@ -1,4 +1,5 @@
 import json
+import time
 
 import cv2
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from tests.conftest import pose_row
 from utils import nms
+from utils.errors import InputError
 from utils.sources import Frame, read_image
 from utils.writers import ResultWriter, label_text
 
@@ -38,12 +40,13 @@ def test_nobody_is_an_empty_label_file(tmp_path):
 
 
 def test_json_rows_are_coco_results(tmp_path):
-    writer = ResultWriter(tmp_path, ["person"], json_rows=True)
-    writer.write_data(frame("000000000139.jpg"), poses(50, 150))
-    writer.write_data(frame("b.jpg"), poses(50))
-    writer.close()
-    rows = json.loads((tmp_path / "predictions.json").read_text())
-    assert [r["image_id"] for r in rows] == [139, 139, 1]
+    for numeric, ids in ((True, [139, 139, 12]), (False, [0, 0, 1])):
+        writer = ResultWriter(tmp_path, ["person"], json_rows=True, numeric_ids=numeric)
+        writer.write_data(frame("000000000139.jpg"), poses(50, 150))
+        writer.write_data(frame("12.jpg"), poses(50))
+        writer.close()
+        rows = json.loads((tmp_path / "predictions.json").read_text())
+        assert [r["image_id"] for r in rows] == ids
     assert rows[0]["category_id"] == 1 and len(rows[0]["keypoints"]) == 51
     assert rows[0]["bbox"] == [40, 10, 20, 40] and rows[0]["score"] == pytest.approx(0.9)
 
@@ -94,3 +97,67 @@ def test_unknown_suffix_becomes_jpg(tmp_path):
     writer = ResultWriter(tmp_path, ["person"])
     writer.write_image(frame("scan.pgm"), frame().image)
     assert [p.name for p in tmp_path.iterdir()] == ["scan.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped", "tv/monitor", "..", ""])
+def test_class_names_cannot_leave_the_folder(tmp_path, name):
+    folder = tmp_path / "a" / "b" / "run"
+    writer = ResultWriter(folder, [name], images=False, crops=True)
+    writer.write_data(frame(), poses(50))
+    (crop,) = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert crop.parent.parent == folder / "crops"
+
+
+def test_frames_and_pictures_of_one_name_keep_their_labels(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], txt=True)
+    writer.write_data(frame("clip_1.jpg"), poses(50))
+    writer.write_data(frame("clip.mp4", 0, "video"), poses(50))
+    assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == [
+        "clip_1.txt",
+        "clip_1_2.txt",
+    ]
+
+
+def test_picture_that_its_type_cannot_hold_becomes_png(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"])
+    wide = frame("wide.webp", hw=(2, 20000))
+    writer.write_image(wide, wide.image)
+    assert read_image(str(tmp_path / "wide.png")).shape == (2, 20000, 3)
+
+
+def test_stream_plays_in_real_time(tmp_path):
+    """Frames that were dropped on the way are made up for by repetition."""
+    writer = ResultWriter(tmp_path, ["person"])
+    for i in range(3):
+        item = frame("0", i, "stream")  # 10 frames/s
+        writer.write_image(item, item.image)
+        time.sleep(0.3)
+    writer.close()
+    capture = cv2.VideoCapture(str(tmp_path / "0.mp4"))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    assert 6 <= count <= 9
+
+
+def test_password_of_an_address_is_not_written(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], json_rows=True)
+    item = frame("rtsp://user:secret@host/1", 0, "stream")
+    writer.write_image(item, item.image)
+    writer.write_data(item, poses(50))
+    writer.close()
+    assert not [p for p in tmp_path.iterdir() if "secret" in p.name]
+    assert "secret" not in (tmp_path / "predictions.json").read_text()
+
+
+def test_video_on_a_full_disk_is_an_error(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"])
+    item = frame("clip.avi", 0, "video")
+    writer.write_image(item, item.image)
+    (video_file,) = writer._videos.values()
+    video_file._writer.release()
+    for tmp in tmp_path.iterdir():
+        tmp.write_bytes(b"")  # as if nothing had reached the disk
+    with pytest.raises(InputError, match="disk full"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []

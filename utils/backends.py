@@ -5,10 +5,11 @@ A Backend maps (B, 3, H, W) float RGB 0..1 to raw predictions (B, N, 5 + nc + 3K
 torch and onnxruntime are imported by the backend that needs them and by no other.
 """
 
+import ast
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -120,7 +121,7 @@ def parse_device(device: str) -> Optional[int]:
     number = text[len("cuda:") :] if text.startswith("cuda:") else text
     if text == "cuda":
         return 0
-    if not number.isdigit():
+    if not (number.isdecimal() and len(number) < 4):
         raise InputError("--device %s: expected cpu or one GPU index such as 0" % device)
     return int(number)
 
@@ -169,7 +170,10 @@ class TorchBackend(Backend):
         self._check_input(images)
         with self._torch.inference_mode():
             batch = self._torch.from_numpy(images).to(self._device)
-            return self._model(batch.half() if self._half else batch)
+            raw = self._model(batch.half() if self._half else batch)
+            if self._device.type == "cuda":
+                self._torch.cuda.synchronize(self._device)  # so that timings mean something
+            return raw
 
 
 class OnnxBackend(Backend):
@@ -245,24 +249,19 @@ class OnnxBackend(Backend):
                 "--weights %s: NMS inside the model is not supported by this version yet; "
                 "export without --end2end" % path
             )
-        width = outputs[0].shape[-1] if len(outputs[0].shape) == 3 else None
-        if not isinstance(width, int) or width < 6:
+        rows, width = outputs[0].shape[1:] if len(outputs[0].shape) == 3 else (None, None)
+        properties = self._session.get_modelmeta().custom_metadata_map
+        # Other networks lay their output out the other way round, (B, values, predictions).
+        turned = "nkpt" not in properties and isinstance(rows, int) and rows < (width or 0)
+        if not isinstance(width, int) or turned:
             raise InputError(
                 foreign % ("output %s of shape %s" % (outputs[0].name, outputs[0].shape))
             )
-        meta = parse_metadata(self._session.get_modelmeta().custom_metadata_map)
-        self.names = meta.get("names") or ["person"]
-        self.stride = int(meta.get("stride", DEFAULT_STRIDE))
-        self.imgsz = tuple(meta["imgsz"]) if meta.get("imgsz") else None
-        self.nkpt = (width - 5 - len(self.names)) // 3
-        if self.nkpt < 0 or 5 + len(self.names) + 3 * self.nkpt != width:
-            raise InputError(
-                foreign
-                % (
-                    "%d output columns are not 5 + %d classes + 3 x keypoints"
-                    % (width, len(self.names))
-                )
-            )
+        try:
+            info = read_metadata(properties, width)
+        except ValueError as e:
+            raise InputError(foreign % e) from e
+        self.names, self.nkpt, self.stride, self.imgsz = info
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         self._check_input(images)
@@ -278,19 +277,59 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-METADATA_KEYS = ("names", "nc", "nkpt", "stride", "imgsz", "task", "head")
+class ModelInfo(NamedTuple):
+    """What a model file says about itself beyond its shapes."""
+
+    names: List[str]
+    nkpt: int
+    stride: int
+    imgsz: Optional[Tuple[int, int]]
 
 
-def parse_metadata(properties: Dict[str, str]) -> Dict[str, Any]:
-    """JSON values of an ONNX model's `metadata_props`; unknown keys and plain text are left out."""
-    meta = {}
-    for key, text in properties.items():
-        if key in METADATA_KEYS:
-            try:
-                meta[key] = json.loads(text)
-            except ValueError:
-                continue
-    return meta
+def read_metadata(properties: Dict[str, str], width: int) -> ModelInfo:
+    """Check and complete the JSON metadata of an exported model.
+
+    Args:
+        properties: ONNX `metadata_props`, or the like; every key is optional.
+        width: columns of the raw output, 5 + nc + 3K.
+
+    Raises ValueError (reason only) if they contradict each other or make no sense.
+    """
+    names = _metadata_value(properties, "names", ["person"])
+    if isinstance(names, dict):  # {"0": "person"}, as other tools write it
+        names = list(names.values())
+    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+        raise ValueError("metadata names: %s is no list of class names" % str(names)[:60])
+    nkpt = (width - 5 - len(names)) // 3
+    if nkpt < 1 or 5 + len(names) + 3 * nkpt != width:
+        raise ValueError(
+            "%d output columns are not 5 + %d classes + 3 x keypoints" % (width, len(names))
+        )
+    if _metadata_value(properties, "nkpt", nkpt) != nkpt:
+        raise ValueError("metadata nkpt %s, output %d" % (properties["nkpt"], nkpt))
+    stride = _metadata_value(properties, "stride", DEFAULT_STRIDE)
+    if type(stride) is not int or not 1 <= stride <= 1024:
+        raise ValueError("metadata stride: %s" % str(stride)[:60])
+    imgsz = _metadata_value(properties, "imgsz", None)
+    if imgsz is not None:
+        if not (isinstance(imgsz, list) and len(imgsz) == 2):
+            raise ValueError("metadata imgsz: %s is not height, width" % str(imgsz)[:60])
+        if any(type(v) is not int or v < 1 or v % stride for v in imgsz):
+            raise ValueError("metadata imgsz: %s are no multiples of %d" % (imgsz, stride))
+        imgsz = (imgsz[0], imgsz[1])
+    return ModelInfo(names, nkpt, stride, imgsz)
+
+
+def _metadata_value(properties: Dict[str, str], key: str, default: Any) -> Any:
+    if key not in properties:
+        return default
+    try:
+        return json.loads(properties[key])
+    except ValueError:
+        try:  # the text of a Python value
+            return ast.literal_eval(properties[key])
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as e:
+            raise ValueError("metadata %s is not JSON" % key) from e
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,6 +19,9 @@ def run(
     did not understand the command line. 130: interrupted. Anything else keeps its traceback.
     """
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a file name that this terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(args)
     except InputError as e:

@@ -1,12 +1,15 @@
 """Writing files whole or not at all, and run folders that never collide."""
 
 import contextlib
+import itertools
 import os
 import re
 from pathlib import Path
 from typing import Iterator, Union
 
 from utils.errors import InputError
+
+_numbers = itertools.count()
 
 
 @contextlib.contextmanager
@@ -17,7 +20,8 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     Missing parent folders are made. Raises InputError if the folder cannot be written.
     """
     path = Path(path)
-    tmp = path.with_name(".%s.%d.tmp%s" % (path.stem, os.getpid(), path.suffix))
+    # short: the name itself may use up the length a file system allows
+    tmp = path.with_name(".tmp%d-%d%s" % (os.getpid(), next(_numbers), path.suffix))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(str(path.parent), os.W_OK):

@@ -5,7 +5,7 @@ batch = to_batch([image], [letterbox], (640, 640))     # (1, 3, 640, 640) RGB 0.
 poses = letterbox.to_original(network_poses)
 """
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -44,18 +44,20 @@ class Letterbox(NamedTuple):
         return points * np.array([sx, sy]) + np.array([left, top])
 
 
-def fit(image_hw: HW, net_hw: HW, center: bool = True) -> Letterbox:
-    """Largest placement of an image inside the canvas that keeps its aspect ratio.
+def fit(image_hw: HW, net_hw: HW, canvas_hw: Optional[HW] = None, center: bool = True) -> Letterbox:
+    """Largest placement of an image inside net_hw that keeps its aspect ratio.
 
     Args:
         image_hw, net_hw: (height, width) px, both at least 1.
+        canvas_hw: the canvas it is placed on, if that is not net_hw (see `rectangle`).
         center: border on both sides; otherwise only right and bottom.
     """
+    canvas_h, canvas_w = canvas_hw or net_hw
     (h, w), (net_h, net_w) = image_hw, net_hw
     ratio = min(net_h / h, net_w / w)
     new_h = min(max(round(h * ratio), 1), net_h)
     new_w = min(max(round(w * ratio), 1), net_w)
-    top, left = ((net_h - new_h) // 2, (net_w - new_w) // 2) if center else (0, 0)
+    top, left = ((canvas_h - new_h) // 2, (canvas_w - new_w) // 2) if center else (0, 0)
     return Letterbox((new_h / h, new_w / w), (top, left), (h, w), (new_h, new_w))
 
 

@@ -48,6 +48,7 @@ def candidates(
         poses = rows_to_poses(np.asarray(rows, np.float32), nc)
         # a network that overflows in FP16 says inf or NaN; nobody is there
         keep = (poses.scores > conf_thres) & np.isfinite(poses.boxes).all(1)
+        keep &= np.isfinite(poses.keypoints).all((1, 2))
         if classes is not None:
             keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
         found.append(poses.select(keep))

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from typing import Callable, Deque, Dict, Iterable, Iterator, List, TypeVar
+from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -25,11 +25,14 @@ class _Failure:
         self.error = error
 
 
-def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+def prefetch(
+    items: Iterable[T], depth: int = 2, on_stop: Optional[Callable[[], None]] = None
+) -> Iterator[T]:
     """Iterate over `items` in a thread, at most `depth` items ahead; the order stays.
 
     An exception of `items` is raised here. When the consumer stops early (break, exception,
-    close()), the thread ends after the item it is working on.
+    close()), the thread ends after the item it is working on. `on_stop` is called then, to wake
+    a source that waits for something that may never come.
     """
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -68,20 +71,23 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
             yield item  # type: ignore
     finally:
         stop.set()
+        if on_stop is not None:
+            on_stop()
         thread.join(timeout=10)
 
 
 def parallel_map(function: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
     """`map(function, items)` with up to `workers` calls at a time; the order stays.
 
-    Takes at most `workers + 1` items ahead of the consumer.
+    With several workers one more item waits its turn; with one worker none does.
     """
+    ahead = workers if workers > 1 else 0
     pending: Deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) > workers:
+                if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

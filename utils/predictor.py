@@ -16,18 +16,22 @@ from utils.backends import Backend
 from utils.errors import InputError
 from utils.keypoints import skeleton
 from utils.letterbox import HW, Letterbox
-from utils.poses import Poses, empty_poses
+from utils.poses import Poses
 
 DEFAULT_SIZE = 640
 # Scale and mirroring of the extra views of --augment
 AUGMENT_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (0.83, True), (0.67, False))
 
 
-class Prepared(NamedTuple):
+class View(NamedTuple):
     """A network batch and where each image lies on it."""
 
-    batch: np.ndarray  # (B, 3, net_h, net_w) float32 RGB 0..1
+    batch: Optional[np.ndarray]  # (B, 3, net_h, net_w) float32 RGB 0..1; None once it was used
     letterboxes: List[Letterbox]  # one an image; fewer than B if the batch was filled up
+    mirrored: bool = False
+
+
+Prepared = List[View]  # one view, with --augment several
 
 
 class Predictor:
@@ -57,7 +61,7 @@ class Predictor:
     ):
         self.backend = backend
         self.net_hw = resolve_size(backend, img_size)
-        self.auto = auto and backend.static_hw is None
+        self.auto = auto and backend.input_shape[2:] == (None, None)
         self.conf_thres, self.iou_thres = conf_thres, iou_thres
         self.agnostic, self.max_det = agnostic, max_det
         self.classes = None if classes is None else list(classes)
@@ -80,11 +84,8 @@ class Predictor:
         """(H, W, 3) uint8 BGR images of any sizes -> one Poses each, in image pixels."""
         poses: List[Poses] = []
         for chunk in self.chunks(images):
-            if self.augment:
-                poses += self.predict_augmented(chunk)
-            else:
-                prepared = self.preprocess(chunk)
-                poses += self.postprocess(self.infer(prepared), prepared)
+            prepared = self.preprocess(chunk)
+            poses += self.postprocess(self.infer(prepared), prepared)
         return poses
 
     def chunks(self, images: Sequence[np.ndarray]) -> List[List[np.ndarray]]:
@@ -103,61 +104,56 @@ class Predictor:
                 chunks.append([image])
         return chunks
 
-    def preprocess(self, images: Sequence[np.ndarray], scale: float = 1.0) -> Prepared:
-        """Letterbox a batch. With `auto`, images must share one shape (see `chunks`).
+    def preprocess(self, images: Sequence[np.ndarray]) -> Prepared:
+        """Letterbox a batch: at most as many images as the model takes."""
+        if not self.augment:
+            return [self._view(images, 1.0, False)]
+        return [self._view(images, scale, mirrored) for scale, mirrored in AUGMENT_VIEWS]
 
-        Args:
-            scale: shrink the picture inside the canvas (the views of --augment).
-        """
-        hw = images[0].shape[:2]
-        net_hw = self.net_hw
-        if self.auto:
-            net_hw = letterbox.rectangle((hw[0], hw[1]), net_hw, self.backend.stride)
-        inner = (max(round(net_hw[0] * scale), 1), max(round(net_hw[1] * scale), 1))
-        boxes = [
-            letterbox.fit((i.shape[0], i.shape[1]), inner, center=scale == 1.0) for i in images
-        ]
-        batch = letterbox.to_batch(images, boxes, net_hw)
+    def _view(self, images: Sequence[np.ndarray], scale: float, mirrored: bool) -> View:
+        """Args: scale: shrink the pictures inside the canvas. mirrored: flip them first."""
+        if mirrored:
+            images = [np.ascontiguousarray(i[:, ::-1]) for i in images]
+        sizes = [(i.shape[0], i.shape[1]) for i in images]
+        canvas = self.net_hw
+        if self.auto and len(set(sizes)) == 1:
+            canvas = letterbox.rectangle(sizes[0], self.net_hw, self.backend.stride)
+        inner = tuple(max(round(side * scale), 1) for side in self.net_hw)
+        boxes = [letterbox.fit(size, (inner[0], inner[1]), canvas) for size in sizes]
+        batch = letterbox.to_batch(images, boxes, canvas)
         size = self.backend.batch
         if size is not None and len(batch) < size:  # the last batch of a fixed-batch model
             fill = np.zeros((size - len(batch),) + batch.shape[1:], batch.dtype)
             batch = np.concatenate([batch, fill])
-        return Prepared(batch, boxes)
+        return View(batch, boxes, mirrored)
 
-    def infer(self, prepared: Prepared) -> Any:
-        """Raw predictions, NumPy or torch on its device; see Backend.__call__."""
-        return self.backend(prepared.batch)
+    def infer(self, prepared: Prepared) -> List[Any]:
+        """Raw predictions of each view, NumPy or torch on its device; see Backend.__call__."""
+        return [self.backend(view.batch) for view in prepared]  # type: ignore
 
-    def postprocess(self, raw: Any, prepared: Prepared) -> List[Poses]:
-        """Raw predictions -> Poses in image pixels."""
-        poses = nms.raw_to_poses(
-            raw[: len(prepared.letterboxes)],
-            self.backend.nc,
-            self.conf_thres,
-            self.iou_thres,
-            self.agnostic,
-            self.max_det,
-            self.classes,
-        )
-        return [box.to_original(p) for box, p in zip(prepared.letterboxes, poses)]
-
-    def predict_augmented(self, images: Sequence[np.ndarray]) -> List[Poses]:
-        """Poses from several views of each image (AUGMENT_VIEWS), merged by one NMS."""
-        views: List[List[Poses]] = []
-        for scale, mirrored in AUGMENT_VIEWS:
-            seen = [np.ascontiguousarray(i[:, ::-1]) for i in images] if mirrored else images
-            prepared = self.preprocess(seen, scale)
-            raw = self.infer(prepared)[: len(images)]
-            found = nms.candidates(raw, self.backend.nc, self.conf_thres, self.classes)
-            found = [b.to_original(p) for b, p in zip(prepared.letterboxes, found)]
-            if mirrored:
-                found = [self.mirror(p, i.shape[1]) for p, i in zip(found, images)]
+    def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
+        """Raw predictions of each view -> Poses in image pixels, one an image."""
+        if len(prepared) == 1:  # NMS on the canvas, as a model with NMS inside does it
+            boxes = prepared[0].letterboxes
+            found = self._candidates(raws[0], boxes)
+            return [box.to_original(self._suppress(poses)) for box, poses in zip(boxes, found)]
+        views = []
+        for raw, view in zip(raws, prepared):
+            found = self._candidates(raw, view.letterboxes)
+            found = [box.to_original(poses) for box, poses in zip(view.letterboxes, found)]
+            if view.mirrored:
+                widths = [box.image_hw[1] for box in view.letterboxes]
+                found = [self.mirror(poses, width) for poses, width in zip(found, widths)]
             views.append(found)
-        merged = []
-        for per_image in zip(*views):
-            together = Poses(*(np.concatenate(field) for field in zip(*per_image)))
-            merged.append(nms.suppress(together, self.iou_thres, self.agnostic, self.max_det))
-        return merged
+        merged = [Poses(*map(np.concatenate, zip(*per_image))) for per_image in zip(*views)]
+        return [self._suppress(poses) for poses in merged]
+
+    def _candidates(self, raw: Any, boxes: Sequence[Letterbox]) -> List[Poses]:
+        raw = raw[: len(boxes)]
+        return nms.candidates(raw, self.backend.nc, self.conf_thres, self.classes)
+
+    def _suppress(self, poses: Poses) -> Poses:
+        return nms.suppress(poses, self.iou_thres, self.agnostic, self.max_det)
 
     def mirror(self, poses: Poses, width: int) -> Poses:
         """Poses of a mirrored image -> Poses of the image: x flipped, left and right swapped."""
@@ -168,14 +164,6 @@ class Predictor:
             keypoints = keypoints[:, list(self.flip_index)]
         keypoints[..., 0] = width - keypoints[..., 0]
         return poses._replace(boxes=boxes, keypoints=keypoints)
-
-    def warm_up(self) -> None:
-        """One inference on a blank canvas: allocations and kernel choice before the clock runs."""
-        batch = self.backend.batch or 1
-        self.backend(np.zeros((batch, 3) + self.net_hw, np.float32))
-
-    def empty(self) -> Poses:
-        return empty_poses(self.backend.nkpt)
 
 
 def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:

@@ -8,6 +8,7 @@ source.skipped    # [(path, reason)] of what could not be read
 
 import glob
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ VIDEO_SUFFIXES = ".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".
 LIST_SUFFIXES = (".txt", ".streams")
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
 RECONNECT_S = 10.0  # a live stream that stays silent this long has ended
+CLOSE_S = 2.0  # wait this long for readers that hang in the network
 
 
 class Frame(NamedTuple):
@@ -99,6 +101,8 @@ class Source:
                 self.decode_s += time.perf_counter() - started
             yield Frame(image, path, 0, "image", 0.0)
         for path in self.videos:
+            if self._stop.is_set():
+                return
             yield from self._video(path)
         if self.streams:
             yield from self._live()
@@ -124,7 +128,7 @@ class Source:
             # Containers often count a frame or two too many; more is a broken file.
             if not self._stop.is_set() and index < expected - max(2, expected // 50):
                 self.skipped.append((path, "breaks off after %d of %d frames" % (index, expected)))
-            elif index == 0:
+            elif index == 0 and not self._stop.is_set():
                 self.skipped.append((path, "a video without frames"))
         finally:
             capture.release()
@@ -148,7 +152,7 @@ class Source:
                     )
                     counts[i] += 1
                 if idle:
-                    if all(r.ended for r in readers):
+                    if all(r.ended and not r.waiting for r in readers):
                         break
                     time.sleep(0.002)
             for reader, count in zip(readers, counts):
@@ -156,7 +160,10 @@ class Source:
                     self.skipped.append((reader.address, "no frame arrived"))
         finally:
             for reader in readers:
-                reader.close()
+                reader.ask_to_close()
+            deadline = time.monotonic() + CLOSE_S
+            for reader in readers:
+                reader.close(deadline)
 
 
 class _LiveReader:
@@ -171,24 +178,33 @@ class _LiveReader:
         self._closing = threading.Event()
         self._capture: Optional[cv2.VideoCapture] = None
         self._thread: Optional[threading.Thread] = None
+        self._finite = False
 
     def open(self) -> None:
         """Connect. Raises InputError if the address cannot be opened."""
         self._capture = self._connect()
         if not self._capture.isOpened():
-            what = "webcam" if self.address.isdigit() else "stream"
+            what = "webcam" if self.address.isdecimal() else "stream"
             raise InputError(
-                "--source %s: cannot open this %s; is it connected and free?" % (self.address, what)
+                "--source %s: cannot open this %s; is it connected and free?"
+                % (display_name(self.address), what)
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else 30.0
+        self._finite = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # a file behind http
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _connect(self) -> cv2.VideoCapture:
-        return cv2.VideoCapture(int(self.address) if self.address.isdigit() else self.address)
+        return cv2.VideoCapture(int(self.address) if self.address.isdecimal() else self.address)
 
     def _run(self) -> None:
+        try:
+            self._read()
+        finally:
+            self.ended = True
+
+    def _read(self) -> None:
         assert self._capture is not None
         silent_since = None
         while not self._closing.is_set():
@@ -198,15 +214,21 @@ class _LiveReader:
                 with self._lock:
                     self._image = image
                 continue
+            if self._finite:
+                break
             now = time.monotonic()
             silent_since = silent_since or now
             if now - silent_since > RECONNECT_S:
                 break
             self._closing.wait(0.5)
-            if not self._closing.is_set() and not self.address.isdigit():
+            if not self._closing.is_set() and not self.address.isdecimal():
                 self._capture.release()
                 self._capture = self._connect()
-        self.ended = True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a frame is there that was not handed out."""
+        return self._image is not None
 
     def newest(self) -> Optional[np.ndarray]:
         """The newest frame not handed out yet, or None."""
@@ -214,10 +236,15 @@ class _LiveReader:
             image, self._image = self._image, None
         return image
 
-    def close(self) -> None:
+    def ask_to_close(self) -> None:
         self._closing.set()
+
+    def close(self, deadline: float) -> None:
+        """Release the capture, unless its thread still hangs in it at `deadline` (monotonic)."""
         if self._thread is not None:
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=max(deadline - time.monotonic(), 0))
+            if self._thread.is_alive():
+                return
         if self._capture is not None:
             self._capture.release()
 
@@ -250,8 +277,8 @@ def _collect(
     streams: List[str],
     depth: int,
 ) -> None:
-    if source.isdigit() or source.lower().startswith(STREAM_PREFIXES):
-        streams.append(source)
+    if is_address(source):
+        _sort_address(source, videos, streams)
         return
     path = Path(source).expanduser()
     path = path if path.is_absolute() or depth == 0 else base / path
@@ -271,8 +298,8 @@ def _collect(
         if not lines:
             raise InputError("--source %s: the list file is empty" % path)
         for line in lines:
-            if line.isdigit() or line.lower().startswith(STREAM_PREFIXES):
-                streams.append(line)
+            if is_address(line):
+                _sort_address(line, videos, streams)
                 continue
             item = Path(line) if Path(line).is_absolute() else path.parent / line
             if item.is_dir() or any(c in line for c in "*?["):
@@ -294,6 +321,24 @@ def _collect(
             "--source %s: no such file or folder; expected an image, video, folder, glob, "
             "webcam index, stream address or list file" % source
         )
+
+
+def is_address(source: str) -> bool:
+    """Whether a source is a webcam index or a stream address rather than a file."""
+    is_index = source.isdecimal() and source.isascii() and len(source) < 4
+    return is_index or source.lower().startswith(STREAM_PREFIXES)
+
+
+def display_name(address: str) -> str:
+    """An address without the password it may hold."""
+    return re.sub(r"//[^/@]*@", "//", address)
+
+
+def _sort_address(address: str, videos: List[str], streams: List[str]) -> None:
+    """A video file behind http is read frame by frame to its end; anything else is live."""
+    path = address.split("?")[0].lower()
+    is_file = path.startswith("http") and path.endswith(tuple(VIDEO_SUFFIXES))
+    (videos if is_file else streams).append(address)
 
 
 def _sort_by_kind(names: List[str], images: List[str], videos: List[str]) -> int:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
+import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Set
 
 import cv2
 import numpy as np
@@ -11,8 +13,9 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.poses import Poses, xyxy_to_cxcywh, xyxy_to_xywh
-from utils.sources import Frame
+from utils.sources import Frame, display_name, is_address
 
+MAX_REPEATS = 300  # copies of one frame while a stream is silent
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -33,11 +36,14 @@ class ResultWriter:
         txt_conf: bool = False,
         json_rows: bool = False,
         crops: bool = False,
+        numeric_ids: bool = False,
     ):
         self.folder, self.names = folder, list(names)
         self.images, self.txt, self.txt_conf = images, txt, txt_conf
         self.json_rows, self.crops = json_rows, crops
+        self.numeric_ids = numeric_ids
         self._stems: Dict[str, str] = {}  # source path -> name of its results
+        self._taken: Set[str] = set()  # lower case
         self._videos: Dict[str, VideoFile] = {}
         self._rows: List[Dict[str, Any]] = []
         self._image_count = 0
@@ -45,7 +51,9 @@ class ResultWriter:
     def write_data(self, frame: Frame, poses: Poses) -> None:
         """Labels, crops and JSON rows; before anything is drawn into `frame.image`."""
         stem = self._stem(frame.path)
-        label = stem if frame.kind == "image" else "%s_%d" % (stem, frame.index + 1)
+        label = stem
+        if frame.kind != "image":
+            label = self._unique("%s_%d" % (stem, frame.index + 1))
         if self.txt:
             target = self.folder / "labels" / (label + ".txt")
             with atomic_path(target) as tmp:
@@ -66,7 +74,10 @@ class ResultWriter:
         if frame.kind == "image":
             suffix = Path(frame.path).suffix.lower()
             suffix = suffix if suffix in KEPT_SUFFIXES else ".jpg"
-            write_image(self.folder / (stem + suffix), image)
+            data = encode(suffix, image)
+            if data is None:  # for instance wider than a WebP may be
+                suffix, data = ".png", encode(".png", image)
+            write_bytes(self.folder / (stem + suffix), data)
             return
         video = self._videos.get(frame.path)
         if video is None:
@@ -91,27 +102,29 @@ class ResultWriter:
 
     def _stem(self, path: str) -> str:
         if path not in self._stems:
-            is_address = "://" in path or path.isdigit()
-            stem = re.sub(r"[^\w.-]+", "_", path) if is_address else Path(path).stem
-            taken = {s.lower() for s in self._stems.values()}
-            unique, number = stem, 1
-            while unique.lower() in taken:
-                number += 1
-                unique = "%s_%d" % (stem, number)
-            self._stems[path] = unique
+            stem = safe_name(display_name(path)) if is_address(path) else Path(path).stem
+            self._stems[path] = self._unique(stem)
         return self._stems[path]
 
+    def _unique(self, name: str) -> str:
+        """`name`, or name_2, name_3, ... if files of this run have it already."""
+        unique, number = name, 1
+        while unique.lower() in self._taken:
+            number += 1
+            unique = "%s_%d" % (name, number)
+        self._taken.add(unique.lower())
+        return unique
+
     def _image_id(self, frame: Frame) -> int:
-        """The number in a COCO file name such as 000000000139.jpg, else a running number."""
-        stem = Path(frame.path).stem
-        return int(stem) if frame.kind == "image" and stem.isdigit() else self._image_count
+        """The number in the file name (COCO: 000000000139.jpg) or a running number, from 0."""
+        return int(Path(frame.path).stem) if self.numeric_ids else self._image_count
 
     def _write_crops(self, image: np.ndarray, label: str, poses: Poses) -> None:
         for i in range(poses.count):
             x1, y1, x2, y2 = np.rint(poses.boxes[i]).astype(int)
             crop = image[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
             if crop.size:
-                name = self.names[int(poses.classes[i])]
+                name = safe_name(self.names[int(poses.classes[i])])
                 write_image(self.folder / "crops" / name / ("%s_%d.jpg" % (label, i + 1)), crop)
 
 
@@ -147,7 +160,9 @@ def coco_rows(poses: Poses, frame: Frame, image_id: int) -> List[Dict[str, Any]]
             "bbox": [round(float(v), 3) for v in boxes[i]],
             "score": round(float(poses.scores[i]), 5),
             "keypoints": [round(float(v), 3) for v in poses.keypoints[i].ravel()],
-            "file_name": Path(frame.path).name if "://" not in frame.path else frame.path,
+            "file_name": display_name(frame.path)
+            if is_address(frame.path)
+            else Path(frame.path).name,
         }
         if frame.kind != "image":
             row["frame"] = frame.index
@@ -155,13 +170,32 @@ def coco_rows(poses: Poses, frame: Frame, image_id: int) -> List[Dict[str, Any]]
     return rows
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Encode by suffix and write whole; any file name, any platform."""
-    ok, data = cv2.imencode(path.suffix, image)
-    if not ok:
-        raise InputError("%s: OpenCV cannot write this image type" % path)
+def safe_name(text: str) -> str:
+    """A file or folder name made of any text: no separators, never `.` or `..`."""
+    name = re.sub(r"[^\w.-]+", "_", text).strip(".")
+    return name[:100] or "_"
+
+
+def encode(suffix: str, image: np.ndarray) -> Optional[np.ndarray]:
+    """File content of an image, None if this type cannot hold it."""
+    try:
+        ok, data = cv2.imencode(suffix, image)
+    except cv2.error:
+        return None
+    return data if ok else None
+
+
+def write_bytes(path: Path, data: Optional[np.ndarray]) -> None:
+    """Write encoded data whole; any file name, any platform."""
+    if data is None:
+        raise InputError("%s: OpenCV cannot encode this image" % path)
     with atomic_path(path) as tmp:
         data.tofile(str(tmp))
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Encode by suffix and write whole. Raises InputError if the type cannot hold the image."""
+    write_bytes(path, encode(path.suffix, image))
 
 
 class VideoFile:
@@ -169,9 +203,11 @@ class VideoFile:
 
     def __init__(self, path: Path, fps: float, hw: Sequence[int], is_stream: bool):
         self.path, self.is_stream = path, is_stream
+        self._fps, self._count = fps, 0
+        self._started = 0.0
         self._hw = (hw[0], hw[1])
         self._context = atomic_path(path)
-        tmp = self._context.__enter__()
+        self._tmp = tmp = self._context.__enter__()
         fourcc = cv2.VideoWriter_fourcc(*"mp4v")
         self._writer: Optional[cv2.VideoWriter] = cv2.VideoWriter(
             str(tmp), fourcc, fps, (self._hw[1], self._hw[0])
@@ -184,10 +220,24 @@ class VideoFile:
         assert self._writer is not None
         if image.shape[:2] != self._hw:
             image = cv2.resize(image, (self._hw[1], self._hw[0]))
-        self._writer.write(image)
+        copies = 1
+        if self.is_stream:  # frames were dropped on the way: repeat, so that it plays in real time
+            now = time.monotonic()
+            self._started = self._started or now
+            due = round((now - self._started) * self._fps) + 1 - self._count
+            copies = min(max(due, 1), MAX_REPEATS)
+        for _ in range(copies):
+            self._writer.write(image)
+        self._count += copies
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.release()
             self._writer = None
+            try:  # OpenCV does not say when the disk is full
+                if self._count and not cv2.VideoCapture(str(self._tmp)).read()[0]:
+                    raise InputError("%s: the video could not be written; disk full?" % self.path)
+            except InputError:
+                self._context.__exit__(*sys.exc_info())
+                raise
             self._context.__exit__(None, None, None)
