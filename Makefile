@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
+SOURCES := $(wildcard *.py) models utils benchmarks tests
 WEIGHTS := weights/yolov5s6_pose_demo
 # A Python 3.8, if this machine has one, also runs the tests that need no torch.
 PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
@@ -28,12 +29,12 @@ test-py38: .venv38/.installed
 	.venv38/bin/python -m pytest -p no:cacheprovider
 
 lint: $(VENV)/.installed-dev
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
 
 format: $(VENV)/.installed-dev
-	$(VENV)/bin/ruff check --fix .
-	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+	$(VENV)/bin/ruff format $(SOURCES)
 
 bench: $(VENV)/.installed
 	$(PY) benchmarks/graph.py

@@ -41,6 +41,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         "rtsp/http address, list file .txt/.streams [data/images]")  # fmt: skip
     add("--img-size", "--img", "--imgsz", nargs="+", type=int, metavar="PX",
         help="one number or height width [the model's own, else 640]")  # fmt: skip
+    add("--square", action="store_true", help="pad to the full size also where the model takes "
+        "a rectangle that fits the picture; for comparing with a static export")  # fmt: skip
     add("--conf-thres", type=float, default=0.25, help="score threshold, 0..1 [0.25]")
     add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold, 0..1 [0.45]")
     add("--max-det", type=int, default=300, help="detections an image at most [300]")
@@ -76,6 +78,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError("--img-size: expected one number or height width")
     if args.line_thickness < 0:
         raise InputError("--line-thickness %d: expected px, 0: automatic" % args.line_thickness)
+    if not args.name:
+        raise InputError("--name: expected the name of a folder")
     if args.max_det < 1:
         raise InputError("--max-det %d: expected at least 1" % args.max_det)
     if args.save_conf and not args.save_txt:
@@ -117,6 +121,7 @@ def main(args: argparse.Namespace) -> None:
         args.agnostic_nms,
         args.max_det,
         args.classes,
+        auto=not args.square,
         augment=args.augment,
     )
     print(
@@ -130,6 +135,7 @@ def main(args: argparse.Namespace) -> None:
             backend.nkpt,
         )
     )
+    check_not_own_input(args, source)
     folder = increment_dir(args.project, args.name, args.exist_ok)
     writer = ResultWriter(
         folder,
@@ -155,6 +161,17 @@ def main(args: argparse.Namespace) -> None:
         remove_if_empty(folder)
     if run.interrupted:
         raise KeyboardInterrupt
+
+
+def check_not_own_input(args: argparse.Namespace, source: Source) -> None:
+    """With --exist-ok results may land in the folder of their source: not over it."""
+    folder = (Path(args.project) / args.name).resolve()
+    if args.exist_ok and not args.nosave:
+        for path in source.images + source.videos:
+            if Path(path).resolve().parent == folder:
+                raise InputError(
+                    "--name %s: the results would overwrite the source %s" % (args.name, path)
+                )
 
 
 class Run(NamedTuple):
@@ -246,6 +263,8 @@ def report(args: argparse.Namespace, folder: Path, detector: Detector, run: Run)
         stages += " (%d inferences at a time)" % backend.workers
     for path, reason in skipped:
         print("skipped: %s (%s)" % (display_name(path), reason))
+    for path, reason in detector.source.incomplete:
+        print("incomplete: %s (%s)" % (display_name(path), reason))
     print(
         "%d frames, %d poses, %d files skipped; ms a frame: %s; %.2f frames/s overall"
         % (run.frames, run.poses, len(skipped), stages, run.frames / run.seconds)
@@ -258,6 +277,9 @@ def report(args: argparse.Namespace, folder: Path, detector: Detector, run: Run)
         "frames": run.frames,
         "poses": run.poses,
         "skipped": [{"path": display_name(p), "reason": r} for p, r in skipped],
+        "incomplete": [
+            {"path": display_name(p), "reason": r} for p, r in detector.source.incomplete
+        ],
         "ms_each": each,
         "workers": backend.workers,
         "frames_per_s": run.frames / run.seconds,

@@ -26,7 +26,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    if __name__ == "__main__":
+        sys.exit("error: a .pt needs PyTorch; pip install torch (%s)" % error)
+    raise
 
 from models.common import activation_name
 from models.yolo import Model, check_cfg
@@ -80,8 +85,10 @@ def save_checkpoint(
         "state_dict": state,
         "meta": dict(meta or {}),
     }
+    data = io.BytesIO()  # torch's own writer answers a full disk with an internal error
+    torch.save(content, data)
     with atomic_path(path) as tmp:
-        torch.save(content, str(tmp))
+        tmp.write_bytes(data.getbuffer())
 
 
 def load_checkpoint(path: Union[str, Path]) -> Checkpoint:
@@ -92,7 +99,8 @@ def load_checkpoint(path: Union[str, Path]) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError("%s: no such file, expected a .pt checkpoint" % path)
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise InputError("%s: %s, expected a .pt checkpoint" % (path, what))
     try:
         with zipfile.ZipFile(str(path)) as archive:
             content, tensors = _read_pickle(path, archive)
@@ -483,7 +491,7 @@ def _read_pickle(path: Path, archive: zipfile.ZipFile) -> Tuple[Dict[str, Any], 
     except _Refused as e:
         raise InputError(
             "%s: refused, its pickle names %s, which no YOLO-Pose checkpoint needs; "
-            "nothing was executed. Do not load this file with other tools" % (path, e)
+            "nothing was executed. It is of another network, or hostile" % (path, e)
         ) from e
     except (InputError, OSError, zipfile.BadZipFile):
         raise
@@ -493,7 +501,8 @@ def _read_pickle(path: Path, archive: zipfile.ZipFile) -> Tuple[Dict[str, Any], 
             "%s: damaged checkpoint (%s); copy or download it again" % (path, _reason(e))
         ) from e
     if not isinstance(content, dict):
-        raise InputError("%s: expected a checkpoint dict, got %s" % (path, type(content).__name__))
+        kind = getattr(content, "kind", "") or type(content).__name__
+        raise InputError("%s: expected a checkpoint dict, got %s" % (path, kind))
     return content, _Tensors(archive, prefix)
 
 
@@ -501,7 +510,9 @@ def _check_archive(path: Path, infos: List[zipfile.ZipInfo]) -> None:
     """Refuse compressed members and sizes the file cannot hold (zip bombs)."""
     file_size = path.stat().st_size
     if any(i.compress_type != zipfile.ZIP_STORED for i in infos):
-        raise InputError("%s: refused, compressed zip members; checkpoints store theirs" % path)
+        raise InputError(
+            "%s: refused, compressed (TorchScript? a plain zip?), no checkpoint is" % path
+        )
     declared = sum(i.file_size for i in infos)
     if declared > file_size:
         raise InputError(
@@ -647,7 +658,7 @@ def _activations(layers: Any, cfg: Dict[str, Any]) -> Dict[int, str]:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("convert a checkpoint", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("checkpoint.py", description=__doc__.split("\n")[0])
     parser.add_argument("--weights", required=True, help="checkpoint to read (.pt)")
     parser.add_argument("--out", required=True, help="checkpoint to write (.pt)")
     parser.add_argument("--fp32", action="store_true", help="store FP32 instead of FP16")
@@ -655,6 +666,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    if Path(args.out).resolve() == Path(args.weights).resolve():
+        raise InputError("--out %s: would overwrite --weights; name another file" % args.out)
     if Path(args.out).suffix != ".pt":
         raise InputError("--out %s: expected a file name ending in .pt" % args.out)
     checkpoint = load_checkpoint(args.weights)

@@ -33,6 +33,7 @@ from utils.files import atomic_path
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
 OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
+MAX_SIZE = 8192  # px; about 10 GB of activations for s6
 DYNAMIC_AXES = {
     "input": {0: "batch", 2: "height", 3: "width"},
     "output": {0: "batch", 1: "predictions"},
@@ -89,6 +90,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError("--weights %s: expected a .pt checkpoint" % args.weights)
     if len(args.img_size) > 2 or min(args.img_size) < 1:
         raise InputError("--img-size: expected one positive number or height width")
+    if max(args.img_size) > MAX_SIZE:
+        raise InputError("--img-size %d: expected at most %d" % (max(args.img_size), MAX_SIZE))
     if args.batch_size < 1:
         raise InputError("--batch-size %d: expected at least 1" % args.batch_size)
     if args.dynamic and args.batch_size != 1:
@@ -305,6 +308,8 @@ def main(args: argparse.Namespace) -> None:
     from utils.predictor import warn_if_rounded
 
     path = output_path(args.weights, args.dynamic)
+    if path.exists():
+        print("%s is there already and will be replaced" % path)
     model = load_checkpoint(args.weights).model
     asked = (args.img_size[0], args.img_size[-1])
     net_hw = letterbox.stride_multiple(asked, model.max_stride)

@@ -60,7 +60,7 @@ def test_wrong_shape_is_named(tmp_path):
 def test_throughput_splits_the_cores(tmp_path):
     path = str(make_pose_onnx(tmp_path / "x.onnx", ROWS))
     assert load_backend(path, "cpu").workers == 1
-    assert load_backend(path, "cpu", throughput=True).workers == min(available_cores(), 4)
+    assert load_backend(path, "cpu", throughput=True).workers == min(available_cores(), 8)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import pickle
 import struct
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,13 +269,13 @@ def test_failed_save_keeps_the_old_file(tmp_path, model, monkeypatch):
     save_checkpoint(tmp_path / "x.pt", model)
     before = (tmp_path / "x.pt").read_bytes()
 
-    def fail(content, path):
-        with open(path, "wb") as f:
+    def fail(path, data):
+        with path.open("wb") as f:
             f.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(InputError, match="x.pt: cannot be written .No space"):
         save_checkpoint(tmp_path / "x.pt", model)
     assert (tmp_path / "x.pt").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]

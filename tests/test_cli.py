@@ -33,3 +33,13 @@ def test_bugs_keep_their_traceback():
 
 def test_success_returns():
     cli.run(lambda args: None, argparse.ArgumentParser(), [])
+
+
+def test_wrong_command_line_is_one_line_and_code_1(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--number", type=int)
+    with pytest.raises(SystemExit) as leave:
+        cli.run(lambda args: None, parser, ["--number", "x"])
+    assert leave.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: argument --number") and "--help" in line

@@ -173,6 +173,10 @@ def test_dynamic_half_model_with_augment_and_classes(tmp_path, out):
         (["--iou-thres", "-0.1"], ["--iou-thres"]),
         (["--device", "x"], ["--device x"]),
         (["--max-det", "0"], ["--max-det"]),
+        (["--img-size", "0"], ["--img-size 0 0"]),
+        (["--img-size", "99999"], ["--img-size 99999"]),
+        (["--conf-thres", "abc"], ["--conf-thres"]),
+        (["--name", ""], ["--name"]),
         (["--line-thickness", "-2"], ["--line-thickness"]),
         (["--save-conf"], ["--save-txt"]),
         (["--source", "nowhere.jpg"], ["nowhere.jpg", "no such file"]),
@@ -263,3 +267,29 @@ def test_long_file_names(two_people_onnx, tmp_path, out):
     done = detect("--weights", two_people_onnx, "--source", picture, "--project", out)
     assert done.returncode == 0, done.stderr
     assert (out / "exp" / picture.name).exists()
+
+
+def test_own_input_is_never_overwritten(two_people_onnx, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    picture = encode(folder / "x.png", gradient())
+    before = picture.read_bytes()
+    flags = ["--weights", two_people_onnx, "--source", folder]
+    fails(
+        detect(*flags, "--project", tmp_path, "--name", "own", "--exist-ok"), "overwrite", "x.png"
+    )
+    assert picture.read_bytes() == before and len(list(folder.iterdir())) == 1
+
+
+def test_square_and_rectangular_input(tmp_path, out):
+    rows = pose_row(32, 32, 20, 40)[None]
+    weights = make_pose_onnx(tmp_path / "x.onnx", rows, hw=None, imgsz=[64, 64], stride=32)
+    picture = encode(tmp_path / "wide.png", np.zeros((100, 400, 3), np.uint8))
+    flags = ["--weights", weights, "--source", picture, "--project", out, "--save-json"]
+    assert detect(*flags).returncode == 0 and detect(*flags, "--square").returncode == 0
+    y = [
+        json.loads((out / name / "predictions.json").read_text())[0]["keypoints"][1]
+        for name in ("exp", "exp2")
+    ]
+    # the picture is 64 x 16 on the canvas, 8 px from the top of 64 x 32 and 24 px of 64 x 64
+    np.testing.assert_allclose(y, [(32 - 8) * 6.25, (32 - 24) * 6.25], atol=0.1)

@@ -140,7 +140,8 @@ def test_video_that_breaks_off(tmp_path):
     source = open_source(str(path))
     count = len(list(source))
     assert 5 < count < 60
-    assert "breaks off after %d of 60" % count in source.skipped[0][1]
+    assert "breaks off after %d of 60" % count in source.incomplete[0][1]
+    assert not source.skipped
 
 
 def test_broken_video_is_skipped(tmp_path):
@@ -235,3 +236,14 @@ def test_password_is_not_shown():
 def test_odd_numbers_are_no_webcams(text):
     with pytest.raises(InputError, match="no such file"):
         open_source(text)
+
+
+def test_pattern_in_a_list_inside_a_folder_with_brackets(tmp_path):
+    folder = tmp_path / "中文 [1]"
+    folder.mkdir()
+    encode(folder / "a.png", gradient())
+    (folder / "list.txt").write_text("*.png\n")
+    assert len(open_source(str(folder / "list.txt")).images) == 1
+    (folder / "list.txt").write_text("nofolder\n")
+    with pytest.raises(InputError, match="nofolder: no such"):
+        open_source(str(folder / "list.txt"))

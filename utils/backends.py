@@ -16,7 +16,7 @@ import numpy as np
 from utils.errors import InputError
 
 DEFAULT_STRIDE = 64
-MAX_WORKERS = 4  # each holds the activations of one inference, about 0.2 GB for s6 at 640
+MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
 ENGINE_SUFFIXES = (".trt", ".engine", ".plan")
 
 
@@ -202,13 +202,16 @@ class OnnxBackend(Backend):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if throughput and not use_cuda:
-            self.workers = min(available_cores(), MAX_WORKERS)
-            options.intra_op_num_threads = available_cores() // self.workers
+            cores = available_cores()
+            self.workers = min(cores, MAX_WORKERS)
+            # each call works itself; these threads more are shared by all calls
+            options.intra_op_num_threads = cores - self.workers + 1
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as e:  # onnxruntime's exceptions share no base class but Exception
             raise InputError(
-                "--weights %s: ONNX Runtime cannot load it (%s)" % (path, _first_line(e))
+                "--weights %s: ONNX Runtime cannot load it; export or copy it again (%s)"
+                % (path, _first_line(e))
             ) from e
         # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
         on_cuda = "CUDAExecutionProvider" in self._session.get_providers()

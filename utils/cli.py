@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from typing import Callable, List, Optional
 
@@ -15,9 +16,11 @@ def run(
 ) -> None:
     """Parse the command line, call `main(args)` and leave with an exit code.
 
-    0: done. 1: InputError or an error of the operating system, printed as one line. 2: argparse
-    did not understand the command line. 130: interrupted. Anything else keeps its traceback.
+    0: done. 1: a wrong command line, InputError or an error of the operating system, printed as
+    one line. 130: interrupted. Anything else keeps its traceback.
     """
+    parser.error = _usage_error  # type: ignore  # one line, as every other error
+    signal.signal(signal.SIGTERM, _stop)  # `docker stop`, systemd: end as with Ctrl-C
     args = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a file name that this terminal cannot show
         if hasattr(stream, "reconfigure"):
@@ -34,6 +37,14 @@ def run(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _usage_error(message: str) -> None:
+    fail(message + " (--help shows all flags)")
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def fail(message: str) -> None:

@@ -30,9 +30,13 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
         raise InputError(
             "%s: cannot write into this folder (%s)" % (path.parent, e.strerror)
         ) from e
+    if path.is_dir():
+        raise InputError("%s: is a folder, expected the name of a file" % path)
     try:
         yield tmp
         os.replace(str(tmp), str(path))
+    except OSError as e:  # disk full, quota, a file system that takes no files
+        raise InputError("%s: cannot be written (%s)" % (path, e.strerror or e)) from e
     finally:
         if tmp.exists():
             tmp.unlink()

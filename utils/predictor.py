@@ -19,6 +19,7 @@ from utils.letterbox import HW, Letterbox
 from utils.poses import Poses
 
 DEFAULT_SIZE = 640
+MAX_SIZE = 8192  # px
 # Scale and mirroring of the extra views of --augment
 AUGMENT_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (0.83, True), (0.67, False))
 
@@ -171,8 +172,8 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
     static = backend.static_hw
     if img_size is None:
         return static or backend.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
-    if min(img_size) < 1:
-        raise InputError("--img-size %d %d: expected positive sizes" % img_size)
+    if not 1 <= min(img_size) <= max(img_size) <= MAX_SIZE:
+        raise InputError("--img-size %d %d: expected 1 to %d" % (*img_size, MAX_SIZE))
     rounded = letterbox.stride_multiple(img_size, backend.stride)
     if static is not None:
         if rounded != static and tuple(img_size) != static:

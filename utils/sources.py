@@ -62,13 +62,15 @@ class Source:
 
     Attributes:
         total: number of frames if it is known beforehand, else None (a bar without an end).
-        skipped: (path, reason) of images and videos that could not be read (wholly).
+        skipped: (path, reason) of images and videos that could not be read.
+        incomplete: (path, reason) of videos that break off.
         decode_s: seconds spent reading and decoding so far.
     """
 
     def __init__(self, images: List[str], videos: List[str], streams: List[str]):
         self.images, self.videos, self.streams = images, videos, streams
         self.skipped: List[Tuple[str, str]] = []
+        self.incomplete: List[Tuple[str, str]] = []
         self.decode_s = 0.0
         self._stop = threading.Event()
 
@@ -127,7 +129,9 @@ class Source:
                 index += 1
             # Containers often count a frame or two too many; more is a broken file.
             if not self._stop.is_set() and index < expected - max(2, expected // 50):
-                self.skipped.append((path, "breaks off after %d of %d frames" % (index, expected)))
+                self.incomplete.append(
+                    (path, "breaks off after %d of %d frames" % (index, expected))
+                )
             elif index == 0 and not self._stop.is_set():
                 self.skipped.append((path, "a video without frames"))
         finally:
@@ -281,7 +285,9 @@ def _collect(
         _sort_address(source, videos, streams)
         return
     path = Path(source).expanduser()
-    path = path if path.is_absolute() or depth == 0 else base / path
+    pattern = str(path)
+    if depth and not path.is_absolute():
+        pattern, path = _escaped(base, source), base / path
     suffix = path.suffix.lower()
     if path.is_dir():
         names = sorted(str(p) for p in path.iterdir() if p.is_file())
@@ -304,6 +310,8 @@ def _collect(
             item = Path(line) if Path(line).is_absolute() else path.parent / line
             if item.is_dir() or any(c in line for c in "*?["):
                 _collect(line, path.parent, images, videos, streams, depth + 1)
+            elif not item.exists() and not item.suffix:
+                raise InputError("%s: %s: no such file or folder" % (path, line))
             elif not _sort_by_kind([str(item)], images, videos):
                 raise InputError("%s: %s is neither an image nor a video" % (path, line))
     elif path.is_file():
@@ -313,7 +321,7 @@ def _collect(
                 % (path, " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES + list(LIST_SUFFIXES)))
             )
     elif any(c in source for c in "*?["):
-        names = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
+        names = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
         if not _sort_by_kind(names, images, videos):
             raise InputError("--source %s: no image or video matches this pattern" % source)
     else:
@@ -321,6 +329,11 @@ def _collect(
             "--source %s: no such file or folder; expected an image, video, folder, glob, "
             "webcam index, stream address or list file" % source
         )
+
+
+def _escaped(base: Path, pattern: str) -> str:
+    """A glob pattern relative to a folder whose name may hold brackets."""
+    return os.path.join(glob.escape(str(base)), pattern)
 
 
 def is_address(source: str) -> bool:
