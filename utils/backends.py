@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 DEFAULT_STRIDE = 64
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
@@ -211,7 +211,7 @@ class OnnxBackend(Backend):
         except Exception as e:  # onnxruntime's exceptions share no base class but Exception
             raise InputError(
                 "--weights %s: ONNX Runtime cannot load it; export or copy it again (%s)"
-                % (path, _first_line(e))
+                % (path, one_line(e))
             ) from e
         # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
         on_cuda = "CUDAExecutionProvider" in self._session.get_providers()
@@ -333,8 +333,3 @@ def _metadata_value(properties: Dict[str, str], key: str, default: Any) -> Any:
             return ast.literal_eval(properties[key])
         except (ValueError, SyntaxError, MemoryError, RecursionError) as e:
             raise ValueError("metadata %s is not JSON" % key) from e
-
-
-def _first_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + " ..."

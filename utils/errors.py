@@ -1,4 +1,4 @@
-"""The one exception that is the user's to fix."""
+"""The one exception that is the user's to fix, and other libraries' on one line."""
 
 
 class InputError(Exception):
@@ -8,3 +8,10 @@ class InputError(Exception):
     do. Scripts print it and exit with code 1; anything else that is raised is a bug of ours and
     keeps its traceback.
     """
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Kind and first words of an exception, without line breaks."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= limit else text[:limit] + " ..."
+    return "%s: %s" % (type(error).__name__, text)
