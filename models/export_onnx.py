@@ -308,8 +308,7 @@ def main(args: argparse.Namespace) -> None:
     from utils.predictor import warn_if_rounded
 
     path = output_path(args.weights, args.dynamic)
-    if path.exists():
-        print("%s is there already and will be replaced" % path)
+    replaced = path.exists()
     model = load_checkpoint(args.weights).model
     asked = (args.img_size[0], args.img_size[-1])
     net_hw = letterbox.stride_multiple(asked, model.max_stride)
@@ -333,6 +332,8 @@ def main(args: argparse.Namespace) -> None:
         difference = verify(tmp, reference, batch, nc, args.half)
         if other is not None:
             verify(tmp, other[1], other[0], nc, args.half)
+    if replaced:
+        print("an earlier %s was replaced" % path)
     print(
         "%s: %.1f M parameters, %d nodes, opset %d, input %s %s, %.1f MB"
         % (
