@@ -20,6 +20,7 @@ from utils.backends import format_shape, load_backend
 from utils.detector import Detector
 from utils.errors import InputError
 from utils.files import atomic_path, increment_dir
+from utils.letterbox import parse_size
 from utils.plots import draw_poses
 from utils.poses import Poses
 from utils.predictor import Predictor
@@ -74,8 +75,6 @@ def check_args(args: argparse.Namespace) -> None:
         if not 0 <= getattr(args, flag) <= 1:
             name = flag.replace("_", "-")
             raise InputError("--%s %g: expected 0 to 1" % (name, getattr(args, flag)))
-    if args.img_size is not None and len(args.img_size) > 2:
-        raise InputError("--img-size: expected one number or height width")
     if args.line_thickness < 0:
         raise InputError("--line-thickness %d: expected px, 0: automatic" % args.line_thickness)
     if not args.name:
@@ -109,10 +108,10 @@ def summarize(poses: Poses, names: List[str]) -> str:
 
 def main(args: argparse.Namespace) -> None:
     check_args(args)
+    size = None if args.img_size is None else parse_size(args.img_size)
     source = open_source(args.source)
     many = bool(source.videos) or len(source.images) > LINES_UP_TO
     backend = load_backend(args.weights, args.device, args.half, throughput=many)
-    size = None if args.img_size is None else (args.img_size[0], args.img_size[-1])
     predictor = Predictor(
         backend,
         size,

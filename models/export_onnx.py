@@ -14,12 +14,11 @@ After the export ONNX Runtime and PyTorch run on one real image; a file that dif
 """
 
 import argparse
-import contextlib
 import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,7 +32,6 @@ from utils.files import atomic_path
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
 OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
-MAX_SIZE = 8192  # px; about 10 GB of activations for s6
 DYNAMIC_AXES = {
     "input": {0: "batch", 2: "height", 3: "width"},
     "output": {0: "batch", 1: "predictions"},
@@ -88,10 +86,6 @@ def check_args(args: argparse.Namespace) -> None:
         )
     if Path(args.weights).suffix != ".pt":
         raise InputError("--weights %s: expected a .pt checkpoint" % args.weights)
-    if len(args.img_size) > 2 or min(args.img_size) < 1:
-        raise InputError("--img-size: expected one positive number or height width")
-    if max(args.img_size) > MAX_SIZE:
-        raise InputError("--img-size %d: expected at most %d" % (max(args.img_size), MAX_SIZE))
     if args.batch_size < 1:
         raise InputError("--batch-size %d: expected at least 1" % args.batch_size)
     if args.dynamic and args.batch_size != 1:
@@ -264,21 +258,21 @@ def verify(path: Path, reference: np.ndarray, batch: np.ndarray, nc: int, half: 
     return difference
 
 
-@contextlib.contextmanager
-def _on_device(device: str) -> Iterator[str]:
-    """torch device string for --device, or InputError if PyTorch does not see it."""
+def torch_device(device: str) -> str:
+    """`cpu` or `cuda:N` for --device. Raises InputError if PyTorch does not see that GPU."""
     import torch
 
     from utils.backends import parse_device
 
     gpu = parse_device(device)
-    gpu = -1 if gpu is None else gpu
+    if gpu is None or gpu < 0:
+        return "cpu"
     if gpu >= torch.cuda.device_count():
         raise InputError(
             "--device %s: PyTorch sees %d GPUs; --device cpu exports the same file"
             % (device, torch.cuda.device_count())
         )
-    yield "cpu" if gpu < 0 else "cuda:%d" % gpu
+    return "cuda:%d" % gpu
 
 
 def reference_output(model: Any, batch: np.ndarray) -> np.ndarray:
@@ -299,18 +293,20 @@ def check_batch(image: np.ndarray, net_hw: Tuple[int, int], batch: int) -> np.nd
 
 
 def main(args: argparse.Namespace) -> None:
+    from utils import letterbox
+
     check_args(args)
+    asked = letterbox.parse_size(args.img_size)
     image = check_image(args.check_image)
     for package in ("torch", "onnx", "onnxruntime"):
         _require(package)
+    device = torch_device(args.device)
     from models.checkpoint import load_checkpoint
-    from utils import letterbox
     from utils.predictor import warn_if_rounded
 
     path = output_path(args.weights, args.dynamic)
     replaced = path.exists()
     model = load_checkpoint(args.weights).model
-    asked = (args.img_size[0], args.img_size[-1])
     net_hw = letterbox.stride_multiple(asked, model.max_stride)
     warn_if_rounded(asked, net_hw, model.max_stride)
     millions = model.parameter_count() / 1e6
@@ -324,7 +320,7 @@ def main(args: argparse.Namespace) -> None:
         other = (other_batch, reference_output(model, other_batch))
     nc = model.nc
     model.fuse()
-    with _on_device(args.device) as device, atomic_path(path) as tmp:
+    with atomic_path(path) as tmp:
         graph = export(
             model, tmp, net_hw, args.batch_size, args.dynamic, args.half, args.opset,
             args.simplify, device,

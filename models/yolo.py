@@ -218,29 +218,15 @@ class _Builder:
 
 # Each entry: (builder, c_in, layer index, repeats, args) -> (module, c_out). `c_in` is a list
 # for layers with several inputs.
-def _conv(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
-    c_out = b.c_out(args[0])
-    return Conv(c_in, c_out, *args[1:], act=b.act(i)), c_out
+def _block(layer: Callable[..., nn.Module]) -> Callable[..., Tuple[nn.Module, int]]:
+    """Builder of a layer with the arguments c_in, c_out, (C3: repeats,) args of the row, act."""
 
+    def make(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
+        c_out = b.c_out(args[0])
+        inside = [n] if layer is C3 else []
+        return layer(c_in, c_out, *inside, *args[1:], act=b.act(i)), c_out
 
-def _focus(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
-    c_out = b.c_out(args[0])
-    return Focus(c_in, c_out, *args[1:], act=b.act(i)), c_out
-
-
-def _conv_focus(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
-    c_out = b.c_out(args[0])
-    return ConvFocus(c_in, c_out, *args[1:], act=b.act(i)), c_out
-
-
-def _c3(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
-    c_out = b.c_out(args[0])
-    return C3(c_in, c_out, n, *args[1:], act=b.act(i)), c_out
-
-
-def _spp(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
-    c_out = b.c_out(args[0])
-    return SPP(c_in, c_out, *args[1:], act=b.act(i)), c_out
+    return make
 
 
 def _concat(b: _Builder, c_in: List[int], i: int, n: int, args: List[Any]):
@@ -268,11 +254,11 @@ def _detect(b: _Builder, c_in: List[int], i: int, n: int, args: List[Any]):
 
 
 LAYERS: Dict[str, Callable[..., Tuple[nn.Module, int]]] = {
-    "Conv": _conv,
-    "Focus": _focus,
-    "ConvFocus": _conv_focus,
-    "C3": _c3,
-    "SPP": _spp,
+    "Conv": _block(Conv),
+    "Focus": _block(Focus),
+    "ConvFocus": _block(ConvFocus),
+    "C3": _block(C3),
+    "SPP": _block(SPP),
     "Concat": _concat,
     "nn.Upsample": _upsample,
     "Upsample": _upsample,

@@ -10,8 +10,10 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
+from utils.errors import InputError
 from utils.poses import Poses
 
+MAX_SIZE = 8192  # px; about 10 GB of activations for s6
 PAD_VALUE = 114  # grey level of the border, as in training
 HW = Tuple[int, int]
 
@@ -59,6 +61,19 @@ def fit(image_hw: HW, net_hw: HW, canvas_hw: Optional[HW] = None, center: bool =
     new_w = min(max(round(w * ratio), 1), net_w)
     top, left = ((canvas_h - new_h) // 2, (canvas_w - new_w) // 2) if center else (0, 0)
     return Letterbox((new_h / h, new_w / w), (top, left), (h, w), (new_h, new_w))
+
+
+def parse_size(values: Sequence[int]) -> HW:
+    """--img-size, one number or height width -> (height, width) px.
+
+    Raises InputError for another count and sizes outside 1 to MAX_SIZE.
+    """
+    if len(values) not in (1, 2):
+        raise InputError("--img-size: expected one number or height width")
+    hw = (values[0], values[-1])
+    if not 1 <= min(hw) <= max(hw) <= MAX_SIZE:
+        raise InputError("--img-size %d %d: expected 1 to %d" % (*hw, MAX_SIZE))
+    return hw
 
 
 def stride_multiple(hw: HW, stride: int) -> HW:

@@ -19,7 +19,6 @@ from utils.letterbox import HW, Letterbox
 from utils.poses import Poses
 
 DEFAULT_SIZE = 640
-MAX_SIZE = 8192  # px
 # Scale and mirroring of the extra views of --augment
 AUGMENT_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (0.83, True), (0.67, False))
 
@@ -75,7 +74,7 @@ class Predictor:
                 )
         self.augment = augment
         self.flip_index = skeleton(backend.nkpt).flip_index
-        if augment and backend.nkpt and self.flip_index is None:
+        if augment and self.flip_index is None:
             raise InputError(
                 "--augment mirrors images and needs left/right pairs, known for 17 keypoints; "
                 "this model has %d" % backend.nkpt
@@ -136,25 +135,29 @@ class Predictor:
         """Raw predictions of each view -> Poses in image pixels, one an image."""
         if len(prepared) == 1:  # NMS on the canvas, as a model with NMS inside does it
             boxes = prepared[0].letterboxes
-            found = self._candidates(raws[0], boxes)
-            return [box.to_original(self._suppress(poses)) for box, poses in zip(boxes, found)]
+            found = nms.raw_to_poses(
+                raws[0][: len(boxes)],
+                self.backend.nc,
+                self.conf_thres,
+                self.iou_thres,
+                self.agnostic,
+                self.max_det,
+                self.classes,
+            )
+            return [box.to_original(poses) for box, poses in zip(boxes, found)]
         views = []
         for raw, view in zip(raws, prepared):
-            found = self._candidates(raw, view.letterboxes)
+            raw = raw[: len(view.letterboxes)]
+            found = nms.candidates(raw, self.backend.nc, self.conf_thres, self.classes)
             found = [box.to_original(poses) for box, poses in zip(view.letterboxes, found)]
             if view.mirrored:
                 widths = [box.image_hw[1] for box in view.letterboxes]
                 found = [self.mirror(poses, width) for poses, width in zip(found, widths)]
             views.append(found)
         merged = [Poses(*map(np.concatenate, zip(*per_image))) for per_image in zip(*views)]
-        return [self._suppress(poses) for poses in merged]
-
-    def _candidates(self, raw: Any, boxes: Sequence[Letterbox]) -> List[Poses]:
-        raw = raw[: len(boxes)]
-        return nms.candidates(raw, self.backend.nc, self.conf_thres, self.classes)
-
-    def _suppress(self, poses: Poses) -> Poses:
-        return nms.suppress(poses, self.iou_thres, self.agnostic, self.max_det)
+        return [
+            nms.suppress(poses, self.iou_thres, self.agnostic, self.max_det) for poses in merged
+        ]
 
     def mirror(self, poses: Poses, width: int) -> Poses:
         """Poses of a mirrored image -> Poses of the image: x flipped, left and right swapped."""
@@ -172,11 +175,10 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
     static = backend.static_hw
     if img_size is None:
         return static or backend.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
-    if not 1 <= min(img_size) <= max(img_size) <= MAX_SIZE:
-        raise InputError("--img-size %d %d: expected 1 to %d" % (*img_size, MAX_SIZE))
+    img_size = letterbox.parse_size(img_size)
     rounded = letterbox.stride_multiple(img_size, backend.stride)
     if static is not None:
-        if rounded != static and tuple(img_size) != static:
+        if rounded != static and img_size != static:
             raise InputError(
                 "--img-size %d %d: the model is fixed to %d %d; drop --img-size or export it "
                 "again" % (img_size + static)
@@ -188,7 +190,7 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
 
 def warn_if_rounded(asked: HW, rounded: HW, stride: int) -> None:
     """Say so when --img-size is not what the network will see."""
-    if tuple(asked) != tuple(rounded):
+    if asked != rounded:
         print(
             "warning: --img-size %d %d rounded up to %d %d, multiples of the stride %d"
             % (*asked, *rounded, stride)

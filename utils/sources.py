@@ -304,11 +304,8 @@ def _collect(
         if not lines:
             raise InputError("--source %s: the list file is empty" % path)
         for line in lines:
-            if is_address(line):
-                _sort_address(line, videos, streams)
-                continue
             item = Path(line) if Path(line).is_absolute() else path.parent / line
-            if item.is_dir() or any(c in line for c in "*?["):
+            if is_address(line) or item.is_dir() or any(c in line for c in "*?["):
                 _collect(line, path.parent, images, videos, streams, depth + 1)
             elif not item.exists() and not item.suffix:
                 raise InputError("%s: %s: no such file or folder" % (path, line))
