@@ -5,7 +5,8 @@ from utils.letterbox import HW
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 _SIDEWAYS = (5, 6, 7, 8)
-_FORMATS = ("JPEG", "PNG", "WEBP")  # those OpenCV turns; Pillow gives the size of a TIFF turned
+_FORMATS = ("JPEG", "PNG", "WEBP")  # those with EXIF that OpenCV turns, and TIFF
+_WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
 
 def read_image_hw(path: str) -> HW:
@@ -22,11 +23,14 @@ def read_image_hw(path: str) -> HW:
         try:
             with Image.open(file) as image:
                 width, height = image.size
-                # without the second condition Pillow would read a PNG to its end
-                has_exif = image.format in _FORMATS and "exif" in image.info
-                turned = has_exif and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+                orientation = None
+                if image.format == "TIFF":  # newer Pillows turn .size, older do not
+                    tags = image.tag_v2  # type: ignore  # TIFF only
+                    width, height, orientation = map(tags.get, (_WIDTH, _HEIGHT, _ORIENTATION))
+                elif image.format in _FORMATS and "exif" in image.info:  # else a PNG is read whole
+                    orientation = image.getexif().get(_ORIENTATION)
         except UnidentifiedImageError as e:
             raise ValueError("not an image") from e
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
             raise ValueError("not an image (%s)" % one_line(e, 80)) from e
-    return (width, height) if turned else (height, width)
+    return (width, height) if orientation in _SIDEWAYS else (height, width)
