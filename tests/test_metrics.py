@@ -157,10 +157,9 @@ def test_oks_by_hand():
 def scored(similarity, scores, **changes):
     similarity = np.asarray(similarity, float)
     d, g = similarity.shape
-    fields = dict(
-        similarity=similarity, scores=np.asarray(scores, float), areas=np.full(d, 5000.0),
-        truth_areas=np.full(g, 5000.0), ignored=np.zeros(g, bool), crowd=np.zeros(g, bool),
-    )  # fmt: skip
+    plenty, nobody = np.full(max(d, g), 5000.0), np.zeros(g, bool)
+    fields = {"similarity": similarity, "scores": np.asarray(scores, float)}
+    fields.update(areas=plenty[:d], truth_areas=plenty[:g], ignored=nobody, crowd=nobody)
     fields.update(changes)
     return Scored(**fields)
 

@@ -37,7 +37,7 @@ class EvalSet(NamedTuple):
         return len(self.paths)
 
     def truth(self, index: int, image_hw: Tuple[int, int]) -> Truth:
-        """What is on an image of (height, width) px. Raises InputError for a size not the JSON's."""
+        """What is on an image of (height, width) px. Raises InputError if the JSON says another."""
         known, size = self.known[index], self.sizes[index]
         if size is not None and size != tuple(image_hw):
             raise InputError(

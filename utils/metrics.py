@@ -1,4 +1,4 @@
-"""How good predictions are: object keypoint similarity, IoU, average precision, as COCO defines them.
+"""How good predictions are: object keypoint similarity, IoU, average precision, as in COCO.
 
     scored = [Scored(oks(...), ...) for each image]
     result = average_precision(match(scored))          # AP, AP50, AP75, ...
@@ -319,3 +319,25 @@ def _mean_precision(parts: List[Optional[Precision]], thresholds: slice) -> floa
 def _mean_recall(parts: List[Optional[Precision]], thresholds: slice) -> float:
     values = [p.recall[thresholds] for p in parts if p is not None]
     return float(np.mean(values)) if values else -1.0
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Mean over classes, at 1,001 confidences; a single class keeps its own."""
+    if len(curves) == 1:
+        return curves[0]
+    grid = np.linspace(1, 0, 1001)
+    if not curves:
+        return Curve(grid[:0], grid[:0], grid[:0], grid[:0])
+    parts = []
+    for curve in curves:
+        if not len(curve.confidence):
+            parts.append(np.zeros((2, len(grid))))
+            continue
+        # at a threshold counts whoever is at least as sure
+        index = np.searchsorted(-curve.confidence, -grid, side="right") - 1
+        values = np.stack([curve.precision, curve.recall])[:, index.clip(0)]
+        values[:, index < 0] = np.array([[1.0], [0.0]])  # nobody yet: nothing wrong, none found
+        parts.append(values)
+    precision, recall = np.mean(parts, 0)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, _TINY)
+    return Curve(grid, precision, recall, f1)

@@ -109,12 +109,7 @@ class ResultWriter:
 
     def _unique(self, name: str) -> str:
         """`name`, or name_2, name_3, ... if files of this run have it already."""
-        unique, number = name, 1
-        while unique.lower() in self._taken:
-            number += 1
-            unique = "%s_%d" % (name, number)
-        self._taken.add(unique.lower())
-        return unique
+        return unique_name(name, self._taken)
 
     def _image_id(self, frame: Frame) -> int:
         """The number in the file name (COCO: 000000000139.jpg) or a running number, from 0."""
@@ -156,6 +151,16 @@ def coco_rows(poses: Poses, frame: Frame, image_id: int, nc: int) -> List[Dict[s
         if frame.kind != "image":
             row["frame"] = frame.index
     return rows
+
+
+def unique_name(name: str, taken: Set[str]) -> str:
+    """`name`, or name_2, name_3, ... if `taken` (lower case) has it; adds it there."""
+    unique, number = name, 1
+    while unique.lower() in taken:
+        number += 1
+        unique = "%s_%d" % (name, number)
+    taken.add(unique.lower())
+    return unique
 
 
 def safe_name(text: str) -> str:
