@@ -1,11 +1,12 @@
 """Accuracy and speed of a model on labelled images, with any backend.
 
-    python test_multi_backend.py --weights weights/yolov5s6_pose_demo.onnx --data data/coco_kpts.yaml
-    python test_multi_backend.py --weights weights/yolov5l6_pose-INT8.trt --data data/coco_kpts.yaml \
-        --img-size 832 --conf-thres 0.001 --iou-thres 0.6 --task val --device 0 --kpt-label
-    python test_multi_backend.py --weights x.pt x.onnx x-NMS.onnx --data data/custom_kpts.yaml --compare
-    python test_multi_backend.py --weights x.onnx --data data/custom_kpts.yaml --task speed
-    python test_multi_backend.py --weights x-dynamic.onnx --data data/custom_kpts.yaml --task study
+    python test_multi_backend.py --weights weights/yolov5l6_pose-INT8.trt \
+        --data data/coco_kpts.yaml --img-size 832 --conf-thres 0.001 --iou-thres 0.6 --task val \
+        --device 0 --kpt-label
+    python test_multi_backend.py --weights x.onnx --data data/custom_kpts.yaml
+    python test_multi_backend.py --weights x.pt x.onnx x-NMS.onnx --compare
+    python test_multi_backend.py --weights x.onnx --task speed
+    python test_multi_backend.py --weights x-dynamic.onnx --task study
 
 Results: runs/test/exp, exp2, ...: results.json, report.html, curves, worst images. The truth is the
 COCO JSON if the data yaml names one, else the label files.
@@ -59,11 +60,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--half", action="store_true", help="FP16 inference of a .pt on a GPU")
     add("--kpt-label", action="store_true", help="accepted for old command lines; always on")
     add("--square", action="store_true", help="pad to the full size also where the model takes "
-        "a rectangle that fits the picture; for comparing with a static export")  # fmt: skip
+        "a rectangle that fits the picture [on with --compare]")  # fmt: skip
     add("--single-cls", action="store_true", help="take all classes as one")
     add("--agnostic-nms", action="store_true", help="NMS across classes")
     add("--augment", action="store_true", help="three views of each image, merged")
-    add("--flip-test", action="store_true", help="two views of each image, one mirrored, merged")
+    add("--flip-test", action="store_true", help="two views of each image, one mirrored, averaged")
     add("--from-labels", action="store_true", help="truth from the label files also where the "
         "yaml names a COCO JSON")  # fmt: skip
     add("--compare", action="store_true", help="tables and chart of several --weights of one "
@@ -173,6 +174,9 @@ def main(args: argparse.Namespace) -> None:
     check_args(args)
     size = None if args.img_size is None else parse_size(args.img_size)
     task = args.task if args.task in TASKS else "val"
+    if args.compare and not args.square:
+        print("--compare: every file gets the square input that a static one takes")
+        args.square = True
     eval_set = read_eval_set(read_data(args.data), task, args.from_labels)
     source = eval_set.annotations or "label files"
     print("%s, %s: %d images, truth from %s" % (args.data, task, eval_set.count, source))
@@ -227,11 +231,20 @@ def test(
 
         def outside(plain: Outcome, inside: Outcome) -> Predictor:
             """A file without NMS at the thresholds of one with NMS inside."""
-            limits = inside.predictor
-            return Predictor(plain.predictor.backend, plain.predictor.net_hw, limits.conf_thres,
-                             limits.iou_thres, max_det=limits.max_det, auto=not args.square)  # fmt: skip
+            limits, usual = inside.predictor, plain.predictor
+            return Predictor(
+                usual.backend,
+                usual.net_hw,
+                limits.conf_thres,
+                limits.iou_thres,
+                max_det=limits.max_det,
+                auto=usual.auto,
+            )
 
-        comparison = compare(outcomes, eval_set, folder, outside, not args.no_report)
+        def alone(weights: str) -> Predictor:
+            return load(args, weights, size, throughput=False)
+
+        comparison = compare(outcomes, eval_set, folder, alone, outside, not args.no_report)
         content["compare"] = comparison.content
         sections.append(comparison.section)
     if not args.no_report:

@@ -38,15 +38,18 @@ def compare(
     outcomes: Sequence[Outcome],
     eval_set: EvalSet,
     folder: Path,
+    alone: Callable[[str], Predictor],
     outside: Callable[[Outcome, Outcome], Predictor],
     with_chart: bool = True,
 ) -> Comparison:
     """Write compare.md, compare.csv, compare.png (and compare-nms.csv) into `folder`.
 
-    Args: outside: (a file without NMS, one with NMS inside) -> a predictor of the first with the
-    thresholds of the second.
+    Args:
+        alone: a file -> a predictor that has the machine for itself, one inference at a time.
+        outside: (a file without NMS, one with NMS inside) -> a predictor of the first with the
+            thresholds of the second.
     """
-    times = _take_turns([o.predictor for o in outcomes], eval_set)
+    times = _take_turns([alone(o.weights) for o in outcomes], eval_set)
     rows, content = [], []
     first = outcomes[0].evaluation.pose["AP"]
     for o, t in zip(outcomes, times):

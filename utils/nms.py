@@ -176,3 +176,35 @@ def iou_one_to_many(
     inter = wh[:, 0] * wh[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         return inter / (box_area + areas - inter)
+
+
+def fuse(one: Poses, other: Poses, iou_thres: float, agnostic: bool = False) -> Poses:
+    """Two looks at one image, each after NMS -> their mean, best first.
+
+    A detection of `one`, best first, is averaged with the free detection of `other` (of its
+    class, unless `agnostic`) that overlaps it most, with IoU > iou_thres. Who is seen once keeps
+    its place at half its score. In the mean of two keypoints each counts as much as it is sure.
+    """
+    free = np.ones(other.count, bool)
+    areas = (other.boxes[:, 2] - other.boxes[:, 0]) * (other.boxes[:, 3] - other.boxes[:, 1])
+    partner = np.full(one.count, -1)
+    for i in range(one.count):
+        box = one.boxes[i]
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        iou = np.nan_to_num(iou_one_to_many(box, area, other.boxes, areas))
+        iou[~free if agnostic else ~free | (other.classes != one.classes[i])] = -1
+        if other.count and iou.max() > iou_thres:
+            partner[i] = iou.argmax()
+            free[partner[i]] = False
+    seen = partner >= 0
+    a, b = one.select(seen), other.select(partner[seen])
+    half = np.float32(0.5)
+    total = np.maximum(a.keypoints[..., 2:] + b.keypoints[..., 2:], np.float32(1e-9))
+    share = a.keypoints[..., 2:] / total
+    points = b.keypoints + (a.keypoints - b.keypoints) * share
+    points[..., 2:] = total * half
+    boxes, scores = (a.boxes + b.boxes) * half, (a.scores + b.scores) * half
+    both = Poses(boxes, scores, a.classes, points)
+    once = [p._replace(scores=p.scores * half) for p in (one.select(~seen), other.select(free))]
+    merged = Poses(*map(np.concatenate, zip(both, *once)))
+    return merged.select(np.argsort(-merged.scores, kind="stable"))

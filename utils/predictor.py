@@ -46,7 +46,7 @@ class Predictor:
         conf_thres, iou_thres, agnostic, max_det, classes: see nms.raw_to_poses.
         auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
         augment: look three times (full size, 0.83 mirrored, 0.67) and merge before NMS.
-        flip: look twice, as it is and mirrored, and merge before NMS.
+        flip: look twice, as it is and mirrored, and average after NMS, see nms.fuse.
 
     Raises InputError if the size or the classes do not fit the model.
     """
@@ -77,6 +77,7 @@ class Predictor:
                     "--classes %s: the model has classes 0 to %d (%s)"
                     % (" ".join(map(str, bad)), backend.nc - 1, ", ".join(backend.names))
                 )
+        self.flip = flip
         self.views = AUGMENT_VIEWS if augment else FLIP_VIEWS if flip else ((1.0, False),)
         self.flip_index = skeleton(backend.nkpt).flip_index
         if len(self.views) > 1 and self.flip_index is None:
@@ -140,18 +141,12 @@ class Predictor:
 
     def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
         """Raw predictions of each view -> Poses in image pixels, one an image."""
-        if len(prepared) == 1:  # NMS on the canvas, as a model with NMS inside does it
-            boxes = prepared[0].letterboxes
-            found = nms.raw_to_poses(
-                raws[0][: len(boxes)],
-                self.backend.nc,
-                self.conf_thres,
-                self.iou_thres,
-                self.agnostic,
-                self.max_det,
-                self.classes,
-            )
-            return [box.to_original(poses) for box, poses in zip(boxes, found)]
+        if len(prepared) == 1:
+            return self._suppressed(raws[0], prepared[0])
+        if self.flip:
+            pairs = zip(*(self._suppressed(raw, view) for raw, view in zip(raws, prepared)))
+            fused = (nms.fuse(a, b, self.iou_thres, self.agnostic) for a, b in pairs)
+            return [poses.select(slice(self.max_det)) for poses in fused]
         views = []
         for raw, view in zip(raws, prepared):
             raw = raw[: len(view.letterboxes)]
@@ -165,6 +160,23 @@ class Predictor:
         return [
             nms.suppress(poses, self.iou_thres, self.agnostic, self.max_det) for poses in merged
         ]
+
+    def _suppressed(self, raw: Any, view: View) -> List[Poses]:
+        """NMS on the canvas, as a model with NMS inside does it, then Poses in image pixels."""
+        boxes = view.letterboxes
+        found = nms.raw_to_poses(
+            raw[: len(boxes)],
+            self.backend.nc,
+            self.conf_thres,
+            self.iou_thres,
+            self.agnostic,
+            self.max_det,
+            self.classes,
+        )
+        found = [box.to_original(poses) for box, poses in zip(boxes, found)]
+        if view.mirrored:
+            found = [self.mirror(poses, box.image_hw[1]) for box, poses in zip(boxes, found)]
+        return found
 
     def mirror(self, poses: Poses, width: int) -> Poses:
         """Poses of a mirrored image -> Poses of the image: x flipped, left and right swapped."""
