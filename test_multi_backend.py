@@ -214,10 +214,11 @@ def test(
         try:
             predictor, evaluation = test_one(args, weights, size, eval_set)
         except InputError as e:
+            reason = str(e) if weights in str(e) else "%s: %s" % (weights, e)
             if len(args.weights) == 1:
-                raise
-            print("error: %s" % e)
-            failed.append(str(e))
+                raise InputError(reason) from e
+            print("error: %s" % reason)
+            failed.append(reason)
             continue
         target = folder if len(args.weights) == 1 else folder / Path(weights).name
         outcomes.append(Outcome(weights, target, predictor, evaluation))

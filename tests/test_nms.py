@@ -145,3 +145,57 @@ def test_nan_rows_are_never_detections():
     rows = np.stack([pose_row(10, 10, 5, 5), np.full(57, np.nan, np.float32), overflow])
     (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, 0.45)
     assert poses.count == 1
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("nc, classes", [(1, None), (3, None), (3, [0, 2])])
+def test_nms_on_the_gpu_gives_the_same(monkeypatch, nc, classes, agnostic):
+    """The path of CUDA tensors, run on the CPU with our NMS in the place of torchvision's."""
+    torch = pytest.importorskip("torch")
+
+    def stand_in(boxes, scores, iou_thres):
+        order = torch.argsort(scores, descending=True, stable=True)
+        return order[torch.from_numpy(nms.greedy_nms(boxes[order].numpy(), iou_thres, None, 10**6))]
+
+    monkeypatch.setattr(nms, "_cuda_nms", lambda: stand_in)
+    rng = np.random.default_rng(nc)
+    raw = rng.random((3, 500, 5 + nc + 6)).astype(np.float32)
+    raw[..., :4] *= (300, 300, 100, 100)
+    raw[1, :, 4] = 0  # nobody on the second image
+    raw[0, 5, 7 + nc] = np.inf
+    thresholds = (0.3, 0.45, agnostic, 40, classes)
+    found = nms._raw_to_poses_cuda(torch.from_numpy(raw), nc, *thresholds)
+    for ours, reference in zip(found, nms.raw_to_poses(raw, nc, *thresholds)):
+        for mine, field in zip(ours, reference):
+            assert mine.dtype == field.dtype and np.array_equal(mine, field)
+
+
+def look(boxes, scores, points=0.0, conf=0.5, classes=None):
+    n = len(boxes)
+    keypoints = np.full((n, 2, 3), points, np.float32)
+    keypoints[..., 2] = conf
+    classes = np.zeros(n, np.int64) if classes is None else np.array(classes)
+    return Poses(np.array(boxes, np.float32).reshape(n, 4), np.array(scores, np.float32),
+                 classes, keypoints)  # fmt: skip
+
+
+def test_fuse_averages_those_seen_twice():
+    one = look([[0, 0, 10, 10], [50, 50, 60, 60]], [0.8, 0.6], points=1.0, conf=0.9)
+    other = look([[0, 0, 12, 10], [80, 80, 90, 90]], [0.6, 0.5], points=5.0, conf=0.3)
+    found = nms.fuse(one, other, 0.5)
+    assert found.scores == pytest.approx([0.7, 0.3, 0.25])
+    assert found.boxes[0].tolist() == [0, 0, 11, 10]
+    assert found.keypoints[0, 0] == pytest.approx([2.0, 2.0, 0.6])  # the surer counts thrice
+    assert found.keypoints[1, 0] == pytest.approx([1.0, 1.0, 0.9])
+
+
+def test_fuse_takes_each_once_and_looks_at_classes():
+    one = look([[0, 0, 10, 10], [0, 0, 10, 9]], [0.8, 0.6])
+    other = look([[0, 0, 10, 10]], [0.6])
+    assert nms.fuse(one, other, 0.5).scores == pytest.approx([0.7, 0.3])
+    dog = other._replace(classes=np.array([1]))
+    assert nms.fuse(one, dog, 0.5).count == 3
+    assert nms.fuse(one, dog, 0.5, agnostic=True).count == 2
+    nobody = look([], [])
+    assert nms.fuse(nobody, nobody, 0.5).count == 0
+    assert nms.fuse(nobody, other, 0.5).scores == pytest.approx([0.3])

@@ -1,0 +1,169 @@
+"""What an evaluation costs: the metrics alone, and the share that is not inference.
+
+    python benchmarks/evaluation.py --metrics
+    python benchmarks/evaluation.py --weights weights/yolov5s6_pose_demo.onnx --data coco.yaml
+    python benchmarks/evaluation.py --weights weights/yolov5s6_pose_demo.pt --data coco.yaml \
+        --device 0 --half --batch-size 32
+
+--metrics: 5,000 images with 20 persons and 20 predictions each, ours and pycocotools in turn.
+Otherwise, several rounds in turn: (A) evaluate() from image files to figures; (B) the same backend
+on batches that lie ready, as many calls at a time, nothing else. The ratio of their images/s is the
+share of the time that inference had.
+"""
+
+import argparse
+import concurrent.futures
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.machine import describe
+from utils.backends import load_backend
+from utils.coco import Rows, coco_api_figures, result_json
+from utils.data_yaml import read_data
+from utils.eval_set import read_eval_set
+from utils.evaluate import evaluate, measure
+from utils.keypoints import SIGMAS
+from utils.predictor import Predictor
+from utils.truth import Truth
+
+
+def prepared(images: int, persons: int):
+    """{image id: (Truth, Rows)} of crowded random images, and the truth as COCO JSON content."""
+    rng = np.random.default_rng(0)
+    pairs, annotations = {}, []
+    for image_id in range(1, images + 1):
+        wh = rng.uniform(20, 200, (persons, 2))
+        boxes = np.concatenate([rng.uniform(0, 440, (persons, 2)), wh], 1)
+        points = rng.uniform(0, 1, (persons, 17, 2)) * wh[:, None] + boxes[:, None, :2]
+        seen = rng.integers(0, 3, (persons, 17, 1)).astype(float)
+        keypoints = np.concatenate([points, seen], -1)
+        areas = wh.prod(1) * 0.53
+        truth = Truth(boxes, np.zeros(persons, int), keypoints, areas, np.zeros(persons, bool))
+        moved = points + rng.normal(0, 0.06, points.shape) * wh[:, None]
+        rows = Rows(
+            np.round(boxes + rng.normal(0, 4, boxes.shape), 3).clip(1),
+            np.sort(np.round(rng.random(persons), 6))[::-1],
+            np.zeros(persons, int),
+            np.round(np.concatenate([moved, np.ones((persons, 17, 1))], -1), 3),
+        )
+        pairs[image_id] = truth, rows
+        for i in range(persons):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "bbox": boxes[i].tolist(),
+                    "area": float(areas[i]),
+                    "iscrowd": 0,
+                    "keypoints": keypoints[i].ravel().tolist(),
+                    "num_keypoints": int((seen[i] > 0).sum()),
+                }
+            )
+    content = {
+        "images": [{"id": i} for i in pairs],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    return pairs, content
+
+
+def time_metrics(images: int, persons: int) -> None:
+    pairs, content = prepared(images, persons)
+    truths, rows = [t for t, _ in pairs.values()], [r for _, r in pairs.values()]
+    results = [e for i, (_, r) in pairs.items() for e in result_json(r, i, [1])]
+    print("| images x persons | what | seconds | keypoint AP | box AP |")
+    print("|---|---|---|---|---|")
+    for _ in range(2):
+        started = time.perf_counter()
+        ours = measure(rows, truths, list(pairs), ["person"], SIGMAS)
+        seconds = time.perf_counter() - started
+        line = "| %d x %d | %s | %.2f | %.6f | %.6f |"
+        what = "ours: both figures, curves, errors"
+        print(line % (images, persons, what, seconds, ours.pose["AP"], ours.box["AP"]))
+        started = time.perf_counter()
+        theirs = [
+            coco_api_figures(content, results, list(pairs), kind, SIGMAS)
+            for kind in ("keypoints", "bbox")
+        ]
+        seconds = time.perf_counter() - started
+        what = "pycocotools: both figures"
+        print(line % (images, persons, what, seconds, theirs[0][0], theirs[1][0]))
+
+
+def bare_rate(predictor: Predictor, batch: int, seconds: float) -> float:
+    """Images/s of the backend alone; on a GPU the batch lies there already."""
+    backend = predictor.backend
+    size = backend.batch or batch
+    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    view = predictor.preprocess([image] * size)[0]
+    call = backend
+    if backend.on_gpu and hasattr(backend, "resident"):
+        call = backend.resident(view.batch)
+        workers = 1
+    else:
+        workers = backend.workers
+
+    def run(until: float) -> int:
+        count = 0
+        while time.perf_counter() < until:
+            call(view.batch)
+            count += size
+        return count
+
+    run(time.perf_counter() + 2)
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        started = time.perf_counter()
+        counts = list(pool.map(run, [started + seconds] * workers))
+        return sum(counts) / (time.perf_counter() - started)
+
+
+def time_evaluation(args: argparse.Namespace) -> None:
+    eval_set = read_eval_set(read_data(args.data), "val")
+    backend = load_backend(args.weights, args.device, args.half, throughput=True)
+    predictor = Predictor(backend, (args.img_size,) * 2, 0.001, 0.6, auto=False)
+    print("%s, %s" % (args.weights, backend.description))
+    print("| round | evaluate, images/s | bare, images/s | ratio | ms an image, all threads |")
+    print("|---|---|---|---|---|")
+    ratios = []
+    for number in range(args.rounds):
+        started = time.perf_counter()
+        found = evaluate(predictor, eval_set, args.batch_size, progress=False)
+        rate = eval_set.count / (time.perf_counter() - started)
+        bare = bare_rate(predictor, args.batch_size, args.seconds)
+        ratios.append(rate / bare)
+        stages = ", ".join("%s %.2f" % item for item in found.ms_each.items())
+        stages += ", metrics %.2f" % (1000 * found.metrics_s / eval_set.count)
+        print("| %d | %.2f | %.2f | %.3f | %s |" % (number + 1, rate, bare, ratios[-1], stages))
+    print("| median | | | %.3f | |" % statistics.median(ratios))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--metrics", action="store_true", help="time the metrics alone")
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--persons", type=int, default=20)
+    parser.add_argument("--weights", default="weights/yolov5s6_pose_demo.onnx")
+    parser.add_argument("--data", default="data/coco_kpts.yaml")
+    parser.add_argument("--img-size", type=int, default=640)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--half", action="store_true")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each bare run")
+    args = parser.parse_args()
+    print(describe())
+    if args.metrics:
+        time_metrics(args.images, args.persons)
+    else:
+        time_evaluation(args)
+
+
+if __name__ == "__main__":
+    main()
