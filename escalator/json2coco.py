@@ -84,7 +84,7 @@ def json2coco(
             tally.add(item.truth.count, item.notes)
             done.append(item)
     if not done:
-        tally.finish("images in no file")
+        tally.finish("images converted")
         raise InputError("--json_dir %s: no image could be converted" % json_dir)
     _write(save_file, done, names, nkpt)
     return tally

@@ -45,7 +45,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--split", nargs="+", type=float, default=[0.7, 0.2, 0.1], metavar="RATIO",
         help="of train, val and test; they sum to 1 [0.7 0.2 0.1]")  # fmt: skip
     add("--stratified", action="store_true",
-        help="the same share of images with 0, 1, 2 to 3 and more persons in each list")  # fmt: skip
+        help="spread images with 0, 1, 2 to 3 and more persons evenly")  # fmt: skip
     add("--seed", type=int, default=0, help="of the shuffle [0]")
     return parser
 
@@ -123,7 +123,10 @@ def split(
     stratified: bool = False,
     seed: int = 0,
 ) -> List[int]:
-    """Write the lists; returns how many images each has. Raises InputError before any is written."""
+    """Write the lists; returns how many images each has.
+
+    Raises InputError before any is written.
+    """
     ratios = check_ratios(ratios)
     if not os.path.isdir(image_dir):
         raise InputError("--image_dir %s: no such folder" % image_dir)

@@ -98,7 +98,7 @@ def yolo2coco(
             truths.append(read.truth)
             sizes.append(read.hw)
     if not paths:
-        tally.finish("images in no file")
+        tally.finish("images converted")
         raise InputError("--data_file %s: no image could be converted" % data_file)
     ids = image_ids(paths)
     images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
