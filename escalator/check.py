@@ -11,7 +11,8 @@ share a label file, images of one content in two of train, val and test, images 
 file where they are needed (val and test, unless the yaml names a COCO JSON; or all of a task).
 Warnings (exit code 0): images without a label file in train, label files without an image, images
 of one content in one list, a person twice, boxes that reach outside the image, boxes narrower
-than 8 px at --img-size, visible keypoints far outside their box, persons whose left and right look swapped.
+than 8 px at --img-size, visible keypoints far outside their box, persons whose left and
+right look swapped.
 """
 
 import argparse
