@@ -119,13 +119,13 @@ def look(item: Item) -> Seen:
     label, has_label = label_path(item.image), True
     truth = empty_truth(item.nkpt)
     try:
-        labels, faults = scan_labels(label.read_text(encoding="utf-8"), item.nkpt, item.nc)
+        text = label.read_text(encoding="utf-8")
+        labels, faults = scan_labels(text, item.nkpt, item.nc)
         findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
         # without a size the shares of the table still hold; what needs pixels is not looked at
         truth = from_labels(labels, hw or (1, 1))
         if hw is not None:
-            numbers = good_lines(label, faults)
-            findings += suspicious(truth, hw, item.img_size, str(label), numbers)
+            findings += suspicious(truth, hw, item.img_size, str(label), good_lines(text, faults))
     except FileNotFoundError:
         has_label = False
     except UnicodeDecodeError:
@@ -144,27 +144,24 @@ def content_hash(path: str) -> bytes:
     return digest.digest()
 
 
-def good_lines(label: Path, faults: Sequence[Tuple[int, str]]) -> List[int]:
+def good_lines(text: str, faults: Sequence[Tuple[int, str]]) -> List[int]:
     """Line number of each person, as scan_labels returns them."""
-    if not faults:
-        return []
     broken = {number for number, _ in faults}
-    lines = enumerate(label.read_text(encoding="utf-8").splitlines(), 1)
+    lines = enumerate(text.splitlines(), 1)
     return [n for n, line in lines if line.strip() and n not in broken]
 
 
 def suspicious(
-    truth: Truth, hw: HW, img_size: int, label: str, numbers: Sequence[int] = ()
+    truth: Truth, hw: HW, img_size: int, label: str, numbers: Sequence[int]
 ) -> List[Finding]:
     """What a label may say, but seldom rightly.
 
-    Args: numbers: line of each person, empty: 1, 2, ...
+    Args: numbers: line of each person.
     """
     found: List[Finding] = []
 
     def add(kind: str, i: int, more: str = "") -> None:
-        line = numbers[i] if numbers else i + 1
-        found.append(Finding(kind, "%s, line %d%s" % (label, line, more)))
+        found.append(Finding(kind, "%s, line %d%s" % (label, numbers[i], more)))
 
     size = np.array([hw[1], hw[0]], np.float64)
     low, high = truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]
@@ -187,7 +184,7 @@ def suspicious(
         if reason:
             add(SWAPPED, i, ": " + reason)
     for i, j in same_persons(truth):
-        add(TWICE_PERSON, j, ": the person of line %d" % (numbers[i] if numbers else i + 1))
+        add(TWICE_PERSON, j, ": the person of line %d" % numbers[i])
     return found
 
 

@@ -96,8 +96,7 @@ def find_jobs(
 
     Args:
         source: a JSON file, a folder of them, or a list file of images.
-        image_dir: folder of the images; empty: `images` beside the folder of the JSON files, else
-            that folder itself.
+        image_dir: folder of the images; empty: see default_image_dir.
         names, nkpt: class names, keypoints of a person.
 
     Raises InputError if there is nothing to convert.
@@ -127,9 +126,12 @@ def find_jobs(
 
 
 def default_image_dir(json_folder: Path) -> str:
-    """`images` beside the folder of annotations, else the folder itself."""
-    beside = json_folder.resolve().parent / "images"
-    return os.path.relpath(str(beside)) if beside.is_dir() else str(json_folder)
+    """`images` beside the folder of annotations or in it, else the folder itself."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(str(json_folder))), "images")
+    if os.path.isdir(beside):
+        return os.path.relpath(beside)
+    inside = json_folder / "images"
+    return str(inside if inside.is_dir() else json_folder)
 
 
 def _file_jobs(
