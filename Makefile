@@ -40,6 +40,7 @@ bench: $(VENV)/.installed
 	$(PY) benchmarks/graph.py
 	$(PY) benchmarks/pipeline.py
 	$(PY) benchmarks/startup.py
+	$(PY) benchmarks/escalator.py
 
 clean:
 	rm -rf $(VENV) .venv38 runs .pytest_cache .ruff_cache
