@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-SOURCES := $(wildcard *.py) models utils benchmarks tests
+SOURCES := $(wildcard *.py) models utils escalator benchmarks tests
 WEIGHTS := weights/yolov5s6_pose_demo
 # A Python 3.8, if this machine has one, also runs the tests that need no torch.
 PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
@@ -40,6 +40,7 @@ bench: $(VENV)/.installed
 	$(PY) benchmarks/graph.py
 	$(PY) benchmarks/pipeline.py
 	$(PY) benchmarks/startup.py
+	$(PY) benchmarks/escalator.py
 
 clean:
 	rm -rf $(VENV) .venv38 runs .pytest_cache .ruff_cache

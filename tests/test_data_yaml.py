@@ -47,7 +47,6 @@ def test_paths_of_the_working_directory(folder, tmp_path_factory, monkeypatch):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("val: none.txt\nnames: [a]", "val: none.txt is neither beside"),
         ("val: 3\nnames: [a]", "expected a path, got 3"),
         ("val: val.txt", "names: expected a list"),
         ("val: val.txt\nnames: person", "names: expected a list"),
@@ -58,7 +57,6 @@ def test_paths_of_the_working_directory(folder, tmp_path_factory, monkeypatch):
         ("val: val.txt\nnkpt: 1\nsigmas: [-1]\nnames: [a]", "expected 1 positive numbers"),
         ("[1, 2]", "expected keys"),
         ("val: [", "not YAML"),
-        ("val: val.txt\nval-annotations: x.json\nnames: [a]", "val-annotations: x.json is neither"),
     ],
 )
 def test_errors_name_file_and_key(folder, text, reason):
@@ -66,6 +64,16 @@ def test_errors_name_file_and_key(folder, text, reason):
     with pytest.raises(InputError, match=reason) as e:
         read_data(path)
     assert str(path) in str(e.value)
+
+
+def test_what_is_missing_is_an_error_when_asked_for(folder):
+    text = "train: val.txt\nval: [none.txt]\nval-annotations: x.json\nnames: [a]\n"
+    data = read_data(write(folder, text))
+    assert len(data.images("train")) == 1
+    with pytest.raises(InputError, match="val: none.txt is neither beside"):
+        data.images("val")
+    with pytest.raises(InputError, match="val-annotations: x.json is neither beside"):
+        data.annotations("val")
 
 
 def test_unknown_keys_are_named(folder, capsys):

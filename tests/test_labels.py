@@ -62,6 +62,15 @@ def test_what_is_not_a_label(tmp_path, line, reason):
     assert str(e.value).startswith("%s, line 3: " % path) and reason in str(e.value)
 
 
+def test_scan_keeps_the_good_rows_and_names_the_others():
+    lines = [GOOD, "0 1 2", "", changed(3, "wide"), changed(1, "9"), changed(0, "1")]
+    labels, faults = lb.scan_labels("\n".join(lines), 17)
+    assert labels.classes.tolist() == [0, 1] and labels.keypoints.shape == (2, 17, 3)
+    assert [number for number, _ in faults] == [2, 4, 5]
+    none, faults = lb.scan_labels("wide 1 1 1 1 1 1 1")
+    assert none.keypoints.shape == (0, 1, 3) and faults == [(1, "wide is not a number")]
+
+
 def test_unlabelled_points_may_say_anything_finite():
     words = GOOD.split()
     words[5:8] = "-3", "7", "0"

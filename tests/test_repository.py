@@ -73,3 +73,22 @@ def test_readme_commands_are_understood(script, words):
 
 def test_readme_shows_commands():
     assert len(readme_commands()) >= 4
+
+
+SHELL_SCRIPTS = sorted((ROOT / "data" / "scripts").glob("*.sh"))
+
+
+@pytest.mark.parametrize("path", SHELL_SCRIPTS, ids=lambda p: p.name)
+def test_shell_scripts_use_flags_that_exist(path):
+    """Each parses, and the commands in it are understood by the scripts that are there."""
+    assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    assert "set -euo pipefail" in text
+    commands = re.findall(r"\$PYTHON (\S+\.py)(.*)", text)
+    assert commands
+    for script, words in commands:
+        if not (ROOT / script).is_file():  # a later issue's
+            continue
+        source = (ROOT / script).read_text(encoding="utf-8")
+        for flag in re.findall(r"--[\w-]+", words):
+            assert '"%s"' % flag in source, "%s: %s has no %s" % (path.name, script, flag)

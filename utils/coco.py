@@ -1,7 +1,8 @@
-"""COCO JSON: annotations in, results out.
+"""COCO JSON: annotations in and out, results out.
 
 coco = read_coco("person_keypoints_val2017.json", ["person"], nkpt=17)
 coco.truths[139]                                  # Truth of image 139
+write_coco("val.json", coco.images, coco.truths, ["person"])
 rows = result_rows(poses)                         # predictions as a results file holds them
 
 Format: cocodataset.org/#format-data and #format-results.
@@ -15,7 +16,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from utils.errors import InputError
-from utils.keypoints import AREA_OF_BOX
+from utils.files import atomic_path
+from utils.keypoints import AREA_OF_BOX, COCO_NAMES, keypoint_name, skeleton
 from utils.poses import Poses, xyxy_to_xywh
 from utils.truth import Truth, empty_truth
 
@@ -38,35 +40,63 @@ class CocoData(NamedTuple):
     category_ids: List[int]  # category id of each class index
 
 
-def read_coco(path: Union[str, Path], names: Optional[Sequence[str]], nkpt: int) -> CocoData:
+def read_coco(
+    path: Union[str, Path],
+    names: Optional[Sequence[str]],
+    nkpt: int,
+    faults: Optional[List[str]] = None,
+) -> CocoData:
     """Read a COCO JSON with boxes and keypoints.
 
     Args:
-        names: class names; each must be a category of the file, or there are as many of both.
-            None: the categories of the file, in the order of their ids.
+        names: class names; each must be a category of the file, or there are as many of both, or
+            as many categories with keypoints. None: the categories of the file, in the order of
+            their ids.
         nkpt: keypoints of a person; an annotation without any counts as none labelled.
+        faults: None: every box must be there, the first fault raises. A list: the faults of
+            single entries are appended to it and the entries left out; a missing box or area is
+            NaN, for annotations.fit() to fill.
 
-    Annotations of other categories are left out.
+    Annotations of other categories are left out. Where a category names its keypoints as COCO
+    does, but in another order, they are put in COCO's.
 
     Raises InputError that names the file and the entry.
     """
     content = load_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+    if not is_coco(content):
         raise InputError("%s: not a COCO JSON (expected keys images, annotations)" % path)
     if not isinstance(content.get("annotations"), list):
         raise InputError("%s: no annotations; a file of results or of test images?" % path)
+    strict = faults is None
+    found_faults: List[str] = [] if faults is None else faults
     try:
-        images = dict(_images(content["images"]))
-        category_ids = _category_ids(content.get("categories") or [], names)
-        by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
-        for i, entry in enumerate(content["annotations"]):
-            annotation = _annotation(entry, i, images, nkpt)
-            if annotation["category_id"] in category_ids:
-                by_image[annotation["image_id"]].append(annotation)
+        images = dict(_images(content["images"], found_faults))
+        categories = content.get("categories") or []
+        category_ids = _category_ids(categories, names)
+        orders = {entry["id"]: _order(entry.get("keypoints"), nkpt) for entry in categories}
     except ValueError as e:
         raise InputError("%s: %s" % (path, e)) from e
+    by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
+    for i, entry in enumerate(content["annotations"]):
+        try:
+            annotation = _annotation(entry, i, images, nkpt, strict)
+        except ValueError as e:
+            found_faults.append(str(e))
+            continue
+        if annotation["category_id"] in category_ids:
+            order = orders[annotation["category_id"]]
+            if order is not None:
+                annotation["keypoints"] = [annotation["keypoints"][k] for k in order]
+            by_image[annotation["image_id"]].append(annotation)
+    if strict and found_faults:
+        raise InputError("%s: %s" % (path, found_faults[0]))
     truths = {k: _truth(found, category_ids, nkpt) for k, found in by_image.items()}
     return CocoData(str(path), images, truths, category_ids)
+
+
+def is_coco(content: Any) -> bool:
+    """Whether the content of a JSON file is meant as COCO's."""
+    return isinstance(content, dict) and isinstance(content.get("images"), list)
 
 
 def load_json(path: Union[str, Path]) -> Any:
@@ -79,22 +109,30 @@ def load_json(path: Union[str, Path]) -> Any:
         raise InputError("%s: not JSON (%s)" % (path, " ".join(str(e).split())[:120])) from e
 
 
-def _images(entries: List[Any]):
-    """(id, CocoImage) of each image entry."""
+def _images(entries: List[Any], faults: List[str]):
+    """(id, CocoImage) of each image entry; what is wrong with the others goes to `faults`."""
     seen = set()
     for i, entry in enumerate(entries):
-        where = "images[%d]" % i
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-            raise ValueError("%s: expected an id that is an integer" % where)
-        if entry["id"] in seen:
-            raise ValueError("%s: id %d is there twice" % (where, entry["id"]))
-        seen.add(entry["id"])
-        name, h, w = entry.get("file_name"), entry.get("height"), entry.get("width")
-        if not isinstance(name, str) or not name:
-            raise ValueError("%s: no file_name" % where)
-        if not all(type(v) is int and v > 0 for v in (h, w)):
-            raise ValueError("%s (%s): height and width must be positive integers" % (where, name))
-        yield entry["id"], CocoImage(name, (h, w))
+        try:
+            key, image = _image(entry)
+            if key in seen:
+                raise ValueError("id %d is there twice" % key)
+        except ValueError as e:
+            faults.append("images[%d]: %s" % (i, e))
+            continue
+        seen.add(key)
+        yield key, image
+
+
+def _image(entry: Any) -> Tuple[int, CocoImage]:
+    if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+        raise ValueError("expected an id that is an integer")
+    name, h, w = entry.get("file_name"), entry.get("height"), entry.get("width")
+    if not isinstance(name, str) or not name:
+        raise ValueError("no file_name")
+    if not all(type(v) is int and v > 0 for v in (h, w)):
+        raise ValueError("(%s) height and width must be positive integers" % name)
+    return entry["id"], CocoImage(name, (h, w))
 
 
 def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[int]:
@@ -111,24 +149,44 @@ def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[in
     by_name = {name: key for key, name in known.items()}
     if all(name in by_name for name in names):
         return [by_name[name] for name in names]
-    if len(known) == len(names):
-        return sorted(known)
+    # some tools add a category above the others, without keypoints
+    with_points = [entry["id"] for entry in entries if entry.get("keypoints")]
+    for ids in (known, with_points):
+        if len(ids) == len(names):
+            return sorted(ids)
     raise ValueError(
         "categories %s do not match the classes %s"
         % (", ".join(list(known.values())[:5]), ", ".join(names[:5]))
     )
 
 
-def _annotation(entry: Any, index: int, images: Dict[int, CocoImage], nkpt: int) -> Dict[str, Any]:
+def _order(names: Any, nkpt: int) -> Optional[List[int]]:
+    """Where COCO's keypoints are among the 3K numbers of a category that has them in its own order.
+
+    None: as they are.
+    """
+    if nkpt != len(COCO_NAMES) or not isinstance(names, list):
+        return None
+    known = [keypoint_name(str(name)) for name in names]
+    if sorted(known) != sorted(COCO_NAMES) or known == list(COCO_NAMES):
+        return None
+    return [3 * known.index(name) + i for name in COCO_NAMES for i in range(3)]
+
+
+def _annotation(
+    entry: Any, index: int, images: Dict[int, CocoImage], nkpt: int, strict: bool
+) -> Dict[str, Any]:
     """A checked annotation: image_id, category_id, bbox, keypoints (3K), area, iscrowd."""
     where = "annotations[%d]" % index
     if not isinstance(entry, dict):
         raise ValueError("%s: expected an object" % where)
-    if entry.get("image_id") not in images:
+    if type(entry.get("image_id")) is not int or entry["image_id"] not in images:
         raise ValueError("%s: image_id %s is no image" % (where, entry.get("image_id")))
     where += " of %s" % images[entry["image_id"]].file_name
-    box = entry.get("bbox")
-    if not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:  # type: ignore
+    box, area = entry.get("bbox"), entry.get("area")
+    if not box and not strict:
+        box = [math.nan] * 4
+    elif not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:  # type: ignore
         raise ValueError("%s: bbox must be 4 finite numbers x y width height" % where)
     points = entry.get("keypoints") or [0] * (3 * nkpt)
     if not _numbers(points):
@@ -137,8 +195,9 @@ def _annotation(entry: Any, index: int, images: Dict[int, CocoImage], nkpt: int)
         raise ValueError("%s: %d keypoint numbers, expected 3 x %d" % (where, len(points), nkpt))
     if not all(v in (0, 1, 2) for v in points[2::3]):
         raise ValueError("%s: keypoint visibility is not 0, 1 or 2" % where)
-    area = entry.get("area", box[2] * box[3] * AREA_OF_BOX)  # type: ignore
-    if not _numbers([area]) or area < 0:
+    if area is None:
+        area = box[2] * box[3] * AREA_OF_BOX if strict else math.nan  # type: ignore
+    elif not _numbers([area]) or area < 0:
         raise ValueError("%s: area must be a number" % where)
     return {
         "image_id": entry["image_id"],
@@ -167,6 +226,65 @@ def _truth(annotations: List[Dict[str, Any]], category_ids: List[int], nkpt: int
         np.array([a["area"] for a in annotations], np.float64),
         np.array([a["iscrowd"] for a in annotations], bool),
     )
+
+
+def write_coco(
+    path: Union[str, Path],
+    images: Dict[int, CocoImage],
+    truths: Dict[int, Truth],
+    names: Sequence[str],
+    nkpt: int = len(COCO_NAMES),
+) -> None:
+    """Write a COCO JSON: one entry an image, annotations numbered from 1, class c category c + 1.
+
+    Args: images, truths: by image id; every image needs its Truth, of nobody if need be.
+    """
+    skel = skeleton(nkpt)
+    annotations: List[Dict[str, Any]] = []
+    for key in images:
+        truth = truths[key]
+        for i in range(truth.count):
+            points = np.round(truth.keypoints[i], PX_DIGITS)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": key,
+                    "category_id": int(truth.classes[i]) + 1,
+                    "iscrowd": int(truth.crowd[i]),
+                    "bbox": np.round(truth.boxes[i], PX_DIGITS).tolist(),
+                    "area": round(float(truth.areas[i]), PX_DIGITS),
+                    "num_keypoints": int((points[:, 2] > 0).sum()),
+                    "keypoints": [v for x, y, s in points.tolist() for v in (x, y, int(s))],
+                }
+            )
+    content = {
+        "images": [
+            {"id": key, "file_name": image.file_name, "height": image.hw[0], "width": image.hw[1]}
+            for key, image in images.items()
+        ],
+        "annotations": annotations,
+        "categories": [
+            {
+                "id": i + 1,
+                "name": name,
+                "supercategory": name,
+                "keypoints": list(skel.names),
+                "skeleton": [[a + 1, b + 1] for a, b in skel.limbs],
+            }
+            for i, name in enumerate(names)
+        ],
+    }
+    with atomic_path(path) as tmp, open(str(tmp), "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False)
+
+
+def image_ids(paths: Sequence[str]) -> List[int]:
+    """The numbers the files are named by (COCO: 000000000139.jpg), or 1, 2, ..."""
+    stems = [Path(p).stem for p in paths]
+    numbers = [int(s) for s in stems if s.isdecimal()]
+    if len(numbers) == len(stems) and len(set(numbers)) == len(stems):
+        return numbers
+    return list(range(1, len(stems) + 1))
 
 
 class Rows(NamedTuple):

@@ -28,32 +28,45 @@ class DataYaml(NamedTuple):
     names: List[str]
     nkpt: int
     sigmas: Optional[Tuple[float, ...]]  # None: COCO's, see keypoints.oks_sigmas
-    splits: Dict[str, List[str]]  # task -> list files and folders, as found
-    jsons: Dict[str, str]  # task -> COCO JSON, as found
+    splits: Dict[str, List[str]]  # task -> list files and folders; as in the yaml if not found
+    jsons: Dict[str, str]  # task -> COCO JSON; as in the yaml if not found
 
     @property
     def nc(self) -> int:
         return len(self.names)
 
     def images(self, task: str) -> List[str]:
-        """Image paths of `train`, `val` or `test`. Raises InputError if the yaml has none."""
+        """Image paths of `train`, `val` or `test`.
+
+        Raises InputError if the yaml has none, or a list file or folder is not there.
+        """
         if task not in self.splits:
             raise InputError(
                 "%s: no key %s; it has %s" % (self.path, task, ", ".join(self.splits) or "no split")
             )
-        images = [image for entry in self.splits[task] for image in list_images(entry)]
-        return list(dict.fromkeys(images))
+        found = [self._existing(task, entry) for entry in self.splits[task]]
+        return list(dict.fromkeys(image for entry in found for image in list_images(entry)))
 
     def annotations(self, task: str) -> Optional[str]:
-        """Path of the COCO JSON of a task."""
-        return self.jsons.get(task)
+        """Path of the COCO JSON of a task. Raises InputError if the yaml names one not there."""
+        if task not in self.jsons:
+            return None
+        return self._existing(task + "-annotations", self.jsons[task])
+
+    def _existing(self, key: str, entry: str) -> str:
+        if not Path(entry).exists():
+            raise InputError(
+                "%s: %s: %s is neither beside the yaml file nor in the working directory"
+                % (self.path, key, entry)
+            )
+        return entry
 
 
 def read_data(path: Union[str, Path]) -> DataYaml:
     """Read and check a data yaml.
 
-    Raises InputError that names the file and the key. Missing images are found later, by who
-    reads them; a missing list file or folder here.
+    Raises InputError that names the file and the key. What a key points to may be missing: a
+    dataset without a test split can still train. `images` and `annotations` say so when asked.
     """
     import yaml
 
@@ -111,13 +124,8 @@ def _sigmas(path: Path, content: Dict[str, Any], nkpt: int) -> Optional[Tuple[fl
 
 
 def _find(yaml_path: Path, key: str, entry: Any) -> str:
-    """A path of the yaml: as it is, beside the yaml, or in the working directory."""
+    """A path of the yaml, beside the yaml or in the working directory; as it is if in neither."""
     if not isinstance(entry, str):
         raise InputError("%s: %s: expected a path, got %s" % (yaml_path, key, str(entry)[:60]))
-    for candidate in (yaml_path.parent / entry, Path(entry)):
-        if candidate.exists():
-            return str(candidate)
-    raise InputError(
-        "%s: %s: %s is neither beside the yaml file nor in the working directory"
-        % (yaml_path, key, entry)
-    )
+    candidates = (yaml_path.parent / entry, Path(entry))
+    return next((str(c) for c in candidates if c.exists()), entry)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from utils.coco import CocoImage, read_coco
+from utils.coco import CocoImage, image_ids, read_coco
 from utils.data_yaml import DataYaml
 from utils.errors import InputError
 from utils.keypoints import oks_sigmas
@@ -70,7 +70,7 @@ def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> 
         sizes: List[Optional[Tuple[int, int]]] = [coco.images[i].hw for i in ids]
         category_ids = coco.category_ids
     else:
-        ids, known = _ids_in_names(paths), list(_labels(paths, data, task))
+        ids, known = image_ids(paths), list(_labels(paths, data, task))
         sizes, category_ids = [None] * len(paths), [c + 1 for c in range(data.nc)]
     return EvalSet(
         paths, ids, known, sizes, data.names, data.nkpt, sigmas, annotations, category_ids
@@ -107,15 +107,6 @@ def _check_known(unknown: Sequence[str], paths: Sequence[str], json_path: str) -
             "%s: %d of the %d images are not in it, first %s; is it the JSON of these images?"
             % (json_path, len(unknown), len(paths), unknown[0])
         )
-
-
-def _ids_in_names(paths: Sequence[str]) -> List[int]:
-    """The numbers the files are named by (COCO: 000000000139.jpg), or 1, 2, ..."""
-    stems = [Path(p).stem for p in paths]
-    numbers = [int(s) for s in stems if s.isdecimal()]
-    if len(numbers) == len(stems) and len(set(numbers)) == len(stems):
-        return numbers
-    return list(range(1, len(stems) + 1))
 
 
 def _labels(paths: Sequence[str], data: DataYaml, task: str):

@@ -114,6 +114,11 @@ def skeleton(nkpt: int) -> Skeleton:
     return Skeleton(tuple(str(i) for i in range(nkpt)), (), None, ("center",) * nkpt)
 
 
+def keypoint_name(text: str) -> str:
+    """`Left Eye` or `left-eye`, as some tools write it -> `left_eye`."""
+    return text.strip().lower().replace(" ", "_").replace("-", "_")
+
+
 def side_color(side: str) -> Color:
     """BGR colour of `left`, `right` or `center`."""
     return {"left": LEFT_COLOR, "right": RIGHT_COLOR}.get(side, CENTER_COLOR)

@@ -50,27 +50,49 @@ def parse_labels(text: str, nkpt: Optional[int] = None, nc: Optional[int] = None
 
     Raises ValueError, `line 3: reason`, at the first row that is not a label.
     """
+    labels, faults = scan_labels(text, nkpt, nc)
+    if faults:
+        raise ValueError("line %d: %s" % faults[0])
+    return labels
+
+
+def scan_labels(
+    text: str, nkpt: Optional[int] = None, nc: Optional[int] = None
+) -> Tuple[Labels, List[Tuple[int, str]]]:
+    """parse_labels for a file that may have faults: (the good rows, [(line number, reason)])."""
     lines = [(i, line.split()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        return empty_labels(nkpt or 0)
+        return empty_labels(nkpt or 0), []
     width = len(lines[0][1]) if nkpt is None else 5 + 3 * nkpt
     if width < 8 or (width - 5) % 3:
-        raise ValueError("line %d: %d columns, expected 5 + 3 x keypoints" % (lines[0][0], width))
+        reason = "%d columns, expected 5 + 3 x keypoints" % width
+        return empty_labels(0), [(lines[0][0], reason)]
+    faults = {}  # line number -> first reason
     for number, words in lines:
         if len(words) != width:
-            raise ValueError(
-                "line %d: %d columns, expected %d (class, cx cy w h, %d x (x y v))"
-                % (number, len(words), width, (width - 5) // 3)
-            )
+            faults[number] = "%d columns, expected %d (class, cx cy w h, %d x (x y v))" % (
+                len(words), width, (width - 5) // 3,
+            )  # fmt: skip
+    lines = [item for item in lines if item[0] not in faults]
     try:
         rows = np.array([words for _, words in lines], np.float64)
     except ValueError:
-        number, word = next((i, w) for i, words in lines for w in words if not _is_number(w))
-        raise ValueError("line %d: %s is not a number" % (number, word[:40])) from None
+        for number, words in lines:
+            word = next((w for w in words if not _is_number(w)), None)
+            if word is not None:
+                faults[number] = "%s is not a number" % word[:40]
+        lines = [item for item in lines if item[0] not in faults]
+        rows = np.array([words for _, words in lines], np.float64)
+    rows = rows.reshape(-1, width)
+    good = np.ones(len(rows), bool)
     for bad, reason in _faults(rows, nc):
         if bad.any():
-            raise ValueError("line %d: %s" % (lines[int(bad.argmax())][0], reason))
-    return Labels(rows[:, 0].astype(np.int64), rows[:, 1:5], rows[:, 5:].reshape(len(rows), -1, 3))
+            for i in np.flatnonzero(bad & good):
+                faults[lines[i][0]] = reason
+            good &= ~bad
+    rows = rows[good]
+    points = rows[:, 5:].reshape(len(rows), (width - 5) // 3, 3)
+    return Labels(rows[:, 0].astype(np.int64), rows[:, 1:5], points), sorted(faults.items())
 
 
 def _faults(rows: np.ndarray, nc: Optional[int]) -> Iterable[Tuple[np.ndarray, str]]:
@@ -78,7 +100,7 @@ def _faults(rows: np.ndarray, nc: Optional[int]) -> Iterable[Tuple[np.ndarray, s
     with np.errstate(invalid="ignore"):
         yield ~np.isfinite(rows).all(1), "a value is not finite"
         classes, boxes = rows[:, 0], rows[:, 1:5]
-        points = rows[:, 5:].reshape(len(rows), -1, 3)
+        points = rows[:, 5:].reshape(len(rows), (rows.shape[1] - 5) // 3, 3)
         bad = (classes < 0) | (classes != np.floor(classes))
         yield bad, "the class is not an index 0, 1, ..."
         if nc is not None:

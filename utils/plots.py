@@ -7,6 +7,7 @@ import numpy as np
 
 from utils.keypoints import side_color, skeleton
 from utils.poses import Poses
+from utils.truth import Truth
 
 # BGR, one a class, repeated when they run out
 CLASS_COLORS: Tuple[Tuple[int, int, int], ...] = (
@@ -82,6 +83,48 @@ def draw_keypoints(
     for k in np.flatnonzero(shown):
         center = tuple(points[k])
         cv2.circle(image, center, radius, side_color(skel.sides[k]), -1, cv2.LINE_AA, SHIFT)
+
+
+def draw_truth(
+    image: np.ndarray, truth: Truth, names: Sequence[str], line_width: int = 0, ids: bool = False
+) -> None:
+    """Draw annotated persons into a (H, W, 3) uint8 BGR image, in place.
+
+    Args:
+        truth: in pixels of this image.
+        names: class names; a single one is not written at each box.
+        line_width: px, 0: by image size.
+        ids: the number of each keypoint beside it.
+
+    Points that are labelled but hidden (v 1) have a dark core.
+    """
+    hw = (image.shape[0], image.shape[1])
+    width = line_width or default_line_width(hw)
+    skel = skeleton(truth.keypoints.shape[1])
+    for i in range(truth.count):
+        color = CLASS_COLORS[int(truth.classes[i]) % len(CLASS_COLORS)]
+        low, size = truth.boxes[i, :2], truth.boxes[i, 2:]
+        box = np.concatenate([low, low + size])
+        draw_box(image, box, color, width)
+        draw_keypoints(image, truth.keypoints[i], skel, width, 0.0)
+        for x, y in _fixed(truth.keypoints[i][truth.keypoints[i, :, 2] == 1, :2]):
+            cv2.circle(image, (x, y), (width + 1) << (SHIFT - 1), (0, 0, 0), -1, cv2.LINE_AA, SHIFT)
+        if len(names) > 1:
+            draw_label(image, names[int(truth.classes[i])], box, color, width)
+    if ids:
+        for points in truth.keypoints:
+            for k in np.flatnonzero(points[:, 2] > 0):
+                _draw_id(image, str(k), points[k, :2], width)
+
+
+def _draw_id(image: np.ndarray, text: str, point: np.ndarray, width: int) -> None:
+    """Small outlined text beside a keypoint."""
+    x, y = (int(v) >> SHIFT for v in _fixed(point))
+    scale, offset = max(width / 4.0, 0.35), width + 2
+    for thickness, color in ((3, (0, 0, 0)), (1, (255, 255, 255))):
+        cv2.putText(
+            image, text, (x + offset, y - offset), _FONT, scale, color, thickness, cv2.LINE_AA
+        )
 
 
 def draw_label(

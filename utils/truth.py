@@ -39,3 +39,12 @@ def from_labels(labels: Labels, image_hw: Tuple[int, int]) -> Truth:
     keypoints = labels.keypoints * np.array([w, h, 1.0])
     areas = boxes[:, 2] * boxes[:, 3] * AREA_OF_BOX
     return Truth(boxes, labels.classes, keypoints, areas, np.zeros(labels.count, bool))
+
+
+def to_labels(truth: Truth, image_hw: Tuple[int, int]) -> Labels:
+    """Truth -> labels over image size. Areas and what is a crowd are lost."""
+    h, w = image_hw
+    boxes = truth.boxes.copy()
+    boxes[:, :2] += boxes[:, 2:] / 2
+    size = np.array([w, h, w, h], np.float64)
+    return Labels(truth.classes, boxes / size, truth.keypoints / np.array([w, h, 1.0]))

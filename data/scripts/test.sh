@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Accuracy of checkpoint, ONNX and engines of one model, each that is there. Run from the
+# repository root.
+set -euo pipefail
+
+STEM=${STEM:-weights/yolov5l6_pose}
+DATA=${DATA:-data/coco_kpts.yaml}
+IMG_SIZE=${IMG_SIZE:-832}          # px
+DEVICE=${DEVICE:-0}
+PYTHON=${PYTHON:-python}
+
+for weights in "$STEM.pt" "$STEM.onnx" "$STEM.trt" "$STEM-FP16.trt" "$STEM-INT8.trt"; do
+    [ -e "$weights" ] || continue
+    $PYTHON test_multi_backend.py --weights "$weights" --data "$DATA" --img-size "$IMG_SIZE" \
+        --conf-thres 0.001 --iou-thres 0.6 --task val --device "$DEVICE" --kpt-label
+done

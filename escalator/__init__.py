@@ -1,0 +1,1 @@
+"""From anybody's annotations to YOLO-pose labels and back."""

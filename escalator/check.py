@@ -1,0 +1,371 @@
+"""Dataset doctor: what is in a dataset, and what is wrong with it.
+
+    python escalator/check.py --data data/custom_kpts.yaml
+    python escalator/check.py --data data/coco_kpts.yaml --task val --save_dir runs/check
+
+Looks at every image and label file of the yaml, prints a table and what it found, and writes
+report.json (everything, with file and line) and report.png (plots) into --save_dir.
+
+Errors (exit code 1): images that are missing or unreadable, broken label lines, two images that
+share a label file, images of one content in two of train, val and test, images without a label
+file where they are needed (val and test, unless the yaml names a COCO JSON; or all of a task).
+Warnings (exit code 0): images without a label file in train, label files without an image, images
+of one content in one list, a person twice, boxes that reach outside the image, boxes narrower
+than 8 px at --img-size, visible keypoints far outside their box, persons whose left and
+right look swapped.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from utils import cli
+from utils.bulk import bulk_map
+from utils.data_yaml import TASKS, DataYaml, read_data
+from utils.errors import InputError
+from utils.files import atomic_path
+from utils.image_size import read_image_hw
+from utils.keypoints import skeleton
+from utils.labels import TOLERANCE, label_path, scan_labels
+from utils.letterbox import HW
+from utils.mirrored import mirrored
+from utils.sources import IMAGE_SUFFIXES
+from utils.truth import Truth, empty_truth, from_labels
+
+TINY = 8  # px of the network input: one cell of its finest level
+SAME_PERSON = 0.95  # IoU of two boxes of one class
+FAR = 0.25  # of the box size that a keypoint may lie outside its box
+SHOWN = 5  # findings of a kind that are printed
+
+# kinds of findings; as the table calls them
+MISSING, UNREADABLE, BROKEN = "images missing", "images unreadable", "broken label lines"
+SHARED, LEAK = "images that share a label file", "images in two of the lists (leakage)"
+UNLABELLED_ERROR = "images without a label file that need one"
+UNLABELLED, ORPHANS = "images without a label file", "label files without an image"
+TWICE_IMAGE, TWICE_PERSON = "images twice in one list", "persons twice on an image"
+OUTSIDE, TINY_BOX = "boxes that reach outside the image", "tiny boxes"
+FAR_POINT, SWAPPED = "persons with points far outside the box", "left/right swapped suspects"
+ERRORS = (MISSING, UNREADABLE, BROKEN, SHARED, LEAK, UNLABELLED_ERROR)
+WARNINGS = (
+    UNLABELLED, ORPHANS, TWICE_IMAGE, TWICE_PERSON, OUTSIDE, TINY_BOX, FAR_POINT, SWAPPED,
+)  # fmt: skip
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "check.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", default="data/custom_kpts.yaml", help="data yaml [data/custom_kpts.yaml]")
+    add("--task", nargs="+", choices=TASKS, help="what to look at [all that the yaml has]")
+    add("--save_dir", "--save-dir", default="runs/check", help="folder of the report [runs/check]")
+    add("--img-size", "--img_size", type=int, default=640,
+        help="longer side of the network input, for tiny boxes, px [640]")  # fmt: skip
+    add("--workers", type=int, default=0, help="processes [0: one a core]")
+    return parser
+
+
+class Finding(NamedTuple):
+    """Something that is wrong, or may be."""
+
+    kind: str
+    text: str  # with file and line
+
+
+class Item(NamedTuple):
+    """An image to look at."""
+
+    image: str
+    nkpt: int
+    nc: int
+    img_size: int
+
+
+class Seen(NamedTuple):
+    """What was found on an image; hw and digest are None if it cannot be read."""
+
+    image: str
+    truth: Truth
+    hw: Optional[HW]
+    digest: Optional[bytes]
+    has_label: bool
+    findings: List[Finding]
+
+
+def look(item: Item) -> Seen:
+    """Read an image's header and content hash, and its labels."""
+    findings: List[Finding] = []
+    hw = digest = None
+    try:
+        hw = read_image_hw(item.image)
+        digest = content_hash(item.image)
+    except FileNotFoundError:
+        findings.append(Finding(MISSING, item.image))
+    except (ValueError, OSError) as e:
+        reason = getattr(e, "strerror", None) or e
+        findings.append(Finding(UNREADABLE, "%s: %s" % (item.image, reason)))
+    label, has_label = label_path(item.image), True
+    truth = empty_truth(item.nkpt)
+    try:
+        text = label.read_text(encoding="utf-8")
+        labels, faults = scan_labels(text, item.nkpt, item.nc)
+        findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
+        # without a size the shares of the table still hold; what needs pixels is not looked at
+        truth = from_labels(labels, hw or (1, 1))
+        if hw is not None:
+            findings += suspicious(truth, hw, item.img_size, str(label), good_lines(text, faults))
+    except FileNotFoundError:
+        has_label = False
+    except UnicodeDecodeError:
+        findings.append(Finding(BROKEN, "%s: not a text file" % label))
+    except OSError as e:
+        findings.append(Finding(BROKEN, "%s: %s" % (label, e.strerror)))
+    return Seen(item.image, truth, hw, digest, has_label, findings)
+
+
+def content_hash(path: str) -> bytes:
+    """16 bytes that two different files do not share."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.digest()
+
+
+def good_lines(text: str, faults: Sequence[Tuple[int, str]]) -> List[int]:
+    """Line number of each person, as scan_labels returns them."""
+    broken = {number for number, _ in faults}
+    lines = enumerate(text.splitlines(), 1)
+    return [n for n, line in lines if line.strip() and n not in broken]
+
+
+def suspicious(
+    truth: Truth, hw: HW, img_size: int, label: str, numbers: Sequence[int]
+) -> List[Finding]:
+    """What a label may say, but seldom rightly.
+
+    Args: numbers: line of each person.
+    """
+    found: List[Finding] = []
+
+    def add(kind: str, i: int, more: str = "") -> None:
+        found.append(Finding(kind, "%s, line %d%s" % (label, numbers[i], more)))
+
+    size = np.array([hw[1], hw[0]], np.float64)
+    low, high = truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]
+    slack = TOLERANCE * size
+    for i in np.flatnonzero(((low < -slack) | (high > size + slack)).any(1)):
+        beyond = max((-low[i] / size).max(), ((high[i] - size) / size).max())
+        add(OUTSIDE, i, ": by %.1f %% of the image" % (100 * beyond))
+    sides = truth.boxes[:, 2:].min(1) * img_size / max(hw) if truth.count else np.zeros(0)
+    for i in np.flatnonzero(sides < TINY):
+        add(TINY_BOX, i, ": %.1f px narrow at %d" % (sides[i], img_size))
+    margin = FAR * truth.boxes[:, None, 2:]
+    xy = truth.keypoints[..., :2]
+    out = ((xy < low[:, None] - margin) | (xy > high[:, None] + margin)).any(2)
+    out &= truth.keypoints[..., 2] == 2  # COCO's boxes leave out what is hidden
+    for i in np.flatnonzero(out.any(1)):
+        names = skeleton(truth.keypoints.shape[1]).names
+        add(FAR_POINT, i, ": " + ", ".join(names[k] for k in np.flatnonzero(out[i])))
+    for i in range(truth.count):
+        reason = mirrored(truth.keypoints[i], truth.boxes[i, 2:][::-1])
+        if reason:
+            add(SWAPPED, i, ": " + reason)
+    for i, j in same_persons(truth):
+        add(TWICE_PERSON, j, ": the person of line %d" % numbers[i])
+    return found
+
+
+def same_persons(truth: Truth) -> List[Tuple[int, int]]:
+    """Pairs i < j of one class whose boxes cover each other; each j once."""
+    if truth.count < 2:
+        return []
+    low, high = truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]
+    sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
+    common = sides.clip(0).prod(2)
+    area = truth.boxes[:, 2:].prod(1)
+    same = common > SAME_PERSON * (area[:, None] + area - common)
+    same &= truth.classes[:, None] == truth.classes
+    firsts = (np.flatnonzero(same[:j, j]) for j in range(truth.count))
+    return [(int(first[0]), j) for j, first in enumerate(firsts) if len(first)]
+
+
+class TaskReport(NamedTuple):
+    """One of train, val, test."""
+
+    seen: List[Seen]
+    findings: Dict[str, List[str]]  # kind -> messages
+
+
+def check(
+    data: DataYaml, tasks: Sequence[str], img_size: int = 640, workers: int = 0
+) -> Dict[str, TaskReport]:
+    """Look at all images of the tasks. Raises InputError for lists that cannot be read."""
+    lists = {task: data.images(task) for task in tasks}
+    reports = {}
+    for task, images in lists.items():
+        items = [Item(path, data.nkpt, data.nc, img_size) for path in images]
+        seen = list(bulk_map(look, items, task, workers))
+        findings: Dict[str, List[str]] = defaultdict(list)
+        for one in seen:
+            for finding in one.findings:
+                findings[finding.kind].append(finding.text)
+        bare = ["%s (no %s)" % (s.image, label_path(s.image)) for s in seen if not s.has_label]
+        needed = task != "train" and task not in data.jsons
+        if bare:
+            findings[UNLABELLED_ERROR if needed or len(bare) == len(seen) else UNLABELLED] = bare
+        for first, other in repeated((str(label_path(p)), p) for p in images):
+            findings[SHARED].append("%s: of %s, too" % (other, first))
+        for first, other in repeated((s.digest, s.image) for s in seen if s.digest):
+            findings[TWICE_IMAGE].append("%s: as %s" % (other, first))
+        findings[ORPHANS] += orphans(images)
+        reports[task] = TaskReport(seen, findings)
+    _find_leaks(reports)
+    return reports
+
+
+def repeated(pairs) -> List[Tuple[str, str]]:
+    """(first name, other name) of each name whose key was there before."""
+    first: Dict = {}
+    return [(first[key], name) for key, name in pairs if first.setdefault(key, name) is not name]
+
+
+def _find_leaks(reports: Dict[str, TaskReport]) -> None:
+    """Images of one content in two lists; told at the later one."""
+    owner: Dict[bytes, Tuple[str, str]] = {}
+    for task, report in reports.items():
+        for seen in report.seen:
+            if seen.digest is None:
+                continue
+            other_task, other = owner.setdefault(seen.digest, (task, seen.image))
+            if other_task != task:
+                report.findings[LEAK].append(
+                    "%s: as %s of %s" % (seen.image, other, other_task)
+                )  # fmt: skip
+
+
+def orphans(images: Sequence[str]) -> List[str]:
+    """Label files of the folders in use that belong to no image there is."""
+    folders = {}
+    for image in images:
+        folder = label_path(image).parent
+        if folder != Path(image).parent:  # beside images a .txt may be anything
+            folders[folder] = Path(image).parent
+    found = []
+    for label_folder, image_folder in sorted(folders.items()):
+        if not label_folder.is_dir() or not image_folder.is_dir():
+            continue
+        stems = {os.path.splitext(n)[0] for n in os.listdir(str(image_folder))
+                 if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES}  # fmt: skip
+        names = (os.path.splitext(n) for n in sorted(os.listdir(str(label_folder))))
+        found += [str(label_folder / (stem + suffix)) for stem, suffix in names
+                  if suffix == ".txt" and stem not in stems]  # fmt: skip
+    return found
+
+
+def summary(report: TaskReport, nkpt: int) -> Dict:
+    """Counts of one task, for the table and report.json."""
+    counts = np.array([s.truth.count for s in report.seen])
+    points = np.concatenate(
+        [np.zeros((0, nkpt))] + [s.truth.keypoints[..., 2] for s in report.seen]
+    )
+    names = skeleton(nkpt).names
+    return {
+        "images": len(report.seen),
+        "images with nobody on them": int((counts == 0).sum()),
+        "persons": int(counts.sum()),
+        "persons without a keypoint": int((points == 0).all(1).sum()) if nkpt else 0,
+        "most persons on an image": int(counts.max()) if len(counts) else 0,
+        "keypoints": {
+            name: {
+                "visible": int((points[:, k] == 2).sum()),
+                "hidden": int((points[:, k] == 1).sum()),
+            }
+            for k, name in enumerate(names)
+        },
+        "findings": {kind: report.findings.get(kind, []) for kind in ERRORS + WARNINGS},
+    }
+
+
+def print_table(summaries: Dict[str, Dict]) -> None:
+    """Counts by task, keypoints by joint, then the findings."""
+    tasks = list(summaries)
+    row = "%-46s" + "%14s" * len(tasks)
+    print(row % ("", *tasks))
+    for key in next(iter(summaries.values())):
+        if key not in ("keypoints", "findings"):
+            print(row % (key, *(summaries[t][key] for t in tasks)))
+    print(row % ("keypoint: visible + hidden, % of persons", *[""] * len(tasks)))
+    for name in summaries[tasks[0]]["keypoints"]:
+        cells = []
+        for task in tasks:
+            point, persons = summaries[task]["keypoints"][name], summaries[task]["persons"] or 1
+            shares = 100 * point["visible"] / persons, 100 * point["hidden"] / persons
+            cells.append("%.0f + %.0f" % shares)
+        print(row % ("  " + name, *cells))
+    for title, kinds in (("errors", ERRORS), ("warnings", WARNINGS)):
+        print(row % (title, *[""] * len(tasks)))
+        for kind in kinds:
+            counts = [len(summaries[t]["findings"][kind]) for t in tasks]
+            if any(counts):
+                print(row % ("  " + kind, *counts))
+        if not any(len(summaries[t]["findings"][k]) for t in tasks for k in kinds):
+            print("  none")
+
+
+def print_findings(summaries: Dict[str, Dict]) -> None:
+    """The first few of each kind, errors first."""
+    for kind in ERRORS + WARNINGS:
+        texts = [text for s in summaries.values() for text in s["findings"][kind]]
+        word = "error" if kind in ERRORS else "warning"
+        for text in texts[:SHOWN]:
+            print("%s: %s: %s" % (word, kind, text))
+        if len(texts) > SHOWN:
+            print("%s: %s: and %d more in report.json" % (word, kind, len(texts) - SHOWN))
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.img_size < 1:
+        raise InputError("--img-size %d: expected px" % args.img_size)
+    data = read_data(args.data)
+    tasks = [t for t in TASKS if t in (args.task or data.splits)]
+    if not tasks:
+        raise InputError("%s: none of the keys %s" % (args.data, ", ".join(TASKS)))
+    from escalator.check_plots import plot
+
+    reports = check(data, tasks, args.img_size, args.workers)
+    summaries = {task: summary(report, data.nkpt) for task, report in reports.items()}
+    print_table(summaries)
+    print_findings(summaries)
+    folder = Path(args.save_dir)
+    with atomic_path(folder / "report.json") as tmp:
+        tmp.write_text(
+            json.dumps({"data": args.data, **summaries}, indent=1, ensure_ascii=False),
+            encoding="utf-8",
+        )
+    with atomic_path(folder / "report.png") as tmp:
+        plot(tmp, reports, data.nkpt)
+    print("report.json and report.png in %s" % folder)
+    totals = Counter(
+        {kind: sum(len(s["findings"][kind]) for s in summaries.values()) for kind in ERRORS}
+    )
+    if sum(totals.values()):
+        raise InputError(
+            "%s: %s" % (args.data, ", ".join("%d %s" % (n, k) for k, n in totals.items() if n))
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

@@ -1,0 +1,168 @@
+"""Annotations -> YOLO-pose label files.
+
+    python escalator/json2yolo.py --json_dir data/custom_kpts/annotations \
+        --label_dir data/custom_kpts/labels
+    python escalator/json2yolo.py --json_dir person_keypoints_val2017.json \
+        --image_dir data/coco_kpts/images/val2017 --label_dir data/coco_kpts/labels/val2017
+
+--json_dir is a folder of JSON files, one an image:
+
+    [{"keypoints": [x1, y1, ..., x17, y17], "bbox": [x, y, w, h]}, ...]
+
+in pixels, 0, 0 for a missing keypoint, every other one visible (51 numbers x, y, v keep v); or
+files of labelme; or a COCO JSON as COCO, CVAT and Roboflow write it, or a folder of these.
+
+a.json becomes a.txt, one person a line: class, cx cy w h, 17 x (x y v), over the image size; a
+file without a person becomes an empty one. Files are replaced, never added to. On the way:
+  - bbox [] or none: the box around the labelled keypoints, 10 % of its longer side larger on
+    each side. Neither bbox nor two keypoints is an error of that person.
+  - boxes are cut at the border of the image.
+  - a point up to 2 % of the image outside is moved to its border; further out it is not labelled.
+  - crowds of a COCO JSON are left out.
+Each of these is counted and printed. What cannot be converted is named, with file and person; the
+rest is converted, and the exit code is 1.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from escalator.pairs import NO_JSON, ImageFolder, Job, coco_jobs, default_image_dir, find_jobs, load
+from escalator.tally import Tally
+from utils import cli
+from utils.bulk import bulk_map
+from utils.errors import InputError
+from utils.labels import label_path, write_labels
+from utils.truth import to_labels
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "json2yolo.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--json_dir", "--json-dir", required=True,
+        help="folder of JSON files, one an image, or a COCO JSON")  # fmt: skip
+    add("--label_dir", "--label-dir", default="",
+        help="where label files go [where training looks for those of each image]")  # fmt: skip
+    add("--image_dir", "--image-dir", default="",
+        help="folder of the images [images beside --json_dir, else --json_dir itself]")  # fmt: skip
+    add("--names", nargs="+", default=["person"], metavar="NAME",
+        help="class names; class 0 is the first [person]")  # fmt: skip
+    add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
+    add("--workers", type=int, default=0, help="processes [0: one a core]")
+    return parser
+
+
+class Target(NamedTuple):
+    """A job and the label file it becomes."""
+
+    job: Job
+    label: str
+
+
+class Done(NamedTuple):
+    """What became of a Target."""
+
+    converted: bool
+    persons: int
+    faults: List[str]
+    notes: Dict[str, int]
+    is_coco: bool
+
+
+def json2yolo(
+    json_dir: str,
+    label_dir: str = "",
+    image_dir: str = "",
+    names: Sequence[str] = ("person",),
+    nkpt: int = 17,
+    workers: int = 0,
+) -> Tally:
+    """Convert; see the text above. Raises InputError if there is nothing to convert."""
+    tally = Tally()
+    jobs, tally.faults = find_jobs(json_dir, image_dir, names, nkpt)
+    per_image = bool(jobs) and jobs[0].json is not None
+    coco_files = _convert_all(jobs, json_dir, label_dir, tally, workers)
+    if coco_files:
+        images = ImageFolder(image_dir or default_image_dir(Path(json_dir)))
+        jobs, faults = coco_jobs(coco_files, images, names, nkpt)
+        tally.faults += faults
+        _convert_all(jobs, json_dir, label_dir, tally, workers)
+    elif per_image and os.path.isdir(json_dir):
+        images = ImageFolder(image_dir or default_image_dir(Path(json_dir)))
+        tally.notes[NO_JSON] = len(set(images.by_key) - {job.key for job in jobs})
+    return tally
+
+
+def _convert_all(
+    jobs: List[Job], json_dir: str, label_dir: str, tally: Tally, workers: int
+) -> List[str]:
+    """Convert each job; returns the files that turned out to be COCO JSONs."""
+    targets = [Target(job, _label_file(job, json_dir, label_dir)) for job in jobs]
+    _warn_if_elsewhere(targets)
+    coco_files = []
+    for target, done in zip(targets, bulk_map(convert, targets, "json2yolo", workers)):
+        if done.is_coco:
+            coco_files.append(target.job.json or "")
+        tally.faults += done.faults
+        if done.converted:
+            tally.add(done.persons, done.notes)
+    return coco_files
+
+
+def convert(target: Target) -> Done:
+    """Write the label file of one image."""
+    loaded = load(target.job)
+    if loaded.hw is not None:
+        write_labels(target.label, to_labels(loaded.truth, loaded.hw))
+    return Done(
+        loaded.hw is not None, loaded.truth.count, loaded.faults, loaded.notes, loaded.is_coco
+    )
+
+
+def _label_file(job: Job, json_dir: str, label_dir: str) -> str:
+    if not label_dir and job.image is not None:
+        return str(label_path(job.image))
+    folder = label_dir or os.path.join(os.path.dirname(os.path.normpath(json_dir)), "labels")
+    return os.path.join(folder, *job.key.split("/")) + ".txt"
+
+
+def _warn_if_elsewhere(targets: Sequence[Target]) -> None:
+    """Labels that nobody will find are worth a word."""
+    for job, label in targets:
+        if job.image is not None and os.path.abspath(label) != os.path.abspath(
+            str(label_path(job.image))
+        ):
+            print(
+                "warning: training looks for the labels of %s in %s, not in %s"
+                % (job.image, label_path(job.image), label)
+            )
+            return
+
+
+def check_args(args: argparse.Namespace) -> None:
+    if args.nkpt < 1:
+        raise InputError("--nkpt %d: expected at least 1" % args.nkpt)
+    if len(set(args.names)) < len(args.names):
+        raise InputError("--names %s: one name twice" % " ".join(args.names))
+
+
+def main(args: argparse.Namespace) -> None:
+    check_args(args)
+    tally = json2yolo(
+        args.json_dir, args.label_dir, args.image_dir, args.names, args.nkpt, args.workers
+    )
+    where = args.label_dir or "the labels folders of the images"
+    tally.finish("label files in %s" % where)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

@@ -1,0 +1,280 @@
+"""Which image an annotation belongs to, and what is on it.
+
+    jobs, faults = find_jobs("data/custom_kpts/annotations", "", ["person"], nkpt=17)
+    loaded = load(jobs[0])                            # loaded.truth in pixels of the image
+
+Annotations are a folder of JSON files (ours or labelme's, one an image), a COCO JSON, a folder
+with COCO JSONs in it, or a list file of images.
+"""
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+from utils.annotations import Annotation, IsCoco, fit, read_annotation
+from utils.coco import is_coco, load_json, read_coco
+from utils.errors import InputError, one_line
+from utils.image_size import read_image_hw
+from utils.labels import list_images
+from utils.letterbox import HW
+from utils.sources import IMAGE_SUFFIXES
+from utils.truth import Truth, empty_truth
+
+NO_IMAGE = "images that are not there, sizes taken from the JSON"
+RESIZED = "images of another size than the JSON says, annotations scaled to them"
+NO_JSON = "images without a JSON, left out"
+SAME_SHAPE = 0.01  # two sizes are of one shape up to this difference of their aspect ratios
+
+
+class Job(NamedTuple):
+    """One image to convert."""
+
+    name: str  # what messages call it
+    key: str  # path below the folder of images, without suffix; names the label file
+    image: Optional[str]  # path, None: not found
+    json: Optional[str]  # file with its annotation; None: it is in `annotation`
+    annotation: Optional[Annotation]
+    names: Tuple[str, ...]
+    nkpt: int
+
+
+class Loaded(NamedTuple):
+    """A Job done: persons in pixels of an image of (height, width) px, None if that failed."""
+
+    job: Job
+    truth: Truth
+    hw: Optional[HW]
+    faults: List[str]  # complete messages
+    notes: Dict[str, int]
+    is_coco: bool = False  # the file has many images; see coco_jobs
+
+
+class ImageFolder:
+    """The images of a folder, found by any name an annotation file gives them."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.by_key: Dict[str, List[str]] = defaultdict(list)  # path without suffix -> paths
+        self._by_stem: Dict[str, List[str]] = defaultdict(list)
+        for directory, _, names in os.walk(folder):
+            for name in sorted(names):
+                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                    path = os.path.join(directory, name)
+                    self.by_key[self.key(path)].append(path)
+                    self._by_stem[_normal(os.path.splitext(name)[0])].append(path)
+
+    def key(self, path: str) -> str:
+        """Path below the folder, with slashes, without suffix."""
+        return _normal(os.path.splitext(os.path.relpath(path, self.folder))[0].replace(os.sep, "/"))
+
+    def find(self, key: str, name: str = "") -> Optional[str]:
+        """The image of this key, or the only one of this stem; with `name` only one named so.
+
+        Raises ValueError if there are several.
+        """
+        stem = PurePosixPath(key).name
+        paths = self.by_key.get(_normal(key)) or self._by_stem.get(_normal(stem)) or []
+        if name:
+            exact = [p for p in paths if _normal(os.path.basename(p)) == _normal(name)]
+            paths = exact or ([] if os.path.splitext(name)[1] else paths)
+        if len(paths) > 1:
+            raise ValueError("several images of one name: %s" % ", ".join(sorted(paths)[:3]))
+        return paths[0] if paths else None
+
+
+def _normal(text: str) -> str:
+    """One spelling of letters that Unicode can spell in two; macOS writes the other one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def find_jobs(
+    source: str, image_dir: str, names: Sequence[str], nkpt: int
+) -> Tuple[List[Job], List[str]]:
+    """Images to convert, and messages about those that cannot be.
+
+    Args:
+        source: a JSON file, a folder of them, or a list file of images.
+        image_dir: folder of the images; empty: see default_image_dir.
+        names, nkpt: class names, keypoints of a person.
+
+    Raises InputError if there is nothing to convert.
+    """
+    path = Path(source)
+    if image_dir and not os.path.isdir(image_dir):
+        raise InputError("--image_dir %s: no such folder" % image_dir)
+    if path.is_dir():
+        files = sorted(
+            os.path.join(d, n)
+            for d, _, found in os.walk(source)
+            for n in found
+            if n.lower().endswith(".json")
+        )
+        if not files:
+            raise InputError("--json_dir %s: no .json files in this folder" % source)
+        images = ImageFolder(image_dir or default_image_dir(path))
+        return _file_jobs(files, source, images, names, nkpt)
+    if not path.is_file():
+        raise InputError("--json_dir %s: no such file or folder" % source)
+    if path.suffix.lower() == ".json":
+        images = ImageFolder(image_dir or default_image_dir(path.parent))
+        if is_coco(load_json(path)):
+            return coco_jobs([source], images, names, nkpt)
+        return _file_jobs([source], str(path.parent), images, names, nkpt)
+    return _list_jobs(source, names, nkpt)
+
+
+def default_image_dir(json_folder: Path) -> str:
+    """`images` beside the folder of annotations or in it, else the folder itself."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(str(json_folder))), "images")
+    if os.path.isdir(beside):
+        return os.path.relpath(beside)
+    inside = json_folder / "images"
+    return str(inside if inside.is_dir() else json_folder)
+
+
+def _file_jobs(
+    files: Iterable[str], folder: str, images: ImageFolder, names: Sequence[str], nkpt: int
+) -> Tuple[List[Job], List[str]]:
+    """A job for each JSON file of one image."""
+    jobs, faults = [], []
+    for file in files:
+        key = os.path.splitext(os.path.relpath(file, folder))[0].replace(os.sep, "/")
+        try:
+            image = images.find(key)
+        except ValueError as e:
+            faults.append("%s: %s" % (file, e))
+            continue
+        key = images.key(image) if image else key
+        jobs.append(Job(file, key, image, file, None, tuple(names), nkpt))
+    return _apart(jobs, faults)
+
+
+def _list_jobs(path: str, names: Sequence[str], nkpt: int) -> Tuple[List[Job], List[str]]:
+    """A job for each image of a list file; its JSON is in `annotations` in place of `images`."""
+    jobs = []
+    paths = list_images(path)
+    folder = common_folder(paths)
+    for image in paths:
+        parts = list(Path(image).with_suffix(".json").parts)
+        folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]
+        if folders:
+            parts[folders[-1]] = "annotations"
+        key = os.path.splitext(os.path.relpath(image, folder))[0].replace(os.sep, "/")
+        jobs.append(Job(image, key, image, str(Path(*parts)), None, tuple(names), nkpt))
+    return _apart(jobs, [])
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """The deepest folder that all files are in."""
+    return os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in paths])
+
+
+def coco_jobs(
+    files: Iterable[str], images: ImageFolder, names: Sequence[str], nkpt: int
+) -> Tuple[List[Job], List[str]]:
+    """A job for each image of COCO JSONs."""
+    jobs: List[Job] = []
+    faults: List[str] = []
+    for file in files:
+        inside: List[str] = []
+        try:
+            coco = read_coco(file, names, nkpt, inside)
+        except InputError as e:
+            faults.append(str(e))
+            continue
+        faults += ["%s: %s" % (file, fault) for fault in inside]
+        for key, entry in coco.images.items():
+            name = "%s: %s" % (file, entry.file_name)
+            below = _below(entry.file_name)
+            stem = os.path.splitext(below)[0]
+            try:
+                image = images.find(stem, PurePosixPath(below).name)
+            except ValueError as e:
+                faults.append("%s: %s" % (name, e))
+                continue
+            truth = coco.truths[key]
+            persons = ["person %d" % (i + 1) for i in range(truth.count)]
+            annotation = Annotation(truth, persons, entry.file_name, entry.hw)
+            stem = images.key(image) if image else stem
+            jobs.append(Job(name, stem, image, None, annotation, tuple(names), nkpt))
+    return _apart(jobs, faults)
+
+
+def _below(file_name: str) -> str:
+    """A file name of a JSON as a path that stays below a folder."""
+    path = PurePosixPath(file_name.replace("\\", "/"))
+    if path.is_absolute() or ":" in path.parts[0]:
+        return path.name
+    return "/".join(part for part in path.parts if part != "..")
+
+
+def _apart(jobs: List[Job], faults: List[str]) -> Tuple[List[Job], List[str]]:
+    """Leave out the images whose label files would be one."""
+    counts = Counter(job.key for job in jobs)
+    first: Dict[str, Job] = {}
+    for job in jobs:
+        if counts[job.key] > 1:
+            other = first.setdefault(job.key, job)
+            if other is not job:
+                faults.append("%s: shares its labels %s.txt with %s; neither was converted"
+                              % (job.name, job.key, other.name))  # fmt: skip
+    return [job for job in jobs if counts[job.key] == 1], faults
+
+
+def load(job: Job) -> Loaded:
+    """Read annotation and image size; persons in pixels of the image, fitted to it."""
+    failed = Loaded(job, empty_truth(job.nkpt), None, [], {})
+    annotation = job.annotation
+    if annotation is None:
+        assert job.json is not None
+        try:
+            annotation = read_annotation(job.json, job.names, job.nkpt)
+        except IsCoco:
+            return failed._replace(is_coco=True)
+        except InputError as e:
+            return failed._replace(faults=[str(e)])
+    notes = Counter(annotation.notes)
+    try:
+        hw = _size(job, annotation)
+    except ValueError as e:
+        return failed._replace(faults=["%s: %s" % (job.name, e)])
+    if job.image is None:
+        notes[NO_IMAGE] += 1
+    elif annotation.hw is not None and hw != annotation.hw:
+        notes[RESIZED] += 1
+        annotation = annotation._replace(truth=_scaled(annotation.truth, annotation.hw, hw))
+    fitted = fit(annotation._replace(notes=notes), hw)
+    faults = ["%s, %s" % (job.name, fault) for fault in fitted.faults]
+    return Loaded(job._replace(annotation=None), fitted.truth, hw, faults, fitted.notes)
+
+
+def _size(job: Job, annotation: Annotation) -> HW:
+    """(height, width) of the image; ValueError if it is unknown or contradicts the JSON."""
+    told = annotation.hw
+    if job.image is None:
+        if told is None:
+            raise ValueError("no image %s.* in the folder of images (--image_dir)" % job.key)
+        return told
+    try:
+        hw = read_image_hw(job.image)
+    except (ValueError, OSError) as e:
+        reason = getattr(e, "strerror", None) or (str(e) if e.args else one_line(e))
+        raise ValueError("image %s: %s" % (job.image, reason)) from e
+    if told is not None and abs(hw[0] * told[1] / (hw[1] * told[0]) - 1) > SAME_SHAPE:
+        raise ValueError(
+            "image %s is %d x %d px (width x height), the JSON says %d x %d%s"
+            % ((job.image, hw[1], hw[0], told[1], told[0])
+               + ("; turned by its EXIF orientation?" if hw == told[::-1] else "",))
+        )  # fmt: skip
+    return hw
+
+
+def _scaled(truth: Truth, old: HW, new: HW) -> Truth:
+    x, y = new[1] / old[1], new[0] / old[0]
+    return truth._replace(
+        boxes=truth.boxes * [x, y, x, y],
+        keypoints=truth.keypoints * [x, y, 1.0],
+        areas=truth.areas * x * y,
+    )

@@ -1,0 +1,50 @@
+"""What a conversion did: counts, what was changed on the way, what failed."""
+
+import sys
+from collections import Counter
+from typing import List, Mapping
+
+from utils.errors import InputError
+
+SHOWN = 100  # messages about what failed; more of them say nothing new
+
+
+class Tally:
+    """Counts up; `finish` prints, and is the error if anything failed."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.persons = 0
+        self.empty = 0  # images with nobody on them
+        self.faults: List[str] = []
+        self.notes: Counter = Counter()
+
+    def add(self, persons: int, notes: Mapping[str, int]) -> None:
+        """An image that was converted."""
+        self.images += 1
+        self.persons += persons
+        self.empty += not persons
+        self.notes.update(notes)
+
+    def finish(self, done: str) -> None:
+        """Print what was done. Raises InputError if anything failed.
+
+        Args: done: what the images became, such as `label files in labels`.
+        """
+        print(
+            "%d %s: %d persons, %d images with nobody on them"
+            % (self.images, done, self.persons, self.empty)
+        )
+        for note, count in self.notes.items():
+            if count:
+                print("  %d %s" % (count, note))
+        sys.stdout.flush()
+        for fault in self.faults[:SHOWN]:
+            print("failed: " + fault, file=sys.stderr)
+        if len(self.faults) > SHOWN:
+            print("failed: and %d more" % (len(self.faults) - SHOWN), file=sys.stderr)
+        if self.faults:
+            raise InputError(
+                "%d files or persons could not be converted (see above); the rest was"
+                % len(self.faults)
+            )

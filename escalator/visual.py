@@ -1,0 +1,116 @@
+"""Look at the labels: boxes, skeletons and points drawn on some images.
+
+    python escalator/visual.py --data_root data/custom_kpts --data_file train.txt --visual_num 5 \
+        --save_dir runs/visual
+    python escalator/visual.py --data_root data/custom_kpts --data_file train.txt --ids
+
+--data_file is a list file of images, or a folder of them, below --data_root. Green is the person's
+left, orange the right; a point with a dark core is labelled as hidden (v 1). --ids writes the
+number of each keypoint beside it: 0 nose, 1 left eye, ..., 16 right ankle. Pictures of an earlier
+run with the same names are replaced. What cannot be read is named, and the exit code is 1.
+"""
+
+import argparse
+import os
+import random
+import sys
+from pathlib import Path
+from typing import List, Sequence
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from utils import cli
+from utils.errors import InputError
+from utils.labels import label_path, list_images, read_labels
+from utils.plots import draw_truth
+from utils.sources import read_image
+from utils.truth import from_labels
+from utils.writers import write_image
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "visual.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data_root", "--data-root", default="data/custom_kpts",
+        help="folder of --data_file [data/custom_kpts]")  # fmt: skip
+    add("--data_file", "--data-file", default="train.txt",
+        help="list file of images, or a folder of them [train.txt]")  # fmt: skip
+    add("--visual_num", "--visual-num", type=int, default=5, help="images to draw, 0: all [5]")
+    add("--save_dir", "--save-dir", default="runs/visual", help="folder of the pictures "
+        "[runs/visual]")  # fmt: skip
+    add("--ids", action="store_true", help="number each keypoint")
+    add("--names", nargs="+", default=["person"], metavar="NAME",
+        help="class names; several are written at the boxes [person]")  # fmt: skip
+    add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
+    add("--line-thickness", "--line_thickness", type=int, default=0,
+        help="line width, px [0: by image size]")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the choice of images [0]")
+    return parser
+
+
+def draw(
+    path: str, names: Sequence[str], nkpt: int, line_width: int = 0, ids: bool = False
+) -> np.ndarray:
+    """The image with its labels on it. Raises InputError if one of both cannot be read."""
+    label = label_path(path)
+    if not label.is_file():
+        raise InputError("%s: no such file (labels of %s)" % (label, path))
+    labels = read_labels(label, nkpt, len(names))
+    try:
+        image = read_image(path)
+    except (ValueError, OSError) as e:
+        raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+    truth = from_labels(labels, (image.shape[0], image.shape[1]))
+    draw_truth(image, truth, names, line_width, ids)
+    return image
+
+
+def target_names(paths: Sequence[str]) -> List[str]:
+    """A .jpg for each image; a, a_2 for two of one name."""
+    taken: set = set()
+    names = []
+    for path in paths:
+        stem = name = os.path.splitext(os.path.basename(path))[0]
+        number = 1
+        while name.lower() in taken:
+            number += 1
+            name = "%s_%d" % (stem, number)
+        taken.add(name.lower())
+        names.append(name + ".jpg")
+    return names
+
+
+def main(args: argparse.Namespace) -> None:
+    for flag in ("visual_num", "line_thickness"):
+        if getattr(args, flag) < 0:
+            raise InputError("--%s %d: expected at least 0" % (flag, getattr(args, flag)))
+    paths = list_images(os.path.join(args.data_root, args.data_file))
+    if 0 < args.visual_num < len(paths):
+        chosen = random.Random(args.seed).sample(range(len(paths)), args.visual_num)
+        paths = [paths[i] for i in sorted(chosen)]
+    folder = Path(args.save_dir).resolve()
+    if any(Path(p).resolve().parent == folder for p in paths):
+        raise InputError("--save_dir %s: the pictures would overwrite the images" % args.save_dir)
+    failed = 0
+    for path, name in zip(paths, target_names(paths)):
+        try:
+            image = draw(path, args.names, args.nkpt, args.line_thickness, args.ids)
+        except InputError as e:
+            failed += 1
+            print("failed: %s" % e, file=sys.stderr)
+            continue
+        write_image(Path(args.save_dir) / name, image)
+    print("%d pictures in %s" % (len(paths) - failed, args.save_dir))
+    if failed:
+        raise InputError("%d of %d images could not be drawn (see above)" % (failed, len(paths)))
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

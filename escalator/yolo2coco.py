@@ -1,0 +1,118 @@
+"""YOLO-pose label files -> one COCO keypoints JSON.
+
+    python escalator/yolo2coco.py --data_file data/custom_kpts/val.txt --save_file val.json
+    python escalator/yolo2coco.py --data_file data/custom_kpts/images --save_file all.json
+
+--data_file is a list file of images, or a folder of them; the labels of images/a.jpg are
+labels/a.txt. One entry an image; areas are 0.53 of the boxes; ids as json2coco.py gives them. An
+image or label file that cannot be read is named, the rest is written, and the exit code is 1; a
+broken line of a label file costs this line.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from escalator.json2coco import file_names
+from escalator.json2yolo import check_args as check_names
+from escalator.tally import Tally
+from utils import cli
+from utils.bulk import bulk_map
+from utils.coco import CocoImage, image_ids, write_coco
+from utils.errors import InputError
+from utils.image_size import read_image_hw
+from utils.labels import label_path, list_images, scan_labels
+from utils.letterbox import HW
+from utils.truth import Truth, empty_truth, from_labels
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "yolo2coco.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data_file", "--data-file", required=True, help="list file of images, or their folder")
+    add("--save_file", "--save-file", required=True, help="the COCO JSON to write")
+    add("--names", nargs="+", default=["person"], metavar="NAME",
+        help="class names; the first becomes category 1 [person]")  # fmt: skip
+    add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
+    add("--workers", type=int, default=0, help="processes [0: one a core]")
+    return parser
+
+
+class Pair(NamedTuple):
+    """An image whose labels are to be read."""
+
+    image: str
+    nc: int
+    nkpt: int
+
+
+class Read(NamedTuple):
+    """What was read of a Pair; hw is None if that failed."""
+
+    truth: Truth
+    hw: Optional[HW]
+    faults: List[str]
+
+
+def read_pair(pair: Pair) -> Read:
+    """Size of an image, and its labels in its pixels."""
+    label = label_path(pair.image)
+    failed = empty_truth(pair.nkpt)
+    try:
+        hw = read_image_hw(pair.image)
+    except (ValueError, OSError) as e:
+        return Read(failed, None, ["%s: %s" % (pair.image, getattr(e, "strerror", None) or e)])
+    try:
+        labels, faults = scan_labels(label.read_text(encoding="utf-8"), pair.nkpt, pair.nc)
+    except UnicodeDecodeError:
+        return Read(failed, None, ["%s: not a text file" % label])
+    except OSError as e:
+        return Read(failed, None, ["%s: %s" % (label, e.strerror)])
+    return Read(from_labels(labels, hw), hw, ["%s, line %d: %s" % (label, *f) for f in faults])
+
+
+def yolo2coco(
+    data_file: str,
+    save_file: str,
+    names: Sequence[str] = ("person",),
+    nkpt: int = 17,
+    workers: int = 0,
+) -> Tally:
+    """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
+    tally = Tally()
+    pairs = [Pair(path, len(names), nkpt) for path in list_images(data_file)]
+    paths, truths, sizes = [], [], []
+    for pair, read in zip(pairs, bulk_map(read_pair, pairs, "yolo2coco", workers)):
+        tally.faults += read.faults
+        if read.hw is not None:
+            tally.add(read.truth.count, {})
+            paths.append(pair.image)
+            truths.append(read.truth)
+            sizes.append(read.hw)
+    if not paths:
+        tally.finish("images converted")
+        raise InputError("--data_file %s: no image could be converted" % data_file)
+    ids = image_ids(paths)
+    images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
+    write_coco(save_file, images, dict(zip(ids, truths)), names, nkpt)
+    return tally
+
+
+def main(args: argparse.Namespace) -> None:
+    check_names(args)
+    if not args.save_file.lower().endswith(".json"):
+        raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
+    tally = yolo2coco(args.data_file, args.save_file, args.names, args.nkpt, args.workers)
+    tally.finish("images in %s" % args.save_file)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())

@@ -1,0 +1,93 @@
+"""The whole way of the README on the tiny dataset, each step as a user runs it."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT, randomized, tiny_cfg
+from tests.scripts import run_script
+from utils.data_yaml import read_data
+
+PEOPLE = ROOT / "tests" / "data" / "people"
+
+
+def runs(script, *flags):
+    done = run_script(script, *flags)
+    assert done.returncode == 0, "%s %s\n%s%s" % (script, flags, done.stdout, done.stderr)
+    return done.stdout
+
+
+@pytest.fixture
+def custom(tmp_path):
+    """data/custom_kpts of a user, in a folder with a Chinese name, and its yaml."""
+    folder = tmp_path / "数据" / "custom_kpts"
+    shutil.copytree(str(PEOPLE), str(folder))
+    shutil.copyfile(
+        str(ROOT / "data" / "custom_kpts.yaml"), str(folder.parent / "custom_kpts.yaml")
+    )
+    return folder
+
+
+def prepare(custom):
+    """Convert, split, COCO JSONs, pictures, check."""
+    runs("escalator/json2yolo.py", "--json_dir", custom / "annotations",
+         "--label_dir", custom / "labels")  # fmt: skip
+    runs("escalator/split.py", "--image_dir", custom / "images", "--prefix_path", "./images/",
+         "--out_path", custom, "--split", 0.7, 0.2, 0.1)  # fmt: skip
+    for task in ("train", "val"):
+        runs("escalator/json2coco.py", "--json_dir", custom / (task + ".txt"), "--save_file",
+             custom / "annotations-trainval" / ("person_keypoints_%s.json" % task))  # fmt: skip
+    runs("escalator/visual.py", "--data_root", custom, "--data_file", "train.txt",
+         "--visual_num", 5, "--save_dir", custom / "visual")  # fmt: skip
+    return runs("escalator/check.py", "--data", custom.parent / "custom_kpts.yaml",
+               "--save_dir", custom / "check")  # fmt: skip
+
+
+def test_prepare(custom):
+    out = prepare(custom)
+    data = read_data(custom.parent / "custom_kpts.yaml")
+    assert [len(data.images(task)) for task in ("train", "val", "test")] == [8, 3, 1]
+    truth = json.loads(
+        (custom / "annotations-trainval" / "person_keypoints_val.json").read_text("utf-8")
+    )
+    assert len(truth["images"]) == 3 and data.annotations("val")
+    assert len(list((custom / "visual").iterdir())) == 5
+    assert "errors" in out and (custom / "check" / "report.png").is_file()
+
+
+def test_prepare_train_export_detect(custom):
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    prepare(custom)
+    weights = custom / "model.pt"
+    # TRAIN: one epoch on the CPU at 128 px with models/hub/yolov5n6_kpts.yaml, once train.py is
+    # there, and its checkpoint in place of this untrained one.
+    from models.checkpoint import save_checkpoint
+    from models.yolo import Model
+
+    save_checkpoint(weights, randomized(Model(tiny_cfg())))
+    runs("models/export_onnx.py", "--weights", weights, "--img-size", 128)
+    runs("detect_multi_backend.py", "--weights", custom / "model.onnx", "--source",
+         custom / "val.txt", "--device", "cpu", "--project", custom / "runs", "--save-txt",
+         "--kpt-label")  # fmt: skip
+    assert len(list((custom / "runs" / "exp").glob("*.jpg"))) == 3
+    # TEST: test_multi_backend.py --data custom_kpts.yaml with both of them.
+
+
+@pytest.mark.parametrize("name", ["scratch", "finetune_evolve", "finetune_custom"])
+def test_hyper_parameters(name):
+    """The same keys everywhere, numbers, and a word on each line."""
+    path = ROOT / "data" / ("hyp.%s.yaml" % name)
+    values = yaml.safe_load(path.read_text())
+    assert list(values) == list(yaml.safe_load((ROOT / "data" / "hyp.scratch.yaml").read_text()))
+    assert len(values) == 28 and all(type(v) in (int, float) for v in values.values())
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == 28 and all("  # " in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["coco_kpts", "custom_kpts"])
+def test_data_yamls(name):
+    data = read_data(ROOT / "data" / (name + ".yaml"))
+    assert (data.nc, data.nkpt) == (1, 17) and {"train", "val"} <= set(data.splits)

@@ -1,0 +1,83 @@
+"""One function over many small files, on all cores, with a bar.
+
+for result in bulk_map(convert, jobs, "json2yolo"):
+    ...
+
+Processes, not threads: parsing a small file is Python's own work, which threads do one at a time
+(docs/benchmarks.md).
+"""
+
+import collections
+import concurrent.futures
+import os
+import signal
+from typing import Callable, Deque, Iterator, List, Sequence, TypeVar
+
+S = TypeVar("S")
+T = TypeVar("T")
+SERIAL_UP_TO = 400  # items; fewer are done before the processes have started
+CHUNK = 100  # items a process does before it reports
+
+
+def bulk_map(
+    function: Callable[[S], T], items: Sequence[S], title: str, workers: int = 0
+) -> Iterator[T]:
+    """`map(function, items)`; the order stays.
+
+    Args:
+        function: of a module, so that another process can find it.
+        title: of the bar.
+        workers: processes; 0: one a core.
+    """
+    if len(items) <= SERIAL_UP_TO:
+        yield from map(function, items)
+        return
+    from tqdm import tqdm
+
+    workers = workers or cores()
+    if workers == 1:
+        yield from tqdm(map(function, items), title, len(items), unit="file")
+        return
+    chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
+    pending: Deque[concurrent.futures.Future] = collections.deque()
+    with concurrent.futures.ProcessPoolExecutor(workers, initializer=_leave_signals) as pool:
+        bar = None
+        try:
+            for chunk in chunks:
+                pending.append(pool.submit(_run, function, chunk))
+                # the bar has a thread of its own, which a forked process must not inherit
+                if len(pending) < 4 * workers:
+                    continue
+                bar = bar or tqdm(total=len(items), desc=title, unit="file")
+                yield from _take(pending, bar)
+            bar = bar or tqdm(total=len(items), desc=title, unit="file")
+            while pending:
+                yield from _take(pending, bar)
+        finally:
+            for future in pending:
+                future.cancel()
+            if bar is not None:
+                bar.close()
+
+
+def _take(pending: Deque, bar) -> Iterator:
+    results = pending.popleft().result()
+    yield from results
+    bar.update(len(results))
+
+
+def _run(function: Callable[[S], T], items: Sequence[S]) -> List[T]:
+    return [function(item) for item in items]
+
+
+def _leave_signals() -> None:
+    """Ctrl-C and `docker stop` are the business of the process that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
