@@ -19,7 +19,7 @@ from utils import cli
 from utils.backends import format_shape, load_backend
 from utils.detector import Detector
 from utils.errors import InputError
-from utils.files import atomic_path, increment_dir
+from utils.files import atomic_path, increment_dir, remove_if_empty
 from utils.letterbox import parse_size
 from utils.plots import draw_poses
 from utils.poses import Poses
@@ -243,11 +243,6 @@ def show(frame: Frame) -> bool:
 
     cv2.imshow("detect", frame.image)
     return cv2.waitKey(1 if frame.kind != "image" else 500) & 0xFF in (27, ord("q"))
-
-
-def remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def describe(skipped: List) -> str:

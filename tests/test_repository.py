@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 FOLDERS = ("benchmarks", "escalator", "models", "tests", "utils")
 SOURCES = sorted([*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
 SHARED_MODULES = [p for p in SOURCES if p.parent.name == "utils"]
-LAZY = {"torch", "torchvision", "onnxruntime", "onnx", "tensorrt", "pycuda", "tqdm", "yaml"}
+LAZY = {"torch", "torchvision", "onnxruntime", "onnx", "tensorrt", "pycuda"}
+LAZY |= {"tqdm", "yaml", "PIL", "matplotlib", "pycocotools"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -8,6 +8,7 @@ torch and onnxruntime are imported by the backend that needs them and by no othe
 import ast
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -46,15 +47,20 @@ class Backend:
 
     Attributes:
         description: one line for people: runtime, device, precision.
+        precision: of its arithmetic: FP32, FP16, ...
+        on_gpu: where it runs.
         input_shape: (B, 3, H, W); None where the model is dynamic.
         dtype: NumPy dtype of the input.
         names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
         imgsz: (height, width) the model was trained or exported for, None if unknown.
         baked: the NMS inside the model, None if it has none.
         workers: calls that may run at the same time, from as many threads.
+        takes_pixels: it wants (B, H, W, 3) uint8 BGR and makes RGB 0..1 of them on the device.
     """
 
     description: str
+    precision: str
+    on_gpu: bool
     input_shape: Tuple[Optional[int], int, Optional[int], Optional[int]]
     dtype: np.dtype
     names: List[str]
@@ -63,6 +69,7 @@ class Backend:
     imgsz: Optional[Tuple[int, int]]
     baked: Optional[BakedNms] = None
     workers: int = 1
+    takes_pixels: bool = False
 
     @property
     def nc(self) -> int:
@@ -93,6 +100,8 @@ class Backend:
 
     def _check_input(self, images: np.ndarray) -> None:
         wanted = self.input_shape
+        if self.takes_pixels:
+            wanted = (wanted[0], wanted[2], wanted[3], 3)  # type: ignore
         if images.ndim != 4 or any(w is not None and w != g for w, g in zip(wanted, images.shape)):
             raise ValueError(
                 "the model takes %s, got %s" % (format_shape(wanted), format_shape(images.shape))
@@ -115,7 +124,8 @@ def load_backend(
         half: FP16 arithmetic, `.pt` on a GPU only; other files have their precision built in.
         throughput: many images are coming and none of them is urgent. ONNX Runtime on a CPU then
             splits the cores among several calls at a time (`workers`), which wastes less than
-            splitting every layer among all cores.
+            splitting every layer among all cores. PyTorch on a GPU copies one batch while it
+            computes another.
 
     Raises InputError for a file that cannot be run or a device that is not there.
     """
@@ -129,7 +139,7 @@ def load_backend(
         raise InputError("--weights %s: no such file" % weights)
     gpu = parse_device(device)
     if suffix == ".pt":
-        return TorchBackend(path, gpu, half)
+        return TorchBackend(path, gpu, half, throughput)
     if half:
         raise InputError("--half goes with .pt weights; %s has its precision built in" % path.name)
     if suffix == ".onnx":
@@ -158,7 +168,7 @@ def parse_device(device: str) -> Optional[int]:
 class TorchBackend(Backend):
     """A `.pt` checkpoint in PyTorch; outputs stay on the device."""
 
-    def __init__(self, path: Path, gpu: Optional[int], half: bool):
+    def __init__(self, path: Path, gpu: Optional[int], half: bool, throughput: bool = False):
         try:
             import torch
         except ImportError as e:
@@ -185,24 +195,34 @@ class TorchBackend(Backend):
         self.imgsz = None
         model = model.half() if half else model
         self._model = model.to(self._device)
-        self._half = half
+        self._half, self._local = half, threading.local()
+        self.takes_pixels = gpu >= 0
+        self.workers = 2 if throughput and gpu >= 0 else 1
         self.input_shape = (None, 3, None, None)
         self.dtype = np.dtype(np.float32)  # halved on the device
         where = "CPU" if gpu < 0 else torch.cuda.get_device_name(gpu)
-        self.description = "PyTorch %s, %s, %s" % (
-            torch.__version__,
-            where,
-            "FP16" if half else "FP32",
-        )
+        self.on_gpu, self.precision = gpu >= 0, "FP16" if half else "FP32"
+        self.description = "PyTorch %s, %s, %s" % (torch.__version__, where, self.precision)
 
     def __call__(self, images: np.ndarray) -> Any:
         self._check_input(images)
-        with self._torch.inference_mode():
-            batch = self._torch.from_numpy(images).to(self._device)
-            raw = self._model(batch.half() if self._half else batch)
-            if self._device.type == "cuda":
-                self._torch.cuda.synchronize(self._device)  # so that timings mean something
+        torch = self._torch
+        with torch.inference_mode():
+            if self._device.type == "cpu":
+                return self._model(torch.from_numpy(images))
+            # Streams of their own: one call copies while another computes.
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream()):
+                batch = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).flip(1)
+                batch = batch.half() if self._half else batch.float()
+                raw = self._model(batch.mul_(1 / 255.0))
+                torch.cuda.current_stream().synchronize()  # so that timings mean something
             return raw
+
+    def _stream(self) -> Any:
+        """The CUDA stream of this thread."""
+        if not hasattr(self._local, "stream"):
+            self._local.stream = self._torch.cuda.Stream(self._device)
+        return self._local.stream
 
 
 class OnnxBackend(Backend):
@@ -258,10 +278,12 @@ class OnnxBackend(Backend):
                 raise InputError("--device %d: %s; use --device cpu" % (gpu, message))
             print("warning: %s; running on the CPU" % message)
         self._read_model(path)
+        self.on_gpu, self.precision = on_cuda, "FP16" if self.dtype == np.float16 else "FP32"
+        where = "CUDA:%d" % (gpu or 0) if on_cuda else "CPU"
         self.description = "ONNX Runtime %s, %s, %s" % (
             onnxruntime.__version__,
-            "CUDA:%d" % (gpu or 0) if on_cuda else "CPU",
-            "FP16" if self.dtype == np.float16 else "FP32",
+            where,
+            self.precision,
         )
         if self.baked is not None:
             self.description += ", " + str(self.baked)

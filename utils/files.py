@@ -77,3 +77,9 @@ def _make_next(project: Path, name: str) -> Path:
         except FileExistsError:
             if not folder.is_dir():
                 raise
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a run folder nothing was written into."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

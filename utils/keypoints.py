@@ -69,6 +69,11 @@ SIGMAS: Tuple[float, ...] = (
     0.089,
 )
 
+DEFAULT_SIGMA = 0.07  # of keypoints nobody has measured: near the mean of COCO's
+# Area of a person over the area of its box, for OKS where only the box is known (CrowdPose's
+# evaluation uses the same; COCO's persons have about this)
+AREA_OF_BOX = 0.53
+
 Color = Tuple[int, int, int]  # BGR
 LEFT_COLOR: Color = (0, 200, 0)  # the person's own left: green
 RIGHT_COLOR: Color = (30, 110, 255)  # the person's own right: orange
@@ -112,3 +117,8 @@ def skeleton(nkpt: int) -> Skeleton:
 def side_color(side: str) -> Color:
     """BGR colour of `left`, `right` or `center`."""
     return {"left": LEFT_COLOR, "right": RIGHT_COLOR}.get(side, CENTER_COLOR)
+
+
+def oks_sigmas(nkpt: int) -> Tuple[float, ...]:
+    """OKS sigmas: COCO's for 17 keypoints, DEFAULT_SIGMA for each of any other number."""
+    return SIGMAS if nkpt == len(SIGMAS) else (DEFAULT_SIGMA,) * nkpt

@@ -104,11 +104,15 @@ def draw_canvas(image: np.ndarray, letterbox: Letterbox, net_hw: HW) -> np.ndarr
     return image
 
 
+def to_canvases(
+    images: Sequence[np.ndarray], letterboxes: Sequence[Letterbox], net_hw: HW
+) -> List[np.ndarray]:
+    """(H, W, 3) uint8 BGR images -> their (net_h, net_w, 3) uint8 BGR canvases."""
+    return [draw_canvas(image, box, net_hw) for image, box in zip(images, letterboxes)]
+
+
 def to_batch(
     images: Sequence[np.ndarray], letterboxes: Sequence[Letterbox], net_hw: HW
 ) -> np.ndarray:
     """(H, W, 3) uint8 BGR images -> (B, 3, net_h, net_w) float32 RGB 0..1."""
-    canvases: List[np.ndarray] = [
-        draw_canvas(image, box, net_hw) for image, box in zip(images, letterboxes)
-    ]
-    return cv2.dnn.blobFromImages(canvases, 1 / 255.0, swapRB=True)
+    return cv2.dnn.blobFromImages(to_canvases(images, letterboxes, net_hw), 1 / 255.0, swapRB=True)

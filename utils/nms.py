@@ -1,5 +1,6 @@
 """Raw network outputs -> Poses: confidence filter, greedy non-maximum suppression."""
 
+import functools
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
@@ -24,8 +25,69 @@ def raw_to_poses(
         raw, nc, conf_thres, classes: see `candidates`.
         iou_thres, agnostic, max_det: see `suppress`.
     """
+    if getattr(raw, "is_cuda", False) and _cuda_nms() is not None:
+        return _raw_to_poses_cuda(raw, nc, conf_thres, iou_thres, agnostic, max_det, classes)
     found = candidates(raw, nc, conf_thres, classes)
     return [suppress(poses, iou_thres, agnostic, max_det) for poses in found]
+
+
+@functools.lru_cache(maxsize=None)
+def _cuda_nms() -> Any:
+    """torchvision's NMS if it can be had, else None: then the host does it, some ms an image."""
+    try:
+        from torchvision.ops import nms
+    except (ImportError, RuntimeError, OSError):  # also one that does not fit this torch
+        return None
+    return nms
+
+
+def _raw_to_poses_cuda(
+    raw: Any,
+    nc: int,
+    conf_thres: float,
+    iou_thres: float,
+    agnostic: bool,
+    max_det: int,
+    classes: Optional[Sequence[int]],
+) -> List[Poses]:
+    """raw_to_poses without leaving the GPU before the end: one copy to the host for the batch."""
+    import torch
+
+    with torch.inference_mode():
+        scores, labels = (raw[..., 4:5] * raw[..., 5 : 5 + nc]).float().max(-1)
+        keep = (scores > conf_thres) & torch.isfinite(raw).all(-1)
+        if classes is not None:
+            keep &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
+        image, row = keep.nonzero(as_tuple=True)
+        rows, scores, labels = raw[image, row].float(), scores[image, row], labels[image, row]
+        centre, half = rows[:, :2], rows[:, 2:4] / 2
+        rows[:, :4] = torch.cat([centre - half, centre + half], 1)
+        # images, and within them classes unless agnostic, one after the other
+        groups = image if agnostic else image * nc + labels
+        order = torch.argsort(scores, descending=True, stable=True)
+        order = order[torch.argsort(groups[order], stable=True)]
+        sizes = torch.bincount(groups, minlength=len(raw) * (1 if agnostic else nc)).tolist()
+        kept = []
+        for part in order.split(sizes):
+            part = part[:MAX_CANDIDATES]
+            kept.append(part[_cuda_nms()(rows[part, :4], scores[part], iou_thres)][:max_det])
+        index = torch.cat(kept)
+        columns = [image[index, None], labels[index, None], scores[index, None], rows[index]]
+        table = torch.cat([c.double() for c in columns], 1).cpu().numpy()
+    found = []
+    for i in range(len(raw)):
+        mine = table[table[:, 0] == i]
+        mine = mine[np.argsort(-mine[:, 2], kind="stable")][:max_det]
+        keypoints = mine[:, 8 + nc :].astype(np.float32)
+        found.append(
+            Poses(
+                mine[:, 3:7].astype(np.float32),
+                mine[:, 2].astype(np.float32),
+                mine[:, 1].astype(np.int64),
+                keypoints.reshape(len(mine), (raw.shape[2] - 5 - nc) // 3, 3),
+            )
+        )
+    return found
 
 
 def candidates(
@@ -138,3 +200,35 @@ def iou_one_to_many(
     inter = wh[:, 0] * wh[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         return inter / (box_area + areas - inter)
+
+
+def fuse(one: Poses, other: Poses, iou_thres: float, agnostic: bool = False) -> Poses:
+    """Two looks at one image, each after NMS -> their mean, best first.
+
+    A detection of `one`, best first, is averaged with the free detection of `other` (of its
+    class, unless `agnostic`) that overlaps it most, with IoU > iou_thres. Who is seen once keeps
+    its place at half its score. In the mean of two keypoints each counts as much as it is sure.
+    """
+    free = np.ones(other.count, bool)
+    areas = (other.boxes[:, 2] - other.boxes[:, 0]) * (other.boxes[:, 3] - other.boxes[:, 1])
+    partner = np.full(one.count, -1)
+    for i in range(one.count):
+        box = one.boxes[i]
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        iou = np.nan_to_num(iou_one_to_many(box, area, other.boxes, areas))
+        iou[~free if agnostic else ~free | (other.classes != one.classes[i])] = -1
+        if other.count and iou.max() > iou_thres:
+            partner[i] = iou.argmax()
+            free[partner[i]] = False
+    seen = partner >= 0
+    a, b = one.select(seen), other.select(partner[seen])
+    half = np.float32(0.5)
+    total = np.maximum(a.keypoints[..., 2:] + b.keypoints[..., 2:], np.float32(1e-9))
+    share = a.keypoints[..., 2:] / total
+    points = b.keypoints + (a.keypoints - b.keypoints) * share
+    points[..., 2:] = total * half
+    boxes, scores = (a.boxes + b.boxes) * half, (a.scores + b.scores) * half
+    both = Poses(boxes, scores, a.classes, points)
+    once = [p._replace(scores=p.scores * half) for p in (one.select(~seen), other.select(free))]
+    merged = Poses(*map(np.concatenate, zip(both, *once)))
+    return merged.select(np.argsort(-merged.scores, kind="stable"))

@@ -1,6 +1,6 @@
 """Drawing poses on images."""
 
-from typing import List, Sequence, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -108,3 +108,57 @@ def _fixed(values: np.ndarray) -> List:
     values = np.nan_to_num(values, nan=-1e5, posinf=1e5, neginf=-1e5)
     pixels = np.clip(values - 0.5, -1e5, 1e5)
     return np.rint(pixels * (1 << SHIFT)).astype(int).tolist()
+
+
+class Tile(NamedTuple):
+    """One image of a contact sheet."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    truth: Poses  # px of the image
+    found: Poses
+    title: str
+
+
+def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2) -> np.ndarray:
+    """Each image twice, labels beside predictions, as one (H, W, 3) uint8 BGR picture."""
+    cells = []
+    for tile in tiles:
+        pair = []
+        for poses, labels in ((tile.truth, False), (tile.found, True)):
+            picture, scale = _fit_tile(tile.image)
+            factor = np.array([scale, scale, 1], np.float32)
+            scaled = poses._replace(
+                boxes=poses.boxes * np.float32(scale), keypoints=poses.keypoints * factor
+            )
+            draw_poses(picture, scaled, names, 1, labels, labels)
+            pair.append(_center(picture, TILE_HW))
+        bar = np.full((BAR, 2 * TILE_HW[1] + GAP, 3), 255, np.uint8)
+        cv2.putText(bar, tile.title[:95], (2, BAR - 8), _FONT, 0.42, (50, 50, 50), 1, cv2.LINE_AA)
+        gap = np.full((TILE_HW[0], GAP, 3), 255, np.uint8)
+        cells.append(np.vstack([bar, np.hstack([pair[0], gap, pair[1]])]))
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % columns)
+    margin = np.full((cells[0].shape[0], 4 * GAP, 3), 255, np.uint8)
+    rows = []
+    for i in range(0, len(cells), columns):
+        row = [cells[i]]
+        for cell in cells[i + 1 : i + columns]:
+            row += [margin, cell]
+        rows.append(np.hstack(row))
+    return np.vstack(rows)
+
+
+TILE_HW, GAP, BAR = (270, 360), 4, 26  # px
+
+
+def _fit_tile(image: np.ndarray) -> Tuple[np.ndarray, float]:
+    scale = min(TILE_HW[0] / image.shape[0], TILE_HW[1] / image.shape[1])
+    size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
+
+
+def _center(image: np.ndarray, hw: Tuple[int, int]) -> np.ndarray:
+    canvas = np.full((hw[0], hw[1], 3), 235, np.uint8)
+    top, left = (hw[0] - image.shape[0]) // 2, (hw[1] - image.shape[1]) // 2
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return canvas

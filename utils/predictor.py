@@ -22,17 +22,20 @@ DEFAULT_SIZE = 640
 DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
 # Scale and mirroring of the extra views of --augment
 AUGMENT_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (0.83, True), (0.67, False))
+FLIP_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (1.0, True))
 
 
 class View(NamedTuple):
     """A network batch and where each image lies on it."""
 
-    batch: Optional[np.ndarray]  # (B, 3, net_h, net_w) float32 RGB 0..1; None once it was used
+    # (B, 3, net_h, net_w) float32 RGB 0..1, or (B, net_h, net_w, 3) uint8 BGR where the backend
+    # takes pixels; None once it was used
+    batch: Optional[np.ndarray]
     letterboxes: List[Letterbox]  # one an image; fewer than B if the batch was filled up
     mirrored: bool = False
 
 
-Prepared = List[View]  # one view, with --augment several
+Prepared = List[View]  # one view, with --augment or --flip-test several
 
 
 class Predictor:
@@ -47,6 +50,7 @@ class Predictor:
             which a warning says.
         auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
         augment: look three times (full size, 0.83 mirrored, 0.67) and merge before NMS.
+        flip: look twice, as it is and mirrored, and average after NMS, see nms.fuse.
 
     Raises InputError if the size, the classes or augment do not fit the model.
     """
@@ -62,6 +66,7 @@ class Predictor:
         classes: Optional[Sequence[int]] = None,
         auto: bool = True,
         augment: bool = False,
+        flip: bool = False,
     ):
         self.backend = backend
         self.net_hw = resolve_size(backend, img_size)
@@ -88,12 +93,13 @@ class Predictor:
                     "--classes %s: the model has classes 0 to %d (%s)"
                     % (" ".join(map(str, bad)), backend.nc - 1, ", ".join(backend.names))
                 )
-        self.augment = augment
+        self.flip = flip
+        self.views = AUGMENT_VIEWS if augment else FLIP_VIEWS if flip else ((1.0, False),)
         self.flip_index = skeleton(backend.nkpt).flip_index
-        if augment and self.flip_index is None:
+        if len(self.views) > 1 and self.flip_index is None:
             raise InputError(
-                "--augment mirrors images and needs left/right pairs, known for 17 keypoints; "
-                "this model has %d" % backend.nkpt
+                "--%s mirrors images and needs left/right pairs, known for 17 keypoints; "
+                "this model has %d" % ("augment" if augment else "flip-test", backend.nkpt)
             )
 
     def __call__(self, images: Sequence[np.ndarray]) -> List[Poses]:
@@ -122,9 +128,7 @@ class Predictor:
 
     def preprocess(self, images: Sequence[np.ndarray]) -> Prepared:
         """Letterbox a batch: at most as many images as the model takes."""
-        if not self.augment:
-            return [self._view(images, 1.0, False)]
-        return [self._view(images, scale, mirrored) for scale, mirrored in AUGMENT_VIEWS]
+        return [self._view(images, scale, mirrored) for scale, mirrored in self.views]
 
     def _view(self, images: Sequence[np.ndarray], scale: float, mirrored: bool) -> View:
         """Args: scale: shrink the pictures inside the canvas. mirrored: flip them first."""
@@ -132,11 +136,15 @@ class Predictor:
             images = [np.ascontiguousarray(i[:, ::-1]) for i in images]
         sizes = [(i.shape[0], i.shape[1]) for i in images]
         canvas = self.net_hw
-        if self.auto and len(set(sizes)) == 1:
-            canvas = letterbox.rectangle(sizes[0], self.net_hw, self.backend.stride)
+        if self.auto:
+            fitting = {letterbox.rectangle(s, self.net_hw, self.backend.stride) for s in sizes}
+            canvas = fitting.pop() if len(fitting) == 1 else self.net_hw
         inner = tuple(max(round(side * scale), 1) for side in self.net_hw)
         boxes = [letterbox.fit(size, (inner[0], inner[1]), canvas) for size in sizes]
-        batch = letterbox.to_batch(images, boxes, canvas)
+        if self.backend.takes_pixels:
+            batch = np.stack(letterbox.to_canvases(images, boxes, canvas))
+        else:
+            batch = letterbox.to_batch(images, boxes, canvas)
         size = self.backend.batch
         if size is not None and len(batch) < size:  # the last batch of a fixed-batch model
             fill = np.zeros((size - len(batch),) + batch.shape[1:], batch.dtype)
@@ -149,22 +157,12 @@ class Predictor:
 
     def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
         """What the model said of each view -> Poses in image pixels, one an image."""
-        if self.backend.end2end:
-            boxes = prepared[0].letterboxes  # a filled-up batch has more images
-            found = nms.detections_to_poses(raws[0], self.conf_thres, self.max_det, self.classes)
-            return [box.to_original(poses) for box, poses in zip(boxes, found)]
-        if len(prepared) == 1:  # NMS on the canvas, as a model with NMS inside does it
-            boxes = prepared[0].letterboxes
-            found = nms.raw_to_poses(
-                raws[0][: len(boxes)],
-                self.backend.nc,
-                self.conf_thres,
-                self.iou_thres,
-                self.agnostic,
-                self.max_det,
-                self.classes,
-            )
-            return [box.to_original(poses) for box, poses in zip(boxes, found)]
+        if len(prepared) == 1:
+            return self._suppressed(raws[0], prepared[0])
+        if self.flip:
+            pairs = zip(*(self._suppressed(raw, view) for raw, view in zip(raws, prepared)))
+            fused = (nms.fuse(a, b, self.iou_thres, self.agnostic) for a, b in pairs)
+            return [poses.select(slice(self.max_det)) for poses in fused]
         views = []
         for raw, view in zip(raws, prepared):
             raw = raw[: len(view.letterboxes)]
@@ -178,6 +176,26 @@ class Predictor:
         return [
             nms.suppress(poses, self.iou_thres, self.agnostic, self.max_det) for poses in merged
         ]
+
+    def _suppressed(self, raw: Any, view: View) -> List[Poses]:
+        """NMS on the canvas, as a model with NMS inside does it, then Poses in image pixels."""
+        boxes = view.letterboxes
+        if self.backend.end2end:  # a batch that was filled up has more images than boxes
+            found = nms.detections_to_poses(raw, self.conf_thres, self.max_det, self.classes)
+        else:
+            found = nms.raw_to_poses(
+                raw[: len(boxes)],
+                self.backend.nc,
+                self.conf_thres,
+                self.iou_thres,
+                self.agnostic,
+                self.max_det,
+                self.classes,
+            )
+        found = [box.to_original(poses) for box, poses in zip(boxes, found)]
+        if view.mirrored:
+            found = [self.mirror(poses, box.image_hw[1]) for box, poses in zip(boxes, found)]
+        return found
 
     def mirror(self, poses: Poses, width: int) -> Poses:
         """Poses of a mirrored image -> Poses of the image: x flipped, left and right swapped."""

@@ -10,9 +10,10 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 import cv2
 import numpy as np
 
+from utils.coco import result_json, result_rows
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.poses import Poses, xyxy_to_cxcywh, xyxy_to_xywh
+from utils.poses import Poses, xyxy_to_cxcywh
 from utils.sources import Frame, display_name, is_address
 
 MAX_REPEATS = 300  # copies of one frame while a stream is silent
@@ -63,7 +64,7 @@ class ResultWriter:
         if self.crops:
             self._write_crops(frame.image, label, poses)
         if self.json_rows:
-            self._rows += coco_rows(poses, frame, self._image_id(frame))
+            self._rows += coco_rows(poses, frame, self._image_id(frame), len(self.names))
         self._image_count += 1
 
     def write_image(self, frame: Frame, image: np.ndarray) -> None:
@@ -108,12 +109,7 @@ class ResultWriter:
 
     def _unique(self, name: str) -> str:
         """`name`, or name_2, name_3, ... if files of this run have it already."""
-        unique, number = name, 1
-        while unique.lower() in self._taken:
-            number += 1
-            unique = "%s_%d" % (name, number)
-        self._taken.add(unique.lower())
-        return unique
+        return unique_name(name, self._taken)
 
     def _image_id(self, frame: Frame) -> int:
         """The number in the file name (COCO: 000000000139.jpg) or a running number, from 0."""
@@ -146,28 +142,25 @@ def label_text(poses: Poses, image_hw: Sequence[int], with_conf: bool) -> str:
     return "".join(lines)
 
 
-def coco_rows(poses: Poses, frame: Frame, image_id: int) -> List[Dict[str, Any]]:
-    """COCO keypoint result rows, with `file_name` and (videos) `frame` from 0 added.
-
-    The third value of a keypoint is its confidence.
-    """
-    boxes = xyxy_to_xywh(poses.boxes)
-    rows = []
-    for i in range(poses.count):
-        row: Dict[str, Any] = {
-            "image_id": image_id,
-            "category_id": int(poses.classes[i]) + 1,
-            "bbox": [round(float(v), 3) for v in boxes[i]],
-            "score": round(float(poses.scores[i]), 5),
-            "keypoints": [round(float(v), 3) for v in poses.keypoints[i].ravel()],
-            "file_name": display_name(frame.path)
-            if is_address(frame.path)
-            else Path(frame.path).name,
-        }
+def coco_rows(poses: Poses, frame: Frame, image_id: int, nc: int) -> List[Dict[str, Any]]:
+    """COCO keypoint result rows, with `file_name` and (videos) `frame` from 0 added."""
+    name = display_name(frame.path) if is_address(frame.path) else Path(frame.path).name
+    rows = result_json(result_rows(poses), image_id, range(1, nc + 1))
+    for row in rows:
+        row["file_name"] = name
         if frame.kind != "image":
             row["frame"] = frame.index
-        rows.append(row)
     return rows
+
+
+def unique_name(name: str, taken: Set[str]) -> str:
+    """`name`, or name_2, name_3, ... if `taken` (lower case) has it; adds it there."""
+    unique, number = name, 1
+    while unique.lower() in taken:
+        number += 1
+        unique = "%s_%d" % (name, number)
+    taken.add(unique.lower())
+    return unique
 
 
 def safe_name(text: str) -> str:

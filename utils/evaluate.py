@@ -1,0 +1,373 @@
+"""Accuracy of a predictor on an EvalSet; test and train both measure with it.
+
+    evaluation = evaluate(predictor, eval_set)
+    evaluation.pose["AP"], evaluation.box["AP50"]
+
+Reading, letterboxing, inference and NMS overlap; dynamic models get batches of images that share a
+rectangular canvas.
+"""
+
+import contextlib
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from utils import metrics
+from utils.coco import Rows, result_rows
+from utils.errors import InputError
+from utils.eval_set import EvalSet
+from utils.image_size import read_image_hw
+from utils.letterbox import HW, rectangle
+from utils.metrics import Curve, Matches, Precision, Scored
+from utils.pipeline import StageTimer, parallel_map, prefetch
+from utils.poses import Poses
+from utils.predictor import Predictor, Prepared
+from utils.sources import read_image
+from utils.truth import Truth
+
+STAGES = ["decode", "preprocess", "inference", "nms"]
+MAX_LOADERS = 16  # threads that decode; each holds a batch
+
+
+class ClassRow(NamedTuple):
+    """One line of the table: a class, or all of them."""
+
+    name: str
+    images: int  # with at least one of this class; for all: images in the set
+    labels: int  # persons there are to find
+    precision: float  # where F1 is largest, OKS or IoU 0.5
+    recall: float
+    ap50: float
+    ap: float
+
+
+class ImageErrors(NamedTuple):
+    """What went wrong on one image, at the confidence with the largest F1."""
+
+    index: int
+    missed: int
+    false: int
+    oks: float  # mean of those found, 0 if nobody was
+
+
+class Accuracy(NamedTuple):
+    """Predictions measured against the truth."""
+
+    pose: Dict[str, float]  # COCO's ten figures, see metrics.POSE_FIGURES
+    box: Dict[str, float]  # COCO's twelve, see metrics.BOX_FIGURES
+    pose_rows: List[ClassRow]  # all first, then each class
+    box_rows: List[ClassRow]
+    pose_curve: Curve  # over confidence, at OKS 0.5
+    box_curve: Curve
+    pose_precision: np.ndarray  # (10, 101) over recall, at each OKS threshold
+    box_precision: np.ndarray
+    keypoint_oks: np.ndarray  # (K,) mean similarity of each keypoint of those found; NaN: none
+    errors: List[ImageErrors]  # of each image
+    confidence: float  # where F1 of the poses is largest
+
+
+class Evaluation(NamedTuple):
+    """What evaluate found."""
+
+    accuracy: Accuracy
+    rows: List[Rows]  # of each image of the set
+    truths: List[Truth]
+    sizes: List[HW]  # (height, width) px
+    ms_each: Dict[str, float]  # milliseconds an image of each stage, added over threads
+    wall_s: float  # reading to NMS
+    metrics_s: float
+
+    @property
+    def pose(self) -> Dict[str, float]:
+        return self.accuracy.pose
+
+    @property
+    def box(self) -> Dict[str, float]:
+        return self.accuracy.box
+
+
+def evaluate(
+    predictor: Predictor,
+    eval_set: EvalSet,
+    batch_size: int = 1,
+    single_class: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """Run the predictor over all images and measure.
+
+    Args:
+        batch_size: images at a time where the model does not say.
+        single_class: look at all classes, of truth and predictions, as one.
+
+    Raises InputError for a model that does not fit the data and images that cannot be read.
+    """
+    check_model(predictor, eval_set, single_class)
+    timer = StageTimer(STAGES)
+    found: List[Optional[Poses]] = [None] * eval_set.count
+    sizes: List[HW] = [(0, 0)] * eval_set.count
+    started = time.perf_counter()
+    with _bar(eval_set.count, progress) as bar:
+        for index, hw, poses in predict(predictor, eval_set, batch_size, timer):
+            found[index], sizes[index] = poses, hw
+            bar.update()
+    wall = time.perf_counter() - started
+    started = time.perf_counter()
+    rows = [result_rows(poses) for poses in found if poses is not None]
+    truths = [eval_set.truth(i, hw) for i, hw in enumerate(sizes)]
+    names = eval_set.names
+    if single_class:
+        names = ["object"] if len(names) > 1 else names
+        rows = [r._replace(classes=np.zeros_like(r.classes)) for r in rows]
+        truths = [t._replace(classes=np.zeros_like(t.classes)) for t in truths]
+    accuracy = measure(rows, truths, eval_set.image_ids, names, eval_set.sigmas)
+    each = timer.milliseconds_each(eval_set.count)
+    return Evaluation(accuracy, rows, truths, sizes, each, wall, time.perf_counter() - started)
+
+
+def check_model(predictor: Predictor, eval_set: EvalSet, single_class: bool = False) -> None:
+    """Raise InputError if keypoints or classes of model and data differ, or nothing is there."""
+    backend = predictor.backend
+    if not eval_set.count:
+        raise InputError("no images to test on")
+    if backend.nkpt != eval_set.nkpt:
+        raise InputError(
+            "the model has %d keypoints, the data %d; test it on data of its own kind "
+            "(key nkpt of the data yaml)" % (backend.nkpt, eval_set.nkpt)
+        )
+    if backend.nc != len(eval_set.names) and not single_class:
+        raise InputError(
+            "the model has %d classes (%s), the data %d (%s); --single-cls takes all as one"
+            % (
+                backend.nc,
+                ", ".join(backend.names[:5]),
+                len(eval_set.names),
+                ", ".join(eval_set.names[:5]),
+            )
+        )
+
+
+@contextlib.contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="image", desc="test", disable=not shown, leave=False) as bar:
+        yield bar
+
+
+class _Job(NamedTuple):
+    """A batch on its way through the network."""
+
+    indices: List[int]
+    sizes: List[HW]
+    prepared: Prepared
+    raws: List[Any]
+
+
+def predict(
+    predictor: Predictor, eval_set: EvalSet, batch_size: int, timer: StageTimer
+) -> Iterator[Tuple[int, HW, Poses]]:
+    """(index, (height, width), Poses) of every image, in the order of `batches`.
+
+    Loader threads decode and letterbox, `backend.workers` infer, NMS runs in the caller's.
+    """
+
+    def load(indices: List[int]) -> _Job:
+        images = []
+        with timer("decode"):
+            for i in indices:
+                images.append(_read(eval_set.paths[i]))
+        with timer("preprocess"):
+            prepared = predictor.preprocess(images)
+        return _Job(indices, [(m.shape[0], m.shape[1]) for m in images], prepared, [])
+
+    def infer(job: _Job) -> _Job:
+        with timer("inference"):
+            raws = predictor.infer(job.prepared)
+        used = [view._replace(batch=None) for view in job.prepared]  # frees the pixels
+        return job._replace(prepared=used, raws=raws)
+
+    loaders = min(_cores(), MAX_LOADERS)
+    loaded = prefetch(
+        parallel_map(load, batches(predictor, eval_set, batch_size), loaders), depth=1
+    )
+    jobs = prefetch(parallel_map(infer, loaded, predictor.backend.workers), depth=1)
+    try:
+        for job in jobs:
+            with timer("nms"):
+                found = predictor.postprocess(job.raws, job.prepared)
+            yield from zip(job.indices, job.sizes, found)
+    finally:
+        jobs.close()  # type: ignore  # a generator
+
+
+def _cores() -> int:
+    from utils.backends import available_cores
+
+    return available_cores()
+
+
+def _read(path: str) -> np.ndarray:
+    try:
+        return read_image(path)
+    except (ValueError, OSError) as e:
+        raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+
+
+def batches(predictor: Predictor, eval_set: EvalSet, batch_size: int) -> List[List[int]]:
+    """Indices of the images of each batch; images of one canvas together where it may vary."""
+    size = predictor.backend.batch or batch_size
+    order = range(eval_set.count)
+    if not predictor.auto or size == 1:
+        return [list(order[i : i + size]) for i in range(0, eval_set.count, size)]
+    groups: Dict[HW, List[int]] = {}
+    for i, hw in enumerate(_image_sizes(eval_set)):
+        canvas = rectangle(hw, predictor.net_hw, predictor.backend.stride)
+        groups.setdefault(canvas, []).append(i)
+    # largest first: if the memory does not suffice, it shows at once
+    ordered = sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1])
+    return [g[i : i + size] for _, g in ordered for i in range(0, len(g), size)]
+
+
+def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:
+    """(height, width) of each image, from the JSON or the head of the file."""
+
+    def size(index: int) -> HW:
+        known = eval_set.sizes[index]
+        if known is not None:
+            return known
+        path = eval_set.paths[index]
+        try:
+            return read_image_hw(path)
+        except (ValueError, OSError) as e:
+            raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+
+    return parallel_map(size, range(eval_set.count), min(_cores(), MAX_LOADERS))
+
+
+def measure(
+    rows: Sequence[Rows],
+    truths: Sequence[Truth],
+    image_ids: Sequence[int],
+    names: Sequence[str],
+    sigmas: Sequence[float],
+) -> Accuracy:
+    """Accuracy of the Rows of each image. `image_ids` decide the order of equal scores."""
+    order = np.argsort(np.asarray(image_ids), kind="stable")
+    poses: List[List[Scored]] = []
+    boxes: List[List[Scored]] = []
+    for c in range(len(names)):
+        split = [metrics.of_class(rows[i], truths[i], c) for i in order]
+        poses.append([metrics.score_poses(r, t, sigmas) for r, t in split])
+        boxes.append([metrics.score_boxes(r, t) for r, t in split])
+    pose_matches = [metrics.match(p) for p in poses]
+    box_matches = [metrics.match(b) for b in boxes]
+    pose_curve, pose_rows, pose_precision = _summary(poses, pose_matches, names)
+    box_curve, box_rows, box_precision = _summary(boxes, box_matches, names)
+    confidence = pose_curve.best()[0]
+    by_image = [
+        _per_image(rows, truths, order, c, poses[c], pose_matches[c], confidence, sigmas)
+        for c in range(len(names))
+    ]
+    return Accuracy(
+        metrics.pose_figures(poses),
+        metrics.box_figures(boxes),
+        pose_rows,
+        box_rows,
+        pose_curve,
+        box_curve,
+        pose_precision,
+        box_precision,
+        _mean_similarity([p[0] for p in by_image]),
+        _sum_errors([p[1] for p in by_image], len(rows)),
+        confidence,
+    )
+
+
+def _summary(
+    images: Sequence[Sequence[Scored]], matches: Sequence[Matches], names: Sequence[str]
+) -> Tuple[Curve, List[ClassRow], np.ndarray]:
+    """Confidence curve, table rows and precision over recall of [class]."""
+    curves = [metrics.confidence_curve(m) for m in matches if m.positives]
+    curve = metrics.mean_curve(curves)
+    precisions = [metrics.average_precision(m) for m in matches]
+    rows = []
+    for name, found, matched, precision in zip(names, images, matches, precisions):
+        holding = sum(bool((~i.ignored).any()) for i in found)
+        _, p, r, _ = metrics.confidence_curve(matched).best()
+        rows.append(ClassRow(name, holding, matched.positives, p, r, *_ap(precision)))
+    known = [p for p in precisions if p is not None]
+    mean = np.mean([p.precision for p in known], 0) if known else np.zeros((10, 101))
+    total = sum(m.positives for m in matches)
+    _, p, r, _ = curve.best()
+    ap50, ap = (float(mean[0].mean()), float(mean.mean())) if known else (-1.0, -1.0)
+    everything = ClassRow("all", len(images[0]), total, p, r, ap50, ap)
+    return curve, [everything] + rows, mean
+
+
+def _ap(precision: Optional[Precision]) -> Tuple[float, float]:
+    """(AP50, AP); -1 where nobody is to be found."""
+    if precision is None:
+        return -1.0, -1.0
+    return float(precision.precision[0].mean()), float(precision.precision.mean())
+
+
+def _per_image(
+    rows: Sequence[Rows],
+    truths: Sequence[Truth],
+    order: np.ndarray,
+    cls: int,
+    scored: Sequence[Scored],
+    matches: Matches,
+    confidence: float,
+    sigmas: Sequence[float],
+) -> Tuple[np.ndarray, List[ImageErrors]]:
+    """Similarity of each labelled keypoint of those found (m, K, NaN if not), errors by image."""
+    similarities, errors = [], []
+    start = 0
+    for i, image in zip(order, scored):
+        count = len(image.scores)
+        person = matches.person[0, start : start + count]
+        counted = ~matches.ignored[0, start : start + count]
+        start += count
+        sure = image.scores >= confidence
+        hits = np.flatnonzero((person >= 0) & counted & sure)
+        false = int(((person < 0) & counted & sure).sum())
+        missed = int((~image.ignored).sum()) - len(hits)
+        oks = float(image.similarity[hits, person[hits]].mean()) if len(hits) else 0.0
+        errors.append(ImageErrors(int(i), missed, false, oks))
+        if len(hits):
+            r, t = metrics.of_class(rows[i], truths[i], cls)
+            best = np.argsort(-r.scores, kind="stable")[hits]
+            each, _ = metrics.keypoint_similarity(r.keypoints[best], t, sigmas)
+            each = each[np.arange(len(hits)), person[hits]]
+            labelled = t.keypoints[person[hits], :, 2] > 0
+            similarities.append(np.where(labelled, each, np.nan))
+    empty = np.zeros((0, len(sigmas)))
+    return np.concatenate(similarities) if similarities else empty, errors
+
+
+def _mean_similarity(parts: Sequence[np.ndarray]) -> np.ndarray:
+    every = np.concatenate(parts)
+    known = np.isfinite(every)
+    count = known.sum(0)
+    total = np.where(known, every, 0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _sum_errors(classes: Sequence[Sequence[ImageErrors]], count: int) -> List[ImageErrors]:
+    """Errors of all classes, in the order of the set."""
+    merged: List[ImageErrors] = [ImageErrors(i, 0, 0, 0.0) for i in range(count)]
+    for errors in classes:
+        for e in errors:
+            m = merged[e.index]
+            merged[e.index] = ImageErrors(
+                e.index, m.missed + e.missed, m.false + e.false, max(m.oks, e.oks)
+            )
+    return merged
+
+
+def worst(errors: Sequence[ImageErrors], count: int) -> List[ImageErrors]:
+    """Images with the most persons missed or invented; of equal ones the least similar."""
+    wrong = [e for e in errors if e.missed + e.false or 0 < e.oks < 0.75]
+    return sorted(wrong, key=lambda e: (-(e.missed + e.false), e.oks))[:count]

@@ -1,0 +1,61 @@
+"""How long one batch takes, one after the other, on images already decoded.
+
+times = measure(predictor, images, batch_size=1)
+times.median("inference")      # ms an image
+"""
+
+import time
+from typing import Dict, List, NamedTuple, Sequence
+
+import numpy as np
+
+from utils.predictor import Predictor
+
+STAGES = ("preprocess", "inference", "nms")
+WARM_UP = 3  # batches: memory is taken, kernels are chosen
+
+
+class Latency(NamedTuple):
+    """Milliseconds an image of each batch."""
+
+    ms: Dict[str, np.ndarray]  # stage -> (batches,)
+
+    def median(self, stage: str) -> float:
+        return float(np.median(self.ms[stage]))
+
+    def percentile(self, stage: str, percent: float) -> float:
+        return float(np.percentile(self.ms[stage], percent))
+
+    @property
+    def total(self) -> np.ndarray:
+        """(batches,) of all stages together."""
+        return np.sum([self.ms[s] for s in STAGES], 0)
+
+
+def measure(predictor: Predictor, images: Sequence[np.ndarray], batch_size: int = 1) -> Latency:
+    """Time the stages of a predictor; nothing overlaps.
+
+    Args: images: (H, W, 3) uint8 BGR. batch_size: at a time, where the model does not say.
+    """
+    size = predictor.backend.batch or batch_size
+    batches = [images[i : i + size] for i in range(0, len(images), size)]
+    for batch in (batches * WARM_UP)[:WARM_UP]:
+        _time(predictor, batch)
+    rows = [_time(predictor, batch) for batch in batches]
+    return Latency({s: np.array([r[i] for r in rows]) for i, s in enumerate(STAGES)})
+
+
+def _time(predictor: Predictor, images: Sequence[np.ndarray]) -> List[float]:
+    times = [time.perf_counter()]
+    prepared = predictor.preprocess(images)
+    times.append(time.perf_counter())
+    raws = predictor.infer(prepared)
+    times.append(time.perf_counter())
+    predictor.postprocess(raws, prepared)
+    times.append(time.perf_counter())
+    return [1000 * (b - a) / len(images) for a, b in zip(times, times[1:])]
+
+
+def join(parts: Sequence[Latency]) -> Latency:
+    """Rounds of the same predictor as one."""
+    return Latency({s: np.concatenate([p.ms[s] for p in parts]) for s in STAGES})
