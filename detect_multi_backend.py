@@ -44,8 +44,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="one number or height width [the model's own, else 640]")  # fmt: skip
     add("--square", action="store_true", help="pad to the full size also where the model takes "
         "a rectangle that fits the picture; for comparing with a static export")  # fmt: skip
-    add("--conf-thres", type=float, default=0.25, help="score threshold, 0..1 [0.25]")
-    add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold, 0..1 [0.45]")
+    add("--conf-thres", type=float, help="score threshold, 0..1 [0.25; with NMS inside the model "
+        "its own, which only a higher one changes]")  # fmt: skip
+    add("--iou-thres", type=float, help="NMS IoU threshold, 0..1 [0.45; with NMS inside the model "
+        "its own]")  # fmt: skip
     add("--max-det", type=int, default=300, help="detections an image at most [300]")
     add("--device", default="", help="cpu or a GPU index [a GPU if this runtime has one]")
     add("--half", action="store_true", help="FP16 inference of a .pt on a GPU")
@@ -72,9 +74,9 @@ def get_args_parser() -> argparse.ArgumentParser:
 def check_args(args: argparse.Namespace) -> None:
     """Errors that need no model."""
     for flag in ("conf_thres", "iou_thres", "kpt_thres"):
-        if not 0 <= getattr(args, flag) <= 1:
-            name = flag.replace("_", "-")
-            raise InputError("--%s %g: expected 0 to 1" % (name, getattr(args, flag)))
+        value = getattr(args, flag)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError("--%s %g: expected 0 to 1" % (flag.replace("_", "-"), value))
     if args.line_thickness < 0:
         raise InputError("--line-thickness %d: expected px, 0: automatic" % args.line_thickness)
     if not args.name:

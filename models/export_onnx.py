@@ -4,13 +4,19 @@
     python models/export_onnx.py --weights weights/yolov5l6_pose.pt --img-size 832 --batch-size 1 \
         --device 0 --simplify --half
     python models/export_onnx.py --weights weights/yolov5l6_pose.pt --dynamic
+    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --img-size 832 --simplify \
+        --end2end --topk-all 100 --iou-thres 0.45 --conf-thres 0.5
 
 X.pt becomes X.onnx (with --dynamic X-dynamic.onnx) beside it. Input `input` (B, 3, H, W) RGB 0..1;
 output `output` (B, N, 5 + nc + 3K) float32: cx cy w h objectness, classes, x y conf a keypoint,
 in network pixels, confidences after sigmoid. With --half weights, input and convolutions are FP16
 and the decode stays FP32, because FP16 coordinates above 1024 px have steps of 1 px.
 
+With --end2end NMS is in the model, X-NMS.onnx (X-dynamic-NMS.onnx): outputs num_dets, det_indices,
+det_boxes, det_pose, det_scores, see models/nms_graph.py and docs/nms.md.
+
 After the export ONNX Runtime and PyTorch run on one real image; a file that differs is deleted.
+A file with NMS inside must find what utils/nms.py finds in the raw output.
 """
 
 import argparse
@@ -18,13 +24,14 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from models.nms_graph import Nms
 from utils import cli
 from utils.errors import InputError
 from utils.files import atomic_path
@@ -32,6 +39,7 @@ from utils.files import atomic_path
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
 OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
+PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS
 DYNAMIC_AXES = {
     "input": {0: "batch", 2: "height", 3: "width"},
     "output": {0: "batch", 1: "predictions"},
@@ -70,20 +78,22 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="ONNX opset, %d to %d [%d]" % (OPSETS + (DEFAULT_OPSET,)))  # fmt: skip
     add("--check-image", default="", metavar="FILE",
         help="image of the comparison [the first of data/images]")  # fmt: skip
-    add("--end2end", action="store_true", help="put NMS into the model (not in this version)")
+    add("--end2end", action="store_true", help="put NMS into the model")
+    add("--nms", default="efficientnms", metavar="FORM",
+        help="with --end2end: efficientnms, TensorRT's plugin (8.5 to 10.15), or static, standard "
+        "ops for every runtime [efficientnms]")  # fmt: skip
     add("--topk-all", type=int, default=100, help="with --end2end: poses kept an image [100]")
     add("--iou-thres", type=float, default=0.45, help="with --end2end: NMS IoU threshold [0.45]")
     add("--conf-thres", type=float, default=0.25, help="with --end2end: score threshold [0.25]")
+    add("--nms-candidates", type=int, default=0, metavar="N", help="with --nms static: boxes of "
+        "the best scores that take part [512, from --conf-thres below 0.1 on 2048]")  # fmt: skip
+    add("--nms-steps", type=int, default=0, metavar="N", help="with --nms static: longest chain "
+        "of boxes that is resolved, odd [31]")  # fmt: skip
     return parser
 
 
 def check_args(args: argparse.Namespace) -> None:
     """Errors that need no work."""
-    if args.end2end:
-        raise InputError(
-            "--end2end: NMS inside the model is not in this version; export without it, "
-            "detect_multi_backend.py does the NMS"
-        )
     if Path(args.weights).suffix != ".pt":
         raise InputError("--weights %s: expected a .pt checkpoint" % args.weights)
     if args.batch_size < 1:
@@ -95,12 +105,29 @@ def check_args(args: argparse.Namespace) -> None:
             "--opset %d: expected %d to %d (TensorRT 8.5 parses up to %d)"
             % ((args.opset,) + OPSETS + OPSETS[1:])
         )
+    if not args.end2end:
+        return
+    nms = nms_settings(args)
+    if nms.form == "efficientnms" and (args.nms_candidates or args.nms_steps):
+        raise InputError("--nms-candidates and --nms-steps go with --nms static")
+    if nms.form == "efficientnms" and nms.conf_thres < PLUGIN_MIN_CONF:
+        print(
+            "warning: --conf-thres %g: below %g TensorRT's plugin sorts every box of the image and "
+            "looks at the best 4096; it is slow there" % (nms.conf_thres, PLUGIN_MIN_CONF)
+        )
 
 
-def output_path(weights: str, dynamic: bool) -> Path:
-    """X.pt -> X.onnx or X-dynamic.onnx."""
+def nms_settings(args: argparse.Namespace) -> Nms:
+    """The NMS that the flags ask for. Raises InputError."""
+    nms = Nms(args.nms, args.conf_thres, args.iou_thres, args.topk_all)
+    return nms._replace(candidates=args.nms_candidates, steps=args.nms_steps).resolved()
+
+
+def output_path(weights: str, dynamic: bool, end2end: bool = False) -> Path:
+    """X.pt -> X.onnx, X-dynamic.onnx, X-NMS.onnx or X-dynamic-NMS.onnx."""
     path = Path(weights)
-    return path.with_name(path.stem + ("-dynamic" if dynamic else "") + ".onnx")
+    suffix = ("-dynamic" if dynamic else "") + ("-NMS" if end2end else "")
+    return path.with_name(path.stem + suffix + ".onnx")
 
 
 def export(
@@ -188,6 +215,10 @@ def _set_metadata(graph: Any, model: Any, net_hw: Tuple[int, int]) -> None:
         "imgsz": list(net_hw),
     }
     del graph.metadata_props[:]
+    _add_metadata(graph, values)
+
+
+def _add_metadata(graph: Any, values: Dict[str, Any]) -> None:
     for key, value in values.items():
         entry = graph.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
@@ -240,6 +271,67 @@ def compare(output: np.ndarray, reference: np.ndarray, nc: int) -> Difference:
     px = delta[rows][:, ~is_conf].max(1)
     size = np.maximum(reference[rows][:, 2:4].max(1), 64.0)
     return Difference(conf, float(px.max()), float((px / size).max()), int(rows.sum()))
+
+
+def put_nms(
+    graph: Any, path: Path, nc: int, nms: Nms, batches: List[np.ndarray]
+) -> Tuple[Nms, int]:
+    """Put NMS behind the raw output of an exported model, write it to `path`, and prove it.
+
+    Returns the settings as applied and the number of poses found in `batches`. Raises InputError
+    if the settings do not fit the model, or the NMS finds other poses than utils/nms.py.
+    """
+    import onnx
+
+    from models.nms_graph import add_nms, swap_efficientnms
+
+    baked = {"conf_thres": nms.conf_thres, "iou_thres": nms.iou_thres, "topk": nms.topk}
+    _add_metadata(graph, {**baked, "nms": nms.form})
+    both = onnx.ModelProto()
+    both.CopyFrom(graph)
+    nms = add_nms(graph, nc, nms)
+    add_nms(both, nc, nms, keep_raw=True)
+    if nms.form == "efficientnms":  # the plugin knows no longest chain
+        swap_efficientnms(both, steps=255)
+    onnx.save(both, str(path))
+    poses = sum(verify_nms(path, images, nc, nms) for images in batches)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, str(path))
+    _run(path, batches[0])
+    return nms, poses
+
+
+def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.ndarray]:
+    """Detections and, if the file has it too, the raw output."""
+    from utils.backends import Detections, OnnxBackend
+
+    backend = OnnxBackend(path, gpu=-1)
+    if not raw:
+        return backend(images), np.zeros(0)
+    names = [*Detections._fields, "output"]
+    *found, output = backend.session.run(names, {"input": images.astype(backend.dtype)})
+    return Detections(*found), output
+
+
+def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
+    """Compare NMS inside with utils/nms.py, on the raw output of the same inference.
+
+    EfficientNMS runs as its static form here. Returns the number of poses. Raises InputError if
+    they differ.
+    """
+    from utils.nms import detections_to_poses, raw_to_poses
+
+    found, raw = _run(path, images, raw=True)
+    expected = raw_to_poses(raw, nc, nms.conf_thres, nms.iou_thres, max_det=nms.topk)
+    inner = detections_to_poses(found, max_det=nms.topk)
+    for image, (inside, outside) in enumerate(zip(inner, expected)):
+        if not all(np.array_equal(a, b) for a, b in zip(inside, outside)):
+            raise InputError(
+                "NMS inside the model found other poses than NMS outside (%d against %d in image "
+                "%d); the file was not kept. --nms static takes more --nms-candidates, --nms-steps"
+                % (inside.count, outside.count, image)
+            )
+    return sum(poses.count for poses in expected)
 
 
 def verify(path: Path, reference: np.ndarray, batch: np.ndarray, nc: int, half: bool) -> Difference:
@@ -304,7 +396,7 @@ def main(args: argparse.Namespace) -> None:
     from models.checkpoint import load_checkpoint
     from utils.predictor import warn_if_rounded
 
-    path = output_path(args.weights, args.dynamic)
+    path = output_path(args.weights, args.dynamic, args.end2end)
     replaced = path.exists()
     model = load_checkpoint(args.weights).model
     net_hw = letterbox.stride_multiple(asked, model.max_stride)
@@ -313,11 +405,11 @@ def main(args: argparse.Namespace) -> None:
     # The reference is the network as it was trained: fuse() is part of what is proved.
     batch = check_batch(image, net_hw, args.batch_size)
     reference = reference_output(model, batch)
-    other: Optional[Tuple[np.ndarray, np.ndarray]] = None
+    pairs = [(batch, reference)]
     if args.dynamic:  # a batch and a size that were not traced
         hw = (net_hw[0] + model.max_stride, net_hw[1])
-        other_batch = check_batch(image, hw, 2)
-        other = (other_batch, reference_output(model, other_batch))
+        other = check_batch(image, hw, 2)
+        pairs.append((other, reference_output(model, other)))
     nc = model.nc
     model.fuse()
     with atomic_path(path) as tmp:
@@ -325,9 +417,12 @@ def main(args: argparse.Namespace) -> None:
             model, tmp, net_hw, args.batch_size, args.dynamic, args.half, args.opset,
             args.simplify, device,
         )  # fmt: skip
-        difference = verify(tmp, reference, batch, nc, args.half)
-        if other is not None:
-            verify(tmp, other[1], other[0], nc, args.half)
+        checks = [verify(tmp, wanted, images, nc, args.half) for images, wanted in pairs]
+        difference = checks[0]
+        nms, poses = None, 0
+        if args.end2end:
+            batches = [images for images, _ in pairs]
+            nms, poses = put_nms(graph, tmp, nc, nms_settings(args), batches)
     if replaced:
         print("an earlier %s was replaced" % path)
     print(
@@ -346,6 +441,16 @@ def main(args: argparse.Namespace) -> None:
         "ONNX Runtime against PyTorch FP32 on a real image: confidences within %.1e, points "
         "within %.1e px (%d likely rows)" % (difference.conf, difference.px, difference.rows)
     )
+    if nms is not None:
+        print(describe_nms(nms, poses))
+
+
+def describe_nms(nms: Nms, poses: int) -> str:
+    """What is in the model, and what the check found."""
+    text = "NMS inside (%s): conf %g, iou %g, at most %d poses" % nms[:4]
+    if nms.form == "static":
+        text += ", from the best %d boxes, chains up to %d" % (nms.candidates, nms.steps)
+    return text + "; finds what NMS outside finds (%d poses)" % poses
 
 
 def _require(package: str) -> None:

@@ -198,3 +198,59 @@ def test_transposed_output_of_other_networks_is_refused(tmp_path):
     onnx.save(model, str(path))
     with pytest.raises(InputError, match="not a YOLO-Pose model"):
         load_backend(str(path), "cpu")
+
+
+def inner_onnx(path, form, **metadata):
+    import json
+
+    import onnx
+
+    from models.nms_graph import Nms, add_nms
+
+    model = onnx.load(str(make_pose_onnx(path, np.repeat(ROWS, 3, 0), batch=2)))
+    add_nms(model, 1, Nms(form, 0.3, 0.5, 2))
+    for key, value in {"conf_thres": 0.3, "iou_thres": 0.5, "topk": 2, **metadata}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.mark.parametrize("form", ["static", "efficientnms"])
+def test_nms_inside(tmp_path, form):
+    pytest.importorskip("onnx")
+    backend = load_backend(str(inner_onnx(tmp_path / "x.onnx", form)), "cpu")
+    assert backend.end2end and backend.baked == (0.3, 0.5, 2)
+    assert (backend.nc, backend.nkpt, backend.batch) == (1, 17, 2)
+    assert "NMS inside (conf 0.3, iou 0.5, at most 2 poses)" in backend.description
+    out = backend(np.zeros((2, 3, 64, 64), np.float32))
+    assert out.num_dets.tolist() == [[1], [1]] and out.det_pose.shape == (2, 2, 51)
+    np.testing.assert_allclose(out.det_boxes[1], [[6, 12, 26, 52], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(out.det_indices[1], [[1, 0, 0], [-1, -1, -1]])
+
+
+def test_swap_needs_onnx(tmp_path, monkeypatch):
+    path = inner_onnx(tmp_path / "x.onnx", "efficientnms")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match="pip install onnx, or export it with --nms static"):
+        load_backend(str(path), "cpu")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"conf_thres": "x"}, {"iou_thres": 2}, {"topk": 3}, {"conf_thres": None}], ids=str
+)
+def test_nms_inside_that_contradicts_itself(tmp_path, metadata):
+    path = inner_onnx(tmp_path / "x.onnx", "static", **metadata)
+    with pytest.raises(InputError, match="NMS inside, but not as this version writes it"):
+        load_backend(str(path), "cpu")
+
+
+def test_nms_inside_without_num_dets(tmp_path):
+    import onnx
+
+    path = inner_onnx(tmp_path / "x.onnx", "static")
+    model = onnx.load(str(path))
+    del model.graph.output[0]
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match="no output num_dets"):
+        load_backend(str(path), "cpu")

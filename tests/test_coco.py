@@ -128,6 +128,9 @@ def test_image_ids():
     assert image_ids(["a.jpg", "7.jpg"]) == [1, 2]
 
 
+PERSON = {"categories": [{"id": 1, "name": "person"}]}
+
+
 def written(tmp_path, content):
     path = tmp_path / "c.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -170,14 +173,14 @@ def broken(**changes):
         ("{", "not JSON"),
         ([], "not a COCO JSON"),
         ({"images": []}, "no annotations"),
-        ({"images": [{"id": 1}], "annotations": []}, r"images\[0\]: no file_name"),
+        ({"images": [{"id": 1}], "annotations": [], **PERSON}, r"images\[0\]: no file_name"),
         (
-            {"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}], "annotations": []},
+            {"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}], "annotations": [], **PERSON},
             "height and width",
         ),
         (
             {"images": [{"id": 1, "file_name": "a", "height": 1, "width": 1}] * 2,
-             "annotations": []},
+             "annotations": [], **PERSON},
             "id 1 is there twice",
         ),
         (broken(image_id=99), r"annotations\[1\]: image_id 99 is no image"),

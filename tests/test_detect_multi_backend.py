@@ -293,3 +293,35 @@ def test_square_and_rectangular_input(tmp_path, out):
     ]
     # the picture is 64 x 16 on the canvas, 8 px from the top of 64 x 32 and 24 px of 64 x 64
     np.testing.assert_allclose(y, [(32 - 8) * 6.25, (32 - 24) * 6.25], atol=0.1)
+
+
+@pytest.mark.parametrize("form", ["static", "efficientnms"])
+def test_a_model_with_nms_inside(two_people_onnx, picture, tmp_path, form):
+    import onnx
+
+    from models.nms_graph import Nms, add_nms
+
+    model = onnx.load(str(two_people_onnx))
+    add_nms(model, 1, Nms(form, 0.5, 0.45, 3))
+    for key, value in {"conf_thres": 0.5, "iou_thres": 0.45, "topk": 3}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
+    path = tmp_path / "inner.onnx"
+    onnx.save(model, str(path))
+
+    def run(weights, *flags):
+        common = ["--source", picture, "--device", "cpu", "--nosave", "--save-txt"]
+        return detect("--weights", weights, *common, "--project", tmp_path / "out", *flags)
+
+    inside, outside = run(path), run(two_people_onnx)
+    assert inside.returncode == outside.returncode == 0, inside.stderr
+    assert "2 person" in inside.stdout and "2 person" in outside.stdout
+    assert "NMS inside (conf 0.5, iou 0.45, at most 3 poses)" in inside.stdout
+    assert ("replaced by standard ops" in inside.stdout) == (form == "efficientnms")
+    assert "warning" not in inside.stdout
+    texts = [(tmp_path / "out" / n / "labels" / "picture.txt").read_text() for n in ("exp", "exp2")]
+    assert texts[0] == texts[1] and texts[0].count("\n") == 2
+    assert "1 person" in run(path, "--conf-thres", "0.8").stdout
+    assert "warning: --conf-thres 0.1" in run(path, "--conf-thres", "0.1").stdout
+    refused = run(path, "--augment")
+    assert refused.returncode == 1 and refused.stderr.startswith("error: --augment merges")

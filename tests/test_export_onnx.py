@@ -11,10 +11,12 @@ import onnx  # noqa: E402
 
 from models import export_onnx  # noqa: E402
 from models.checkpoint import save_checkpoint  # noqa: E402
+from models.nms_graph import OUTPUTS, swap_efficientnms  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, randomized, tiny_cfg  # noqa: E402
 from utils.backends import load_backend  # noqa: E402
 from utils.errors import InputError  # noqa: E402
+from utils.nms import detections_to_poses, raw_to_poses  # noqa: E402
 
 
 @pytest.fixture
@@ -163,7 +165,13 @@ def test_compare_sees_every_kind_of_error():
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--end2end"], "--end2end"),
+        (["--end2end", "--nms", "fast"], "--nms fast"),
+        (["--end2end", "--topk-all", "0"], "--topk-all 0"),
+        (["--end2end", "--topk-all", "3000"], "--topk-all 3000: at this size .* 1020 boxes"),
+        (["--end2end", "--conf-thres", "2"], "--conf-thres 2"),
+        (["--end2end", "--iou-thres", "-1"], "--iou-thres -1"),
+        (["--end2end", "--nms-steps", "3"], "--nms-steps go with --nms static"),
+        (["--end2end", "--nms", "static", "--nms-candidates", "5"], "--nms-candidates 5"),
         (["--opset", "18"], "--opset 18"),
         (["--opset", "9"], "--opset 9"),
         (["--batch-size", "0"], "--batch-size 0"),
@@ -180,6 +188,45 @@ def test_bad_flags(weights, flags, message):
     assert [p.name for p in weights.parent.iterdir()] == ["tiny.pt"]
 
 
+@pytest.mark.parametrize("form", ["efficientnms", "static"])
+@pytest.mark.parametrize("flags", [["--batch-size", "2", "--simplify"], ["--dynamic"]])
+def test_end2end_finds_what_nms_outside_finds(weights, form, flags, capsys):
+    run(weights, *flags)
+    nms = ["--nms", form, "--topk-all", "60", "--conf-thres", "0.1", "--iou-thres", "0.6"]
+    run(weights, *flags, "--end2end", *nms)
+    stem = "tiny-dynamic" if "--dynamic" in flags else "tiny"
+    outside = load_backend(str(weights.with_name(stem + ".onnx")), "cpu")
+    inside = load_backend(str(weights.with_name(stem + "-NMS.onnx")), "cpu")
+    assert inside.end2end and inside.baked == (0.1, 0.6, 60)
+    assert (inside.names, inside.nkpt, inside.stride) == (["cat", "狗"], 5, 64)
+    assert inside.imgsz == (128, 128) and inside.input_shape == outside.input_shape
+    assert ("replaced by standard ops" in inside.description) == (form == "efficientnms")
+    picture = export_onnx.check_image("")
+    batch = export_onnx.check_batch(picture, (128, 128), 2)
+    found = detections_to_poses(inside(batch))
+    wanted = raw_to_poses(outside(batch), 2, 0.1, 0.6, max_det=60)
+    assert sum(p.count for p in wanted) > 20
+    for poses, others in zip(found, wanted):
+        for value, other in zip(poses, others):
+            np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-3)
+    assert "NMS inside (%s): conf 0.1, iou 0.6" % form in capsys.readouterr().out
+
+
+def test_an_nms_that_differs_is_not_kept(weights, monkeypatch):
+    from utils import nms
+
+    greedy = nms.greedy_nms
+    monkeypatch.setattr(nms, "greedy_nms", lambda *args: greedy(*args)[1:])
+    with pytest.raises(InputError, match="other poses than NMS outside.*not kept"):
+        run(weights, "--end2end", "--conf-thres", "0.1")
+    assert [p.name for p in weights.parent.iterdir()] == ["tiny.pt"]
+
+
+def test_thresholds_the_plugin_handles_badly(weights, capsys):
+    run(weights, "--end2end", "--conf-thres", "0.005")
+    assert "warning: --conf-thres 0.005: below 0.01 TensorRT" in capsys.readouterr().out
+
+
 def test_wrong_suffix(tmp_path):
     with pytest.raises(InputError, match="expected a .pt"):
         run(tmp_path / "x.onnx")
@@ -187,7 +234,13 @@ def test_wrong_suffix(tmp_path):
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--half"], ["--dynamic"], ["--dynamic", "--half"], ["--batch-size", "4", "--simplify"]],
+    [[], ["--half"], ["--dynamic"], ["--dynamic", "--half"], ["--batch-size", "4", "--simplify"]]
+    + [
+        [*shape, *half, "--end2end", "--nms", form]
+        for shape in ([], ["--dynamic"], ["--batch-size", "4"])
+        for half in ([], ["--half"])
+        for form in ("efficientnms", "static")
+    ],
     ids=" ".join,
 )
 def test_tensorrt_parses_and_builds(weights, flags):
@@ -198,7 +251,10 @@ def test_tensorrt_parses_and_builds(weights, flags):
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = builder.create_network()
     parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    parsed = parser.parse_from_file(str(path))
+    model = onnx.load(str(path))
+    if "efficientnms" in flags:  # this TensorRT has no plugin
+        swap_efficientnms(model)
+    parsed = parser.parse(model.SerializeToString())
     assert parsed, [str(parser.get_error(i)) for i in range(parser.num_errors)]
     config = builder.create_builder_config()
     entry = network.get_input(0)
@@ -207,5 +263,11 @@ def test_tensorrt_parses_and_builds(weights, flags):
         profile.set_shape(entry.name, (1, 3, 64, 64), (1, 3, 128, 128), (4, 3, 256, 256))
         config.add_optimization_profile(profile)
     assert entry.dtype == (trt.DataType.HALF if "--half" in flags else trt.DataType.FLOAT)
-    assert network.get_output(0).dtype == trt.DataType.FLOAT
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    if "--end2end" in flags:
+        assert [o.name for o in outputs] == list(OUTPUTS)
+        assert [o.dtype for o in outputs] == [trt.DataType.INT32] * 2 + [trt.DataType.FLOAT] * 3
+        assert {o.shape[1] for o in outputs[1:]} == {100}
+    else:
+        assert outputs[0].dtype == trt.DataType.FLOAT
     assert builder.build_serialized_network(network, config) is not None

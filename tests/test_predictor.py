@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_pose_onnx, pose_row
-from utils.backends import Backend, load_backend
+from utils.backends import Backend, BakedNms, Detections, load_backend
 from utils.errors import InputError
 from utils.keypoints import COCO
 from utils.predictor import Predictor, resolve_size
@@ -153,3 +153,54 @@ def test_one_dynamic_side_is_not_rectangular():
     backend.input_shape = (1, 3, 320, None)
     Predictor(backend, (320, 320))([spot(100, 200, 30, 150)])
     assert backend.seen == [(1, 3, 320, 320)]
+
+
+class InnerBackend(SpotBackend):
+    """SpotBackend with NMS inside: the spot in each image, twice in the first."""
+
+    baked = BakedNms(0.25, 0.45, 5)
+
+    def __call__(self, images):
+        raw = super().__call__(images)
+        b = len(raw)
+        boxes, pose = np.zeros((b, 5, 4), np.float32), np.zeros((b, 5, 51), np.float32)
+        index, scores = np.full((b, 5, 3), -1, np.int32), np.zeros((b, 5, 1), np.float32)
+        count = np.zeros((b, 1), np.int32)
+        for i, row in enumerate(raw[:, 0]):
+            n = int(row[4] > 0) * (1 + (i == 0))
+            count[i], scores[i, :n, 0], index[i, :n] = n, (0.9, 0.4)[:n], (i, 0, 7)
+            boxes[i, :n] = np.concatenate([row[:2] - row[2:4] / 2, row[:2] + row[2:4] / 2])
+            pose[i, :n] = row[6:]
+        return Detections(count, index, boxes, pose, scores)
+
+
+def test_nms_inside_is_not_repeated():
+    images = [spot(100, 200, 30, 150), spot(64, 64, 20, 10), spot(300, 30, 200, 9)]
+    images.append(np.zeros((64, 64, 3), np.uint8))
+    found = Predictor(InnerBackend((160, 192), batch=8))(images)
+    assert [p.count for p in found] == [2, 1, 1, 0]  # both copies stay
+    outside = Predictor(SpotBackend((160, 192)))(images)
+    for poses, other in zip(found, outside):
+        for value, want in zip(poses.select(slice(1)), other):
+            np.testing.assert_allclose(value, want, rtol=1e-5)
+    strict = Predictor(InnerBackend((160, 192)), conf_thres=0.5)(images)
+    assert [p.count for p in strict] == [1, 1, 1, 0]
+    assert Predictor(InnerBackend((160, 192)), max_det=1)(images[:1])[0].count == 1
+    assert Predictor(InnerBackend((160, 192)), classes=[])(images[:1])[0].count == 0
+
+
+def test_thresholds_inside_the_model(capsys):
+    predictor = Predictor(InnerBackend((64, 64)))
+    assert (predictor.conf_thres, predictor.iou_thres) == (0.25, 0.45)
+    Predictor(InnerBackend((64, 64)), conf_thres=0.3, iou_thres=0.45, agnostic=True)
+    assert capsys.readouterr().out == ""
+    Predictor(InnerBackend((64, 64)), conf_thres=0.1, iou_thres=0.6)
+    out = capsys.readouterr().out
+    assert "warning: --conf-thres 0.1: " in out and "below 0.25" in out
+    assert "warning: --iou-thres 0.6 is ignored" in out
+    backend = InnerBackend((64, 64))
+    backend.names = ["a", "b"]
+    Predictor(backend, agnostic=True)
+    assert "warning: --agnostic-nms is ignored" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--augment .*NMS inside"):
+        Predictor(backend, augment=True)

@@ -21,6 +21,27 @@ MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for
 ENGINE_SUFFIXES = (".trt", ".engine", ".plan")
 
 
+class BakedNms(NamedTuple):
+    """NMS that is inside a model; nothing at run time changes it."""
+
+    conf_thres: float
+    iou_thres: float
+    topk: int  # poses an image at most
+
+    def __str__(self) -> str:
+        return "NMS inside (conf %g, iou %g, at most %d poses)" % tuple(self)
+
+
+class Detections(NamedTuple):
+    """What a model with NMS inside returns, NumPy; rows from num_dets on are empty."""
+
+    num_dets: np.ndarray  # (B, 1) int32
+    det_indices: np.ndarray  # (B, topk, 3) int32 image, class, row of the raw output
+    det_boxes: np.ndarray  # (B, topk, 4) float32 xyxy, network pixels
+    det_pose: np.ndarray  # (B, topk, 3K) float32 x y conf a keypoint
+    det_scores: np.ndarray  # (B, topk, 1) float32, descending
+
+
 class Backend:
     """What all backends share.
 
@@ -32,7 +53,7 @@ class Backend:
         dtype: NumPy dtype of the input.
         names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
         imgsz: (height, width) the model was trained or exported for, None if unknown.
-        end2end: NMS is inside the model.
+        baked: the NMS inside the model, None if it has none.
         workers: calls that may run at the same time, from as many threads.
         takes_pixels: it wants (B, H, W, 3) uint8 BGR and makes RGB 0..1 of them on the device.
     """
@@ -46,13 +67,18 @@ class Backend:
     nkpt: int
     stride: int
     imgsz: Optional[Tuple[int, int]]
-    end2end: bool = False
+    baked: Optional[BakedNms] = None
     workers: int = 1
     takes_pixels: bool = False
 
     @property
     def nc(self) -> int:
         return len(self.names)
+
+    @property
+    def end2end(self) -> bool:
+        """NMS is inside the model."""
+        return self.baked is not None
 
     @property
     def batch(self) -> Optional[int]:
@@ -66,7 +92,10 @@ class Backend:
         return None if h is None or w is None else (h, w)
 
     def __call__(self, images: np.ndarray) -> Any:
-        """(B, 3, H, W) float32 -> (B, N, 5 + nc + 3K) float32, NumPy or torch tensor."""
+        """(B, 3, H, W) float32 -> (B, N, 5 + nc + 3K) float32, NumPy or torch tensor.
+
+        With NMS inside: -> Detections.
+        """
         raise NotImplementedError
 
     def _check_input(self, images: np.ndarray) -> None:
@@ -211,7 +240,7 @@ class TorchBackend(Backend):
 
 
 class OnnxBackend(Backend):
-    """An `.onnx` in ONNX Runtime, on the CPU or with the CUDA provider."""
+    """An `.onnx` in ONNX Runtime, on the CPU or with the CUDA provider: `session`."""
 
     def __init__(self, path: Path, gpu: Optional[int], throughput: bool = False):
         try:
@@ -240,15 +269,20 @@ class OnnxBackend(Backend):
             self.workers = min(cores, MAX_WORKERS)
             # each call works itself; these threads more are shared by all calls
             options.intra_op_num_threads = cores - self.workers + 1
+        swapped = False
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as e:  # onnxruntime's exceptions share no base class but Exception
-            raise InputError(
-                "--weights %s: ONNX Runtime cannot load it; export or copy it again (%s)"
-                % (path, one_line(e))
-            ) from e
+            model = portable_model(path) if "EfficientNMS" in str(e) else None
+            if model is None:
+                raise InputError(
+                    "--weights %s: ONNX Runtime cannot load it; export or copy it again (%s)"
+                    % (path, one_line(e))
+                ) from e
+            self.session = onnxruntime.InferenceSession(model, options, providers=providers)
+            swapped = True
         # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
-        on_cuda = "CUDAExecutionProvider" in self._session.get_providers()
+        on_cuda = "CUDAExecutionProvider" in self.session.get_providers()
         if use_cuda and not on_cuda:
             message = (
                 "the CUDA provider of onnxruntime-gpu %s did not start "
@@ -265,10 +299,14 @@ class OnnxBackend(Backend):
             where,
             self.precision,
         )
+        if self.baked is not None:
+            self.description += ", " + str(self.baked)
+        if swapped:
+            self.description += ", TensorRT's EfficientNMS replaced by standard ops"
 
     def _read_model(self, path: Path) -> None:
         """Shapes, dtype and metadata. Raises InputError for a network that is not YOLO-Pose."""
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         foreign = "--weights %s: not a YOLO-Pose model (%%s)" % path
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4:
@@ -282,14 +320,22 @@ class OnnxBackend(Backend):
         self.dtype = np.dtype(types[inputs[0].type])
         self._input = inputs[0].name
         self._outputs = [o.name for o in outputs]
-        self.end2end = "det_boxes" in self._outputs
-        if self.end2end:
-            raise InputError(
-                "--weights %s: NMS inside the model is not supported by this version yet; "
-                "export without --end2end" % path
-            )
+        properties = self.session.get_modelmeta().custom_metadata_map
+        if "det_boxes" in self._outputs:
+            shapes = {o.name: o.shape for o in outputs}
+            try:
+                self.baked = read_baked_nms(properties, shapes)
+                pose = shapes["det_pose"][2]
+                info = read_metadata(properties, 5 + len(read_names(properties)) + pose)
+            except ValueError as e:
+                raise InputError(
+                    "--weights %s: NMS inside, but not as this version writes it (%s); export it "
+                    "again" % (path, e)
+                ) from e
+            self.names, self.nkpt, self.stride, self.imgsz = info
+            self._outputs = list(Detections._fields)
+            return
         rows, width = outputs[0].shape[1:] if len(outputs[0].shape) == 3 else (None, None)
-        properties = self._session.get_modelmeta().custom_metadata_map
         # Other networks lay their output out the other way round, (B, values, predictions).
         turned = "nkpt" not in properties and isinstance(rows, int) and rows < (width or 0)
         if not isinstance(width, int) or turned:
@@ -302,11 +348,34 @@ class OnnxBackend(Backend):
             raise InputError(foreign % e) from e
         self.names, self.nkpt, self.stride, self.imgsz = info
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> Any:
         self._check_input(images)
         if images.dtype != self.dtype:
             images = images.astype(self.dtype)
-        return self._session.run(self._outputs[:1], {self._input: images})[0]
+        if self.baked is not None:
+            return Detections(*self.session.run(self._outputs, {self._input: images}))
+        return self.session.run(self._outputs[:1], {self._input: images})[0]
+
+
+def portable_model(path: Path) -> Optional[bytes]:
+    """An ONNX file with TensorRT's NMS plugin, rewritten in standard ops; None: it has none.
+
+    Raises InputError if that needs the onnx package and it is not there.
+    """
+    try:
+        import onnx
+    except ImportError as e:
+        raise InputError(
+            "--weights %s: its NMS is TensorRT's plugin; to run it here pip install onnx, or "
+            "export it with --nms static" % path
+        ) from e
+    from models.nms_graph import has_efficientnms, swap_efficientnms
+
+    model = onnx.load(str(path))
+    if not has_efficientnms(model):
+        return None
+    swap_efficientnms(model)
+    return model.SerializeToString()
 
 
 def available_cores() -> int:
@@ -334,11 +403,7 @@ def read_metadata(properties: Dict[str, str], width: int) -> ModelInfo:
 
     Raises ValueError (reason only) if they contradict each other or make no sense.
     """
-    names = _metadata_value(properties, "names", ["person"])
-    if isinstance(names, dict):  # {"0": "person"}, as other tools write it
-        names = list(names.values())
-    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
-        raise ValueError("metadata names: %s is no list of class names" % str(names)[:60])
+    names = read_names(properties)
     nkpt = (width - 5 - len(names)) // 3
     if nkpt < 1 or 5 + len(names) + 3 * nkpt != width:
         raise ValueError(
@@ -357,6 +422,37 @@ def read_metadata(properties: Dict[str, str], width: int) -> ModelInfo:
             raise ValueError("metadata imgsz: %s are no multiples of %d" % (imgsz, stride))
         imgsz = (imgsz[0], imgsz[1])
     return ModelInfo(names, nkpt, stride, imgsz)
+
+
+def read_names(properties: Dict[str, str]) -> List[str]:
+    """Class names, `person` if the metadata has none. Raises ValueError (reason only)."""
+    names = _metadata_value(properties, "names", ["person"])
+    if isinstance(names, dict):  # {"0": "person"}, as other tools write it
+        names = list(names.values())
+    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+        raise ValueError("metadata names: %s is no list of class names" % str(names)[:60])
+    return names
+
+
+def read_baked_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) -> BakedNms:
+    """The NMS of a model from its metadata and the shapes of its outputs.
+
+    Raises ValueError (reason only) if something is missing or contradicts.
+    """
+    missing = [name for name in Detections._fields if name not in shapes]
+    if missing:
+        raise ValueError("no output %s" % ", ".join(missing))
+    topk = shapes["det_boxes"][1]
+    widths = [shapes[name][-1] for name in ("det_indices", "det_boxes", "det_scores")]
+    if widths != [3, 4, 1] or not all(isinstance(v, int) for v in (topk, shapes["det_pose"][-1])):
+        raise ValueError("output shapes %s" % shapes)
+    values = [_metadata_value(properties, key, None) for key in ("conf_thres", "iou_thres")]
+    for key, value in zip(("conf_thres", "iou_thres"), values):
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise ValueError("metadata %s: %s" % (key, str(value)[:60]))
+    if _metadata_value(properties, "topk", topk) != topk:
+        raise ValueError("metadata topk %s, output %d" % (properties["topk"], topk))
+    return BakedNms(float(values[0]), float(values[1]), topk)
 
 
 def _metadata_value(properties: Dict[str, str], key: str, default: Any) -> Any:

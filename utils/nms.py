@@ -130,6 +130,30 @@ def rows_to_poses(rows: np.ndarray, nc: int) -> Poses:
     return Poses(cxcywh_to_xyxy(rows[:, :4]), scores, classes, keypoints)
 
 
+def detections_to_poses(
+    found: Any,
+    conf_thres: float = 0.0,
+    max_det: int = 300,
+    classes: Optional[Sequence[int]] = None,
+) -> List[Poses]:
+    """What a model with NMS inside found in each image, in the frame of its boxes.
+
+    Args:
+        found: backends.Detections, NumPy.
+        conf_thres, classes: see `candidates`. max_det: poses an image.
+    """
+    result = []
+    for count, index, boxes, pose, scores in zip(*found):
+        n = int(count[0])
+        keypoints = pose[:n].reshape(n, pose.shape[1] // 3, 3)
+        poses = Poses(boxes[:n], scores[:n, 0], index[:n, 1].astype(np.int64), keypoints)
+        keep = (poses.scores > conf_thres) & np.isfinite(poses.keypoints).all((1, 2))
+        if classes is not None:
+            keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
+        result.append(poses.select(np.flatnonzero(keep)[:max_det]))
+    return result
+
+
 def suppress(poses: Poses, iou_thres: float, agnostic: bool = False, max_det: int = 300) -> Poses:
     """Greedy NMS: the Poses that survive, best first.
 

@@ -12,13 +12,14 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from utils import letterbox, nms
-from utils.backends import Backend
+from utils.backends import Backend, BakedNms
 from utils.errors import InputError
 from utils.keypoints import skeleton
 from utils.letterbox import HW, Letterbox
 from utils.poses import Poses
 
 DEFAULT_SIZE = 640
+DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
 # Scale and mirroring of the extra views of --augment
 AUGMENT_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (0.83, True), (0.67, False))
 FLIP_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (1.0, True))
@@ -43,20 +44,23 @@ class Predictor:
     Args:
         img_size: (height, width) px asked for, None: the model's own. Rounded up to a multiple of
             the model's stride; a model of fixed size accepts only its own.
-        conf_thres, iou_thres, agnostic, max_det, classes: see nms.raw_to_poses.
+        conf_thres, iou_thres, agnostic, max_det, classes: see nms.raw_to_poses. None: the
+            thresholds of the NMS inside the model, else 0.25 and 0.45. A higher conf_thres, max_det
+            and classes filter what NMS inside the model found; the others change nothing there,
+            which a warning says.
         auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
         augment: look three times (full size, 0.83 mirrored, 0.67) and merge before NMS.
         flip: look twice, as it is and mirrored, and average after NMS, see nms.fuse.
 
-    Raises InputError if the size or the classes do not fit the model.
+    Raises InputError if the size, the classes or augment do not fit the model.
     """
 
     def __init__(
         self,
         backend: Backend,
         img_size: Optional[HW] = None,
-        conf_thres: float = 0.25,
-        iou_thres: float = 0.45,
+        conf_thres: Optional[float] = None,
+        iou_thres: Optional[float] = None,
         agnostic: bool = False,
         max_det: int = 300,
         classes: Optional[Sequence[int]] = None,
@@ -67,7 +71,19 @@ class Predictor:
         self.backend = backend
         self.net_hw = resolve_size(backend, img_size)
         self.auto = auto and backend.input_shape[2:] == (None, None)
-        self.conf_thres, self.iou_thres = conf_thres, iou_thres
+        if backend.baked is not None:
+            if augment:
+                raise InputError(
+                    "--augment merges views before NMS, and this model has NMS inside; drop "
+                    "--augment, or export without --end2end"
+                )
+            agnostic = agnostic and backend.nc > 1  # with one class it is the same
+            warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic)
+            conf, iou = backend.baked.conf_thres, backend.baked.iou_thres
+        else:
+            conf, iou = DEFAULT_CONF, DEFAULT_IOU
+        self.conf_thres = conf if conf_thres is None else conf_thres
+        self.iou_thres = iou if iou_thres is None else iou_thres
         self.agnostic, self.max_det = agnostic, max_det
         self.classes = None if classes is None else list(classes)
         if self.classes is not None:
@@ -136,11 +152,11 @@ class Predictor:
         return View(batch, boxes, mirrored)
 
     def infer(self, prepared: Prepared) -> List[Any]:
-        """Raw predictions of each view, NumPy or torch on its device; see Backend.__call__."""
+        """What the model says of each view, see Backend.__call__."""
         return [self.backend(view.batch) for view in prepared]  # type: ignore
 
     def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
-        """Raw predictions of each view -> Poses in image pixels, one an image."""
+        """What the model said of each view -> Poses in image pixels, one an image."""
         if len(prepared) == 1:
             return self._suppressed(raws[0], prepared[0])
         if self.flip:
@@ -164,15 +180,18 @@ class Predictor:
     def _suppressed(self, raw: Any, view: View) -> List[Poses]:
         """NMS on the canvas, as a model with NMS inside does it, then Poses in image pixels."""
         boxes = view.letterboxes
-        found = nms.raw_to_poses(
-            raw[: len(boxes)],
-            self.backend.nc,
-            self.conf_thres,
-            self.iou_thres,
-            self.agnostic,
-            self.max_det,
-            self.classes,
-        )
+        if self.backend.end2end:  # a batch that was filled up has more images than boxes
+            found = nms.detections_to_poses(raw, self.conf_thres, self.max_det, self.classes)
+        else:
+            found = nms.raw_to_poses(
+                raw[: len(boxes)],
+                self.backend.nc,
+                self.conf_thres,
+                self.iou_thres,
+                self.agnostic,
+                self.max_det,
+                self.classes,
+            )
         found = [box.to_original(poses) for box, poses in zip(boxes, found)]
         if view.mirrored:
             found = [self.mirror(poses, box.image_hw[1]) for box, poses in zip(boxes, found)]
@@ -205,6 +224,24 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
         return static
     warn_if_rounded(img_size, rounded, backend.stride)
     return rounded
+
+
+def warn_if_baked(
+    baked: BakedNms, conf_thres: Optional[float], iou_thres: Optional[float], agnostic: bool
+) -> None:
+    """Say which settings the NMS inside a model does not take; None: not asked for."""
+    if conf_thres is not None and conf_thres < baked.conf_thres:
+        print(
+            "warning: --conf-thres %g: the model has NMS inside and returns nothing below %g; "
+            "export it again for a lower one" % (conf_thres, baked.conf_thres)
+        )
+    if iou_thres is not None and iou_thres != baked.iou_thres:
+        print(
+            "warning: --iou-thres %g is ignored: the model has NMS inside, with %g"
+            % (iou_thres, baked.iou_thres)
+        )
+    if agnostic:
+        print("warning: --agnostic-nms is ignored: the model has NMS inside, within each class")
 
 
 def warn_if_rounded(asked: HW, rounded: HW, stride: int) -> None:
