@@ -175,7 +175,8 @@ def broken(**changes):
         ({"images": []}, "no annotations"),
         ({"images": [{"id": 1}], "annotations": [], **PERSON}, r"images\[0\]: no file_name"),
         (
-            {"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}], "annotations": [], **PERSON},
+            {"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}],
+             "annotations": [], **PERSON},
             "height and width",
         ),
         (
