@@ -53,8 +53,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--study-sizes", nargs="+", type=int, default=list(STUDY_SIZES), metavar="PX",
         help="sizes of --task study %s" % list(STUDY_SIZES))  # fmt: skip
     add("--batch-size", type=int, help="where the model takes any [32 on a GPU, 1 on a CPU]")
-    add("--conf-thres", type=float, help="score threshold, 0..1 [0.001; speed 0.25]")
-    add("--iou-thres", type=float, help="NMS IoU threshold, 0..1 [0.6; speed 0.45]")
+    add("--conf-thres", type=float,
+        help="score threshold, 0..1 [0.001; speed 0.25; NMS inside: its own]")  # fmt: skip
+    add("--iou-thres", type=float,
+        help="NMS IoU threshold, 0..1 [0.6; speed 0.45; NMS inside: its own]")  # fmt: skip
     add("--max-det", type=int, default=300, help="detections an image at most [300]")
     add("--device", default="", help="cpu or a GPU index [a GPU if this runtime has one]")
     add("--half", action="store_true", help="FP16 inference of a .pt on a GPU")
@@ -117,14 +119,17 @@ def check_args(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace, weights: str, size: Optional[HW], throughput: bool) -> Predictor:
     """The predictor of a file, as the flags say."""
-    fast = args.task == "speed"
     conf, iou = args.conf_thres, args.iou_thres
     backend = load_backend(weights, args.device, args.half, throughput=throughput)
+    if backend.baked is None:  # NMS inside the model has its own
+        fast = args.task == "speed"
+        conf = (0.25 if fast else 0.001) if conf is None else conf
+        iou = (0.45 if fast else 0.6) if iou is None else iou
     return Predictor(
         backend,
         size,
-        (0.25 if fast else 0.001) if conf is None else conf,
-        (0.45 if fast else 0.6) if iou is None else iou,
+        conf,
+        iou,
         args.agnostic_nms,
         args.max_det,
         auto=not args.square,
@@ -238,7 +243,7 @@ def test(
                 usual.net_hw,
                 limits.conf_thres,
                 limits.iou_thres,
-                max_det=limits.max_det,
+                max_det=min(limits.max_det, limits.backend.baked.topk),
                 auto=usual.auto,
             )
 
