@@ -7,8 +7,8 @@
 
 --metrics: 5,000 images with 20 persons and 20 predictions each, ours and pycocotools in turn.
 Otherwise, several rounds in turn: (A) evaluate() from image files to figures; (B) the same backend
-on batches that lie ready, as many calls at a time, nothing else. The ratio of their images/s is the
-share of the time that inference had.
+on batches that lie ready, as many calls at a time, nothing else. Images/s of both, and their ratio:
+the share of the time that inference had; for A once without and once with the metrics.
 """
 
 import argparse
@@ -127,21 +127,25 @@ def bare_rate(predictor: Predictor, batch: int, seconds: float) -> float:
 def time_evaluation(args: argparse.Namespace) -> None:
     eval_set = read_eval_set(read_data(args.data), "val")
     backend = load_backend(args.weights, args.device, args.half, throughput=True)
+    backend.workers = args.workers or backend.workers
     predictor = Predictor(backend, (args.img_size,) * 2, 0.001, 0.6, auto=False)
     print("%s, %s" % (args.weights, backend.description))
-    print("| round | evaluate, images/s | bare, images/s | ratio | ms an image, all threads |")
-    print("|---|---|---|---|---|")
+    print("| round | files to poses | to figures | bare | ratios | ms an image, all threads |")
+    print("|---|---|---|---|---|---|")
     ratios = []
     for number in range(args.rounds):
         started = time.perf_counter()
         found = evaluate(predictor, eval_set, args.batch_size, progress=False)
-        rate = eval_set.count / (time.perf_counter() - started)
+        whole = eval_set.count / (time.perf_counter() - started)
+        rate = eval_set.count / found.wall_s
         bare = bare_rate(predictor, args.batch_size, args.seconds)
-        ratios.append(rate / bare)
+        ratios.append((rate / bare, whole / bare))
         stages = ", ".join("%s %.2f" % item for item in found.ms_each.items())
         stages += ", metrics %.2f" % (1000 * found.metrics_s / eval_set.count)
-        print("| %d | %.2f | %.2f | %.3f | %s |" % (number + 1, rate, bare, ratios[-1], stages))
-    print("| median | | | %.3f | |" % statistics.median(ratios))
+        line = "| %d | %.2f | %.2f | %.2f | %.3f %.3f | %s |"
+        print(line % (number + 1, rate, whole, bare, *ratios[-1], stages))
+    medians = [statistics.median(column) for column in zip(*ratios)]
+    print("| median | | | | %.3f %.3f | |" % tuple(medians))
 
 
 def main() -> None:
@@ -155,6 +159,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--half", action="store_true")
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="inferences at a time [0: its own]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each bare run")
     args = parser.parse_args()

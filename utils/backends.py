@@ -17,6 +17,7 @@ import numpy as np
 from utils.errors import InputError, one_line
 
 DEFAULT_STRIDE = 64
+GPU_WORKERS = 3  # PyTorch: one copies, one computes, one is on its way
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
 ENGINE_SUFFIXES = (".trt", ".engine", ".plan")
 
@@ -197,7 +198,7 @@ class TorchBackend(Backend):
         self._model = model.to(self._device)
         self._half, self._local = half, threading.local()
         self.takes_pixels = gpu >= 0
-        self.workers = 2 if throughput and gpu >= 0 else 1
+        self.workers = GPU_WORKERS if throughput and gpu >= 0 else 1
         self.input_shape = (None, 3, None, None)
         self.dtype = np.dtype(np.float32)  # halved on the device
         where = "CPU" if gpu < 0 else torch.cuda.get_device_name(gpu)

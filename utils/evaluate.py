@@ -270,8 +270,8 @@ def measure(
         for c in range(len(names))
     ]
     return Accuracy(
-        metrics.pose_figures(poses),
-        metrics.box_figures(boxes),
+        metrics.pose_figures(poses, pose_matches),
+        metrics.box_figures(boxes, box_matches),
         pose_rows,
         box_rows,
         pose_curve,

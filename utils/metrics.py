@@ -278,28 +278,41 @@ POSE_FIGURES = "AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl".split()
 BOX_FIGURES = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
 
 
-def pose_figures(classes: Sequence[Sequence[Scored]]) -> Dict[str, float]:
-    """COCO's ten keypoint figures of [class][image]; -1 where nobody is to be found."""
-    by_area = {
-        area: [average_precision(match(images, area)) for images in classes]
-        for area in ("all", "medium", "large")
-    }
-    figures = _figures(by_area, "AP", {"m": "medium", "l": "large"}, _mean_precision)
-    figures.update(_figures(by_area, "AR", {"m": "medium", "l": "large"}, _mean_recall))
+def pose_figures(
+    classes: Sequence[Sequence[Scored]], matches: Optional[Sequence[Matches]] = None
+) -> Dict[str, float]:
+    """COCO's ten keypoint figures of [class][image]; -1 where nobody is to be found.
+
+    Args: matches: match() of each class, if it is known already.
+    """
+    areas = {"m": "medium", "l": "large"}
+    by_area = _by_area(classes, matches, areas)
+    found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
+    figures = _figures(found, "AP", areas, _mean_precision)
+    figures.update(_figures(found, "AR", areas, _mean_recall))
     return {name: figures[name] for name in POSE_FIGURES}
 
 
-def box_figures(classes: Sequence[Sequence[Scored]]) -> Dict[str, float]:
-    """COCO's twelve box figures of [class][image]; -1 where nobody is to be found."""
+def box_figures(
+    classes: Sequence[Sequence[Scored]], matches: Optional[Sequence[Matches]] = None
+) -> Dict[str, float]:
+    """COCO's twelve box figures of [class][image]; see pose_figures."""
     areas = {"s": "small", "m": "medium", "l": "large"}
-    matched = {a: [match(images, a) for images in classes] for a in AREAS}
-    by_area = {a: [average_precision(m) for m in found] for a, found in matched.items()}
-    figures = _figures(by_area, "AP", areas, _mean_precision)
-    figures.update(_figures(by_area, "AR", areas, _mean_recall))
+    by_area = _by_area(classes, matches, areas)
+    found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
+    figures = _figures(found, "AP", areas, _mean_precision)
+    figures.update(_figures(found, "AR", areas, _mean_recall))
     for most in (1, 10, 100):
-        parts = [average_precision(m, most) for m in matched["all"]]
+        parts = [average_precision(m, most) for m in by_area["all"]]
         figures["AR%d" % most] = _mean_recall(parts, slice(None))
     return {name: figures[name] for name in BOX_FIGURES}
+
+
+def _by_area(classes, matches, areas) -> Dict[str, List[Matches]]:
+    by_area = {"all": list(matches) if matches else [match(images) for images in classes]}
+    for area in areas.values():
+        by_area[area] = [match(images, area) for images in classes]
+    return by_area
 
 
 def _figures(by_area, prefix, areas, mean) -> Dict[str, float]:

@@ -1,6 +1,5 @@
 """Raw network outputs -> Poses: confidence filter, greedy non-maximum suppression."""
 
-import functools
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
@@ -8,6 +7,8 @@ import numpy as np
 from utils.poses import Poses, cxcywh_to_xyxy
 
 MAX_CANDIDATES = 30000  # best candidates of an image that enter NMS
+MAX_PAIRS = 1 << 25  # on a GPU: pairs of boxes looked at together, about 0.7 GB
+ROUNDS = 4  # on a GPU: between two looks whether anything still changes
 
 
 def raw_to_poses(
@@ -25,20 +26,10 @@ def raw_to_poses(
         raw, nc, conf_thres, classes: see `candidates`.
         iou_thres, agnostic, max_det: see `suppress`.
     """
-    if getattr(raw, "is_cuda", False) and _cuda_nms() is not None:
+    if getattr(raw, "is_cuda", False):
         return _raw_to_poses_cuda(raw, nc, conf_thres, iou_thres, agnostic, max_det, classes)
     found = candidates(raw, nc, conf_thres, classes)
     return [suppress(poses, iou_thres, agnostic, max_det) for poses in found]
-
-
-@functools.lru_cache(maxsize=None)
-def _cuda_nms() -> Any:
-    """torchvision's NMS if it can be had, else None: then the host does it, some ms an image."""
-    try:
-        from torchvision.ops import nms
-    except (ImportError, RuntimeError, OSError):  # also one that does not fit this torch
-        return None
-    return nms
 
 
 def _raw_to_poses_cuda(
@@ -50,44 +41,90 @@ def _raw_to_poses_cuda(
     max_det: int,
     classes: Optional[Sequence[int]],
 ) -> List[Poses]:
-    """raw_to_poses without leaving the GPU before the end: one copy to the host for the batch."""
+    """raw_to_poses where the tensor lives: one copy to the host for the whole batch."""
     import torch
 
     with torch.inference_mode():
         scores, labels = (raw[..., 4:5] * raw[..., 5 : 5 + nc]).float().max(-1)
-        keep = (scores > conf_thres) & torch.isfinite(raw).all(-1)
+        passed = (scores > conf_thres) & torch.isfinite(raw).all(-1)
         if classes is not None:
-            keep &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
-        image, row = keep.nonzero(as_tuple=True)
-        rows, scores, labels = raw[image, row].float(), scores[image, row], labels[image, row]
-        centre, half = rows[:, :2], rows[:, 2:4] / 2
-        rows[:, :4] = torch.cat([centre - half, centre + half], 1)
-        # images, and within them classes unless agnostic, one after the other
-        groups = image if agnostic else image * nc + labels
-        order = torch.argsort(scores, descending=True, stable=True)
-        order = order[torch.argsort(groups[order], stable=True)]
-        sizes = torch.bincount(groups, minlength=len(raw) * (1 if agnostic else nc)).tolist()
-        kept = []
-        for part in order.split(sizes):
-            part = part[:MAX_CANDIDATES]
-            kept.append(part[_cuda_nms()(rows[part, :4], scores[part], iou_thres)][:max_det])
-        index = torch.cat(kept)
-        columns = [image[index, None], labels[index, None], scores[index, None], rows[index]]
-        table = torch.cat([c.double() for c in columns], 1).cpu().numpy()
-    found = []
-    for i in range(len(raw)):
-        mine = table[table[:, 0] == i]
-        mine = mine[np.argsort(-mine[:, 2], kind="stable")][:max_det]
-        keypoints = mine[:, 8 + nc :].astype(np.float32)
-        found.append(
-            Poses(
-                mine[:, 3:7].astype(np.float32),
-                mine[:, 2].astype(np.float32),
-                mine[:, 1].astype(np.int64),
-                keypoints.reshape(len(mine), (raw.shape[2] - 5 - nc) // 3, 3),
-            )
+            passed &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
+        scores = torch.where(passed, scores, torch.zeros_like(scores))
+        most = int(passed.sum(1).max())
+        if most * most > MAX_PAIRS:  # a network that sees everything everywhere
+            found = candidates(raw, nc, conf_thres, classes)
+            return [suppress(poses, iou_thres, agnostic, max_det) for poses in found]
+        # best first, of equal scores the first row; what lies beyond `most` is nobody
+        order = torch.sort(scores, dim=1, descending=True, stable=True)[1][:, :most]
+        passed = torch.gather(passed, 1, order)
+        rows = torch.gather(raw, 1, order[..., None].expand(-1, -1, raw.shape[2])).float()
+        labels = torch.gather(labels, 1, order)
+        centre, half = rows[..., :2], rows[..., 2:4] / 2
+        boxes = torch.cat([centre - half, centre + half], 2)
+        # images at a time whose matrices of all pairs fit
+        size = max(MAX_PAIRS // max(most * most, 1), 1)
+        kept = [
+            _greedy_nms_torch(*part, iou_thres, agnostic)
+            for part in zip(boxes.split(size), labels.split(size), passed.split(size))
+        ]
+        keep = torch.cat(kept)
+        keep &= keep.cumsum(1) <= max_det
+        counts = keep.sum(1).tolist()
+        best = torch.gather(scores, 1, order)[..., None]
+        parts = [boxes, best, labels[..., None].float(), rows[..., 5 + nc :]]
+        table = torch.cat([part[keep] for part in parts], 1).cpu().numpy()
+    nkpt = (raw.shape[2] - 5 - nc) // 3
+    return [
+        Poses(
+            mine[:, :4], mine[:, 4], mine[:, 5].astype(np.int64), mine[:, 6:].reshape(-1, nkpt, 3)
         )
-    return found
+        for mine in np.split(table, np.cumsum(counts)[:-1])
+    ]
+
+
+def _greedy_nms_torch(
+    boxes: Any, labels: Any, passed: Any, iou_thres: float, agnostic: bool
+) -> Any:
+    """(B, n) mask of the boxes that greedy NMS keeps; the arithmetic of iou_one_to_many.
+
+    Args: boxes: (B, n, 4) float32 xyxy, best first. labels: (B, n). passed: (B, n) bool, the
+    others are nobody.
+
+    Starts with everybody kept and lets the kept suppress, again and again: after k rounds the
+    first k links of every chain of suppression are right, and what no longer changes is greedy.
+    """
+    import torch
+
+    wh = boxes[..., 2:] - boxes[..., :2]
+    areas = wh[..., 0] * wh[..., 1]
+    a, b = boxes[:, :, None], boxes[:, None]
+    sides = [
+        (torch.minimum(a[..., i + 2], b[..., i + 2]) - torch.maximum(a[..., i], b[..., i])).clamp_(
+            0
+        )
+        for i in (0, 1)
+    ]
+    inter = sides[0].mul_(sides[1])
+    iou = inter / (areas[:, :, None] + areas[:, None] - inter)
+    # compared in float64, as on the host: the largest float32 that is not above the threshold
+    overlaps = iou > _below_or_equal(iou_thres)
+    if not agnostic:
+        overlaps &= labels[:, :, None] == labels[:, None]
+    suppresses = overlaps.triu_(1).to(torch.float16 if boxes.is_cuda else torch.float32)
+    keep = passed
+    while True:
+        for _ in range(ROUNDS):
+            previous = keep
+            hits = torch.bmm(previous[:, None].to(suppresses.dtype), suppresses)[:, 0]
+            keep = passed & (hits == 0)
+        if bool((keep == previous).all()):
+            return keep
+
+
+def _below_or_equal(value: float) -> float:
+    """The largest float32 number that is not above `value`."""
+    number = np.float32(value)
+    return float(number if float(number) <= value else np.nextafter(number, np.float32(-1)))
 
 
 def candidates(
