@@ -161,7 +161,6 @@ class _Job(NamedTuple):
     indices: List[int]
     sizes: List[HW]
     prepared: Prepared
-    raws: List[Any]
 
 
 def predict(
@@ -169,7 +168,7 @@ def predict(
 ) -> Iterator[Tuple[int, HW, Poses]]:
     """(index, (height, width), Poses) of every image, in the order of `batches`.
 
-    Loader threads decode and letterbox, `backend.workers` infer, NMS runs in the caller's.
+    Loader threads decode and letterbox, `backend.workers` infer and suppress.
     """
 
     def load(indices: List[int]) -> _Job:
@@ -179,26 +178,25 @@ def predict(
                 images.append(_read(eval_set.paths[i]))
         with timer("preprocess"):
             prepared = predictor.preprocess(images)
-        return _Job(indices, [(m.shape[0], m.shape[1]) for m in images], prepared, [])
+        return _Job(indices, [(m.shape[0], m.shape[1]) for m in images], prepared)
 
-    def infer(job: _Job) -> _Job:
+    def infer(job: _Job) -> List[Tuple[int, HW, Poses]]:
         with timer("inference"):
             raws = predictor.infer(job.prepared)
-        used = [view._replace(batch=None) for view in job.prepared]  # frees the pixels
-        return job._replace(prepared=used, raws=raws)
+        with timer("nms"):
+            found = predictor.postprocess(raws, job.prepared)
+        return list(zip(job.indices, job.sizes, found))
 
     loaders = min(_cores(), MAX_LOADERS)
     loaded = prefetch(
         parallel_map(load, batches(predictor, eval_set, batch_size), loaders), depth=1
     )
-    jobs = prefetch(parallel_map(infer, loaded, predictor.backend.workers), depth=1)
+    done = parallel_map(infer, loaded, predictor.backend.workers)
     try:
-        for job in jobs:
-            with timer("nms"):
-                found = predictor.postprocess(job.raws, job.prepared)
-            yield from zip(job.indices, job.sizes, found)
+        for batch in done:
+            yield from batch
     finally:
-        jobs.close()  # type: ignore  # a generator
+        done.close()  # type: ignore  # a generator
 
 
 def _cores() -> int:

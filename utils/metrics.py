@@ -153,29 +153,28 @@ def _match_chunk(
     images: Sequence[Scored], area: Tuple[float, float], thresholds: np.ndarray
 ) -> Matches:
     """Greedy matching of all images and thresholds at once: one step for each rank."""
+    limit = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
+    # whoever resembles nobody enough takes no part
+    near = [np.flatnonzero((i.similarity >= limit.min()).any(1)) for i in images]
     count, steps = len(images), len(thresholds)
-    most_d = max(i.similarity.shape[0] for i in images)
+    most_d = max(len(n) for n in near)
     most_g = max(i.similarity.shape[1] for i in images)
     similarity = np.full((count, most_d, most_g), -1.0)  # -1: nobody is there
     ignored = np.ones((count, most_g), bool)
     crowd = np.zeros((count, most_g), bool)
-    valid = np.zeros((count, most_d), bool)
-    outside = np.zeros((count, most_d), bool)
     positives = 0
-    for i, image in enumerate(images):
-        d, g = image.similarity.shape
-        similarity[i, :d, :g] = image.similarity
+    for i, (image, index) in enumerate(zip(images, near)):
+        g = image.similarity.shape[1]
+        similarity[i, : len(index), :g] = image.similarity[index]
         out = (image.truth_areas < area[0]) | (image.truth_areas > area[1])
         ignored[i, :g] = image.ignored | out
         positives += int(g - ignored[i, :g].sum())
-        crowd[i, :g], valid[i, :d] = image.crowd, True
-        outside[i, :d] = (image.areas < area[0]) | (image.areas > area[1])
-    limit = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
+        crowd[i, :g] = image.crowd
     person = np.full((count, steps, most_d), -1, np.int64)
     is_ignored = np.zeros((count, steps, most_d), bool)
     free = np.ones((count, steps, most_g), bool)
     rows, columns = np.ogrid[:count, :steps]
-    for d in range(most_d if most_g else 0):
+    for d in range(most_d):
         value = np.where(free, similarity[:, None, d], -1.0)  # (images, T, G)
         value[value < limit] = -1.0
         real = np.where(ignored[:, None], -1.0, value)
@@ -188,11 +187,22 @@ def _match_chunk(
         person[:, :, d] = np.where(found, best, -1)
         is_ignored[:, :, d] = spare
         free[rows, columns, best] &= ~found | crowd[rows, best]
-    is_ignored |= (person < 0) & outside[:, None]
-    scores = np.concatenate([i.scores for i in images])
-    rank = np.concatenate([np.arange(len(i.scores)) for i in images])
-    flat = np.moveaxis(person, 1, 0)[:, valid], np.moveaxis(is_ignored, 1, 0)[:, valid]
-    return Matches(scores, rank, flat[0], flat[1], positives)
+    all_persons, all_ignored = [], []
+    for i, (image, index) in enumerate(zip(images, near)):
+        whom = np.full((steps, len(image.scores)), -1, np.int64)
+        whom[:, index] = person[i, :, : len(index)]
+        out = (image.areas < area[0]) | (image.areas > area[1])
+        skip = (whom < 0) & out
+        skip[:, index] |= is_ignored[i, :, : len(index)]
+        all_persons.append(whom)
+        all_ignored.append(skip)
+    return Matches(
+        np.concatenate([i.scores for i in images]),
+        np.concatenate([np.arange(len(i.scores)) for i in images]),
+        np.concatenate(all_persons, 1),
+        np.concatenate(all_ignored, 1),
+        positives,
+    )
 
 
 def _last_argmax(values: np.ndarray) -> np.ndarray:

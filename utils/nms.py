@@ -1,5 +1,7 @@
 """Raw network outputs -> Poses: confidence filter, greedy non-maximum suppression."""
 
+import contextlib
+import threading
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
@@ -9,6 +11,7 @@ from utils.poses import Poses, cxcywh_to_xyxy
 MAX_CANDIDATES = 30000  # best candidates of an image that enter NMS
 MAX_PAIRS = 1 << 25  # on a GPU: pairs of boxes looked at together, about 0.7 GB
 ROUNDS = 4  # on a GPU: between two looks whether anything still changes
+_local = threading.local()
 
 
 def raw_to_poses(
@@ -44,7 +47,7 @@ def _raw_to_poses_cuda(
     """raw_to_poses where the tensor lives: one copy to the host for the whole batch."""
     import torch
 
-    with torch.inference_mode():
+    with torch.inference_mode(), _urgent_stream(raw):
         scores, labels = (raw[..., 4:5] * raw[..., 5 : 5 + nc]).float().max(-1)
         passed = (scores > conf_thres) & torch.isfinite(raw).all(-1)
         if classes is not None:
@@ -80,6 +83,17 @@ def _raw_to_poses_cuda(
         )
         for mine in np.split(table, np.cumsum(counts)[:-1])
     ]
+
+
+def _urgent_stream(raw: Any) -> Any:
+    """Context of a CUDA stream whose small kernels need not queue behind another batch's network."""
+    import torch
+
+    if not raw.is_cuda:
+        return contextlib.nullcontext()
+    if not hasattr(_local, "stream"):
+        _local.stream = torch.cuda.Stream(raw.device, priority=-1)
+    return torch.cuda.stream(_local.stream)
 
 
 def _greedy_nms_torch(
