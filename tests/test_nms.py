@@ -162,6 +162,9 @@ def test_nms_on_the_gpu_gives_the_same(nc, classes, agnostic):
     for ours, reference in zip(found, nms.raw_to_poses(raw, nc, *thresholds)):
         for mine, field in zip(ours, reference):
             assert mine.dtype == field.dtype and np.array_equal(mine, field)
+    raw[..., 4] = 0
+    found = nms._raw_to_poses_cuda(torch.from_numpy(raw), nc, *thresholds)
+    assert [p.count for p in found] == [0, 0, 0] and found[0].keypoints.shape == (0, 2, 3)
 
 
 def test_nms_on_the_gpu_equals_greedy_on_random_sets():

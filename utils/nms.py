@@ -6,7 +6,7 @@ from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
-from utils.poses import Poses, cxcywh_to_xyxy
+from utils.poses import Poses, cxcywh_to_xyxy, empty_poses
 
 MAX_CANDIDATES = 30000  # best candidates of an image that enter NMS
 MAX_PAIRS = 1 << 25  # on a GPU: pairs of boxes looked at together, about 0.7 GB
@@ -48,20 +48,31 @@ def _raw_to_poses_cuda(
     import torch
 
     with torch.inference_mode(), _urgent_stream(raw):
-        scores, labels = (raw[..., 4:5] * raw[..., 5 : 5 + nc]).float().max(-1)
-        passed = (scores > conf_thres) & torch.isfinite(raw).all(-1)
+        image, row = (raw[..., 4] > conf_thres).nonzero(as_tuple=True)  # score <= objectness
+        rows = raw[image, row].float()
+        scores, labels = (rows[:, 4:5] * rows[:, 5 : 5 + nc]).max(-1)
+        keep = (scores > conf_thres) & torch.isfinite(rows).all(-1)
         if classes is not None:
-            passed &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
-        scores = torch.where(passed, scores, torch.zeros_like(scores))
-        most = int(passed.sum(1).max())
+            keep &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
+        image, rows, scores, labels = image[keep], rows[keep], scores[keep], labels[keep]
+        nkpt = (raw.shape[2] - 5 - nc) // 3
+        if not len(image):
+            return [empty_poses(nkpt) for _ in range(len(raw))]
+        # each image's candidates side by side, (B, most); the rest of a line is nobody
+        counts = torch.bincount(image, minlength=len(raw))
+        most = int(counts.max())
         if most * most > MAX_PAIRS:  # a network that sees everything everywhere
             found = candidates(raw, nc, conf_thres, classes)
             return [suppress(poses, iou_thres, agnostic, max_det) for poses in found]
-        # best first, of equal scores the first row; what lies beyond `most` is nobody
-        order = torch.sort(scores, dim=1, descending=True, stable=True)[1][:, :most]
-        passed = torch.gather(passed, 1, order)
-        rows = torch.gather(raw, 1, order[..., None].expand(-1, -1, raw.shape[2])).float()
-        labels = torch.gather(labels, 1, order)
+        number = torch.arange(len(image), device=raw.device)
+        place = number - (counts.cumsum(0) - counts)[image]
+        line = scores.new_zeros(len(raw), most)
+        index = number.new_zeros(len(raw), most)
+        line[image, place], index[image, place] = scores, number
+        line, order = torch.sort(line, dim=1, descending=True, stable=True)
+        index = torch.gather(index, 1, order)
+        passed = torch.arange(most, device=raw.device)[None] < counts[:, None]
+        rows, labels = rows[index], labels[index]
         centre, half = rows[..., :2], rows[..., 2:4] / 2
         boxes = torch.cat([centre - half, centre + half], 2)
         # images at a time whose matrices of all pairs fit
@@ -73,10 +84,8 @@ def _raw_to_poses_cuda(
         keep = torch.cat(kept)
         keep &= keep.cumsum(1) <= max_det
         counts = keep.sum(1).tolist()
-        best = torch.gather(scores, 1, order)[..., None]
-        parts = [boxes, best, labels[..., None].float(), rows[..., 5 + nc :]]
+        parts = [boxes, line[..., None], labels[..., None].float(), rows[..., 5 + nc :]]
         table = torch.cat([part[keep] for part in parts], 1).cpu().numpy()
-    nkpt = (raw.shape[2] - 5 - nc) // 3
     return [
         Poses(
             mine[:, :4], mine[:, 4], mine[:, 5].astype(np.int64), mine[:, 6:].reshape(-1, nkpt, 3)
@@ -86,7 +95,7 @@ def _raw_to_poses_cuda(
 
 
 def _urgent_stream(raw: Any) -> Any:
-    """Context of a CUDA stream whose small kernels need not queue behind another batch's network."""
+    """Context of a CUDA stream whose small kernels need not queue behind another network."""
     import torch
 
     if not raw.is_cuda:
