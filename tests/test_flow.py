@@ -57,7 +57,7 @@ def test_prepare(custom):
     assert "errors" in out and (custom / "check" / "report.png").is_file()
 
 
-def test_prepare_train_export_detect(custom):
+def test_prepare_train_export_detect_test(custom):
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
     prepare(custom)
@@ -73,7 +73,13 @@ def test_prepare_train_export_detect(custom):
          custom / "val.txt", "--device", "cpu", "--project", custom / "runs", "--save-txt",
          "--kpt-label")  # fmt: skip
     assert len(list((custom / "runs" / "exp").glob("*.jpg"))) == 3
-    # TEST: test_multi_backend.py --data custom_kpts.yaml with both of them.
+    runs("test_multi_backend.py", "--weights", weights, custom / "model.onnx", "--data",
+         custom.parent / "custom_kpts.yaml", "--img-size", 128, "--device", "cpu", "--kpt-label",
+         "--compare", "--project", custom / "runs", "--name", "test")  # fmt: skip
+    found = json.loads((custom / "runs" / "test" / "results.json").read_text("utf-8"))
+    pt, onnx = found["compare"]["files"]
+    assert onnx["change"] == pytest.approx(0, abs=1e-6) and onnx["box_ap"] >= 0
+    assert (custom / "runs" / "test" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("name", ["scratch", "finetune_evolve", "finetune_custom"])

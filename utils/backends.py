@@ -17,7 +17,7 @@ import numpy as np
 from utils.errors import InputError, one_line
 
 DEFAULT_STRIDE = 64
-GPU_WORKERS = 3  # PyTorch: one copies, one computes, one suppresses
+GPU_WORKERS = 2  # PyTorch: while one computes, the other copies and suppresses
 MAX_GRAPHS = 8  # input shapes
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
 ENGINE_SUFFIXES = (".trt", ".engine", ".plan")
