@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.machine import describe
-from models.nms_graph import BOUNDS, OUTPUTS, Nms, add_nms, below, swap_efficientnms
+from models.nms_graph import BOUNDS, OUTPUTS, Nms, add_nms, swap_efficientnms
 from utils import nms as outside
+from utils.nms import below
 
 
 def random_set(seed: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.nms import below
 
 FORMS = ("efficientnms", "static")
 PLUGIN = "EfficientNMS_ONNX_TRT"
@@ -70,12 +71,6 @@ class Nms(NamedTuple):
         if steps < 1 or steps % 2 == 0:
             raise InputError("--nms-steps %d: expected an odd number" % steps)
         return self._replace(candidates=candidates, steps=steps)
-
-
-def below(threshold: float) -> np.ndarray:
-    """Largest float32 that is not above `threshold`: for a float32 x, x > it is x > threshold."""
-    limit = np.float32(threshold)
-    return np.nextafter(limit, np.float32(-1)) if float(limit) > threshold else limit
 
 
 class _Nodes:

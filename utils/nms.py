@@ -129,8 +129,7 @@ def _greedy_nms_torch(
     ]
     inter = sides[0].mul_(sides[1])
     iou = inter / (areas[:, :, None] + areas[:, None] - inter)
-    # compared in float64, as on the host: the largest float32 that is not above the threshold
-    overlaps = iou > _below_or_equal(iou_thres)
+    overlaps = iou > float(below(iou_thres))  # as in float64 on the host
     if not agnostic:
         overlaps &= labels[:, :, None] == labels[:, None]
     suppresses = overlaps.triu_(1).to(torch.float16 if boxes.is_cuda else torch.float32)
@@ -144,10 +143,10 @@ def _greedy_nms_torch(
             return keep
 
 
-def _below_or_equal(value: float) -> float:
-    """The largest float32 number that is not above `value`."""
-    number = np.float32(value)
-    return float(number if float(number) <= value else np.nextafter(number, np.float32(-1)))
+def below(threshold: float) -> np.ndarray:
+    """Largest float32 that is not above `threshold`: for a float32 x, x > it is x > threshold."""
+    limit = np.float32(threshold)
+    return np.nextafter(limit, np.float32(-1)) if float(limit) > threshold else limit
 
 
 def candidates(
