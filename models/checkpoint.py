@@ -5,7 +5,8 @@
 reads a public (pickled) checkpoint or one of ours and writes one of ours. Two formats are read:
 
 * Ours: a dict of tensors and plain values that `torch.load(weights_only=True)` accepts. Keys:
-  `format`, `version`, `cfg` (dict), `names` (list), `state_dict`, `meta` (dict).
+  `format`, `version`, `cfg` (dict), `names` (list), `state_dict`, `meta` (dict), and in the
+  `last.pt` of an unfinished training run `training` (see TrainingState).
 * The public YOLO-Pose checkpoints: pickles of whole modules.
 
 Both go through archive.py, which knows a list of names and refuses any other before anything is
@@ -17,7 +18,7 @@ import io
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -47,17 +48,26 @@ class Checkpoint(NamedTuple):
     meta: Dict[str, Any]  # plain values: epoch, metrics, origin, ...
 
 
+class TrainingState(NamedTuple):
+    """What a training run needs to go on exactly where it was, beside the averaged weights."""
+
+    plain: Dict[str, Any]  # plain values: epochs done, flags, hyper-parameters, best figure
+    tensors: Dict[str, torch.Tensor]  # weights being trained, state of the optimizer
+
+
 def save_checkpoint(
     path: Union[str, Path],
     model: Model,
     meta: Optional[Dict[str, Any]] = None,
     half: bool = False,
+    training: Optional[TrainingState] = None,
 ) -> None:
     """Write `model` (not fused) in our format, atomically.
 
     Args:
         meta: plain values (numbers, strings, lists, dicts) to keep beside the weights.
         half: store weights as FP16 (BatchNorm statistics and anchors stay FP32): half the size.
+        training: what load_training_state shall return.
 
     Raises ValueError for a fused model, names that do not match the classes, or meta that is
     not plain.
@@ -81,6 +91,10 @@ def save_checkpoint(
         "state_dict": state,
         "meta": dict(meta or {}),
     }
+    if training is not None:
+        _check_plain(training.plain)
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in training.tensors.items()}
+        content["training"] = {"plain": training.plain, "tensors": tensors}
     data = io.BytesIO()  # torch's own writer answers a full disk with an internal error
     torch.save(content, data)
     with atomic_path(path) as tmp:
@@ -93,6 +107,36 @@ def load_checkpoint(path: Union[str, Path]) -> Checkpoint:
     Raises InputError (one line, names the file) for a missing, truncated, hostile or foreign
     file.
     """
+    return _read(path, _from_any)
+
+
+def load_training_state(path: Union[str, Path]) -> Tuple[Checkpoint, TrainingState]:
+    """Read the `last.pt` of an unfinished run.
+
+    Raises InputError as load_checkpoint, and for a checkpoint that cannot be trained on.
+    """
+    return _read(path, _with_training)
+
+
+def _from_any(content: Dict[str, Any], tensors: TensorReader) -> Checkpoint:
+    if content.get("format") == FORMAT:
+        return _from_own(content, tensors)
+    return _from_public(content, tensors)
+
+
+def _with_training(
+    content: Dict[str, Any], tensors: TensorReader
+) -> Tuple[Checkpoint, TrainingState]:
+    training = content.get("training")
+    if content.get("format") != FORMAT or not isinstance(training, dict):
+        raise ValueError("no state of an unfinished run in it; fine-tune with --weights instead")
+    _check_plain(training["plain"])
+    state = {str(k): tensors.read(v) for k, v in training["tensors"].items()}
+    return _from_own(content, tensors), TrainingState(dict(training["plain"]), state)
+
+
+def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReader], Any]) -> Any:
+    """convert(content, tensors) of an archive. Raises InputError, see load_checkpoint."""
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
@@ -101,9 +145,7 @@ def load_checkpoint(path: Union[str, Path]) -> Checkpoint:
         with zipfile.ZipFile(str(path)) as archive:
             content, tensors = read_archive(path, archive)
             try:
-                if content.get("format") == FORMAT:
-                    return _from_own(content, tensors)
-                return _from_public(content, tensors)
+                return convert(content, tensors)
             except (InputError, OSError):
                 raise
             # Whatever a foreign structure provokes, it means: not one of ours.

@@ -177,8 +177,6 @@ class TorchBackend(Backend):
             raise InputError(
                 "--weights %s: a .pt needs PyTorch; pip install torch, or use the .onnx" % path
             ) from e
-        from models.checkpoint import load_checkpoint
-
         if gpu is None:
             gpu = 0 if torch.cuda.is_available() else -1
         if gpu >= 0 and gpu >= torch.cuda.device_count():
@@ -188,11 +186,25 @@ class TorchBackend(Backend):
             )
         if half and gpu < 0:
             raise InputError("--half: FP16 inference of a .pt needs a GPU; drop --half")
+        from models.checkpoint import load_checkpoint
+
+        self._adopt(load_checkpoint(path).model, gpu, half, throughput)
+
+    @classmethod
+    def of_model(cls, model: Any, gpu: int, half: bool) -> "TorchBackend":
+        """A backend of a network in memory, which it fuses: give it a copy. gpu -1: CPU."""
+        backend = cls.__new__(cls)
+        backend._adopt(model, gpu, half, False)
+        return backend
+
+    def _adopt(self, model: Any, gpu: int, half: bool, throughput: bool) -> None:
+        import torch
+
         # cuDNN would round FP32 convolutions to TF32 (10 bits): points move by up to 17 px.
         torch.backends.cudnn.allow_tf32 = False
         self._torch = torch
         self._device = torch.device("cpu" if gpu < 0 else "cuda:%d" % gpu)
-        model = load_checkpoint(path).model.fuse()
+        model = model.fuse()
         self.names, self.nkpt, self.stride = list(model.names), model.nkpt, model.max_stride
         self.imgsz = None
         model = model.half() if half else model

@@ -4,7 +4,7 @@ pr_chart(folder / "pr.png", accuracy)
 """
 
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from utils.evaluate import Accuracy
 from utils.files import atomic_path
 from utils.keypoints import side_color, skeleton
 from utils.metrics import RECALLS, THRESHOLDS, Curve
+from utils.train_set import TrainSet
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#e8710a", "#15803d", "#64748b"
 DPI = 110
@@ -140,3 +141,50 @@ def compare_chart(
 def _colors(count: int) -> List[str]:
     palette = [BLUE, ORANGE, GREEN, "#9333ea", "#be123c", GREY]
     return [palette[i % len(palette)] for i in range(count)]
+
+
+def training_chart(path: Path, rows: Sequence[Dict[str, float]]) -> None:
+    """Losses, accuracy and learning rate over the epochs of results.csv."""
+    figure, axes = _figure(3)
+    parts = [
+        ("loss", [("loss", "all"), ("box", "box"), ("kpt", "keypoints"), ("obj", "objectness")]),
+        ("AP on the validation images", [("kpt_ap", "keypoints"), ("kpt_ap50", "keypoints at 0.5"),
+                                         ("box_ap", "boxes"), ("box_ap50", "boxes at 0.5")]),
+        ("learning rate", [("lr", "weights")]),
+    ]  # fmt: skip
+    for axis, (title, lines) in zip(axes, parts):
+        for (key, label), color in zip(lines, _colors(len(lines))):
+            points = [(r["epoch"], r[key]) for r in rows if key in r]
+            if points:
+                mark = "o" if len(points) == 1 else ""
+                axis.plot(*zip(*points), color=color, linewidth=2, label=label, marker=mark)
+        axis.set_title(title, loc="left", fontsize=11)
+        axis.set_xlabel("epoch")
+        axis.set_ylim(bottom=0)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def labels_chart(path: Path, train_set: TrainSet) -> None:
+    """Overview of the training labels: persons an image, box sizes, places, labelled keypoints."""
+    figure, axes = _figure(4)
+    counts = np.array([labels.count for labels in train_set.labels])
+    bins = np.arange(min(int(counts.max()), 20) + 2) - 0.5
+    axes[0].hist(np.minimum(counts, 20), bins, color=BLUE, rwidth=0.85)
+    axes[0].set_title("persons an image", loc="left", fontsize=11)
+    boxes = np.concatenate([labels.boxes for labels in train_set.labels])
+    axes[1].hist(np.sqrt(boxes[:, 2] * boxes[:, 3]), 40, (0, 1), color=ORANGE)
+    axes[1].set_title("size of the box, root of its share of the image", loc="left", fontsize=11)
+    axes[2].hist2d(boxes[:, 0], 1 - boxes[:, 1], 40, ((0, 1), (0, 1)), cmap="Blues")
+    axes[2].set_title("where the boxes' centres are", loc="left", fontsize=11)
+    visible = np.concatenate([labels.keypoints[..., 2] for labels in train_set.labels])
+    skel = skeleton(visible.shape[1])
+    colors = [[c / 255 for c in side_color(s)[::-1]] for s in skel.sides]
+    axes[3].barh(range(visible.shape[1]), (visible > 0).mean(0), color=colors, height=0.7)
+    names = [n.replace("_", " ") for n in skel.names]
+    axes[3].set_yticks(range(visible.shape[1]), names, fontsize=7)
+    axes[3].invert_yaxis()
+    axes[3].set_xlim(0, 1)
+    axes[3].set_title("share of persons with the keypoint", loc="left", fontsize=11)
+    _save(figure, path)

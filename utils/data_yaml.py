@@ -5,9 +5,10 @@
     data.annotations("val")       # COCO JSON, None if the yaml names none
 
 Keys: train, val, test (a list file, a folder, or a list of these), nc, names; optional are
-train-annotations, val-annotations, test-annotations (COCO JSON), nkpt [17] and sigmas (K numbers,
-for the OKS of keypoints that are not COCO's). Relative paths are looked for beside the yaml file,
-then in the working directory.
+train-annotations, val-annotations, test-annotations (COCO JSON), nkpt [17], sigmas (K numbers,
+for the OKS of keypoints that are not COCO's) and train-weights (how often the images of each entry
+of train are drawn in an epoch, such as [10, 1]). Relative paths are looked for beside the yaml
+file, then in the working directory.
 """
 
 from pathlib import Path
@@ -18,7 +19,8 @@ from utils.keypoints import COCO_NAMES
 from utils.labels import list_images
 
 TASKS = ("train", "val", "test")
-KEYS = {*TASKS, *(t + "-annotations" for t in TASKS), "nc", "names", "nkpt", "sigmas"}
+KEYS = {*TASKS, *(t + "-annotations" for t in TASKS)}
+KEYS |= {"nc", "names", "nkpt", "sigmas", "train-weights"}
 
 
 class DataYaml(NamedTuple):
@@ -30,6 +32,7 @@ class DataYaml(NamedTuple):
     sigmas: Optional[Tuple[float, ...]]  # None: COCO's, see keypoints.oks_sigmas
     splits: Dict[str, List[str]]  # task -> list files and folders; as in the yaml if not found
     jsons: Dict[str, str]  # task -> COCO JSON; as in the yaml if not found
+    train_weights: Tuple[float, ...] = ()  # of each entry of train; empty: all 1
 
     @property
     def nc(self) -> int:
@@ -98,7 +101,8 @@ def read_data(path: Union[str, Path]) -> DataYaml:
         for task in TASKS
         if content.get(task + "-annotations")
     }
-    return DataYaml(str(path), names, nkpt, _sigmas(path, content, nkpt), splits, jsons)
+    weights = _train_weights(path, content, len(splits.get("train", [])))
+    return DataYaml(str(path), names, nkpt, _sigmas(path, content, nkpt), splits, jsons, weights)
 
 
 def _names(path: Path, content: Dict[str, Any]) -> List[str]:
@@ -121,6 +125,19 @@ def _sigmas(path: Path, content: Dict[str, Any], nkpt: int) -> Optional[Tuple[fl
     if not numbers or len(sigmas) != nkpt or min(sigmas) <= 0:
         raise InputError("%s: sigmas: expected %d positive numbers" % (path, nkpt))
     return tuple(float(s) for s in sigmas)
+
+
+def _train_weights(path: Path, content: Dict[str, Any], entries: int) -> Tuple[float, ...]:
+    weights = content.get("train-weights")
+    if weights is None:
+        return ()
+    numbers = isinstance(weights, list) and all(type(w) in (int, float) for w in weights)
+    if not numbers or len(weights) != entries or min(weights) <= 0 or max(weights) > 1000:
+        raise InputError(
+            "%s: train-weights: expected %d numbers above 0, one for each entry of train"
+            % (path, entries)
+        )
+    return tuple(float(w) for w in weights)
 
 
 def _find(yaml_path: Path, key: str, entry: Any) -> str:

@@ -1,0 +1,41 @@
+"""Exponential moving average of a model's weights: what is tested and saved."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """The average, a model of its own (`model`, eval, no gradients).
+
+    The decay rises from 0 to `decay` over about `ramp` updates, so that the first weights, which
+    know nothing, are soon forgotten.
+    """
+
+    def __init__(
+        self, model: nn.Module, decay: float = 0.9999, ramp: float = 2000, updates: int = 0
+    ):
+        self.model: Any = copy.deepcopy(model).eval()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        self.decay, self.ramp, self.updates = decay, ramp, updates
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after an optimizer step."""
+        self.updates += 1
+        keep = self.decay * (1 - math.exp(-self.updates / self.ramp))
+        mine, its, whole = [], [], []
+        state = model.state_dict()
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point():
+                mine.append(tensor)
+                its.append(state[name].detach())
+            else:
+                whole.append((tensor, state[name]))
+        with torch.no_grad():
+            torch._foreach_lerp_(mine, its, 1 - keep)
+            for tensor, value in whole:
+                tensor.copy_(value)
