@@ -45,7 +45,7 @@ from utils.hyper_parameters import Hyp, check_hyp, read_hyp
 from utils.letterbox import HW, parse_size, stride_multiple
 from utils.train_batches import Spec, TrainBatches
 from utils.train_set import TrainSet, fault_lines, read_train_set
-from utils.trainer import Options, Trainer
+from utils.trainer import Options, Trainer, to_device
 
 CHECK_CONF, CHECK_IOU = 0.001, 0.6  # thresholds of the validation, as test_multi_backend.py's
 SAVE_SHARE = 0.1  # of the time at most goes into writing last.pt
@@ -75,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--img-size", type=int, nargs="+", default=[640], help="px, one number (a second one, the "
         "size for validation in the family, has to be the same)")  # fmt: skip
     add("--device", default="", help="GPU index, several as 0,1, or cpu [GPU 0 if there is one]")
-    add("--workers", type=int, default=8, help="threads that load, for each GPU")
+    add("--workers", type=int, default=8, help="processes that load, for each GPU")
     add("--freeze", type=int, default=0, metavar="N", help="the first N layers stay as they are")
     add("--resume", nargs="?", const=True, default=False, metavar="LAST.PT",
         help="go on with a run; without a file the latest one of --project")  # fmt: skip
@@ -149,7 +149,7 @@ def check_flags(args: argparse.Namespace) -> None:
             "--evolve is not available; vary the keys of --hyp, for instance with Optuna, as "
             "docs/training.md shows"
         )
-    limits = (("epochs", 1, 100000), ("batch_size", 1, 65536), ("workers", 1, 256),
+    limits = (("epochs", 1, 100000), ("batch_size", 1, 65536), ("workers", 0, 256),
               ("freeze", 0, 1000), ("val_period", 1, 100000), ("seed", 0, 2**31))  # fmt: skip
     for key, low, high in limits:
         value = getattr(args, key)
@@ -241,7 +241,7 @@ def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
     if size != asked:
         say("--img-size %d: rounded up to %d, a multiple of %d" % (asked[0], size[0],
                                                                   model.max_stride))  # fmt: skip
-    train_set = read_train_set(data, args.single_cls, args.workers)
+    train_set = read_train_set(data, args.single_cls, max(args.workers, 1))
     eval_set = read_eval_set(data, "val")
     say("\n".join(fault_lines(train_set)), end="")
     say("%s: %d training images, %d persons; %d validation images"
@@ -278,14 +278,10 @@ def loop(
     say: Any,
 ) -> None:
     """All epochs that are left."""
-    import cv2
-
-    cv2.setNumThreads(1)  # each loader thread is one; OpenCV's own would fight them
     ranks = trainer.options.ranks
-    plain_from = round(args.epochs * (1 - hyp.close_mosaic))
     for epoch in range(progress.epoch, args.epochs):
         last = epoch + 1 == args.epochs
-        stats = trainer.train_epoch(epoch, mosaic=epoch < plain_from)
+        stats = trainer.train_epoch(epoch)
         row: Dict[str, float] = {"epoch": epoch + 1, **stats.losses, "lr": stats.lr,
                                  "images_per_s": stats.images_per_s,
                                  "memory_gb": stats.memory_gb}  # fmt: skip
@@ -418,7 +414,8 @@ def make_batches(
         args.multi_scale,
         device.type == "cuda",
     )
-    return TrainBatches(train_set, hyp, spec)
+    plain_from = round(args.epochs * (1 - hyp.close_mosaic))
+    return TrainBatches(train_set, hyp, spec, args.epochs, plain_from)
 
 
 def validate(trainer: Trainer, eval_set: EvalSet, args: argparse.Namespace) -> Any:
@@ -455,6 +452,7 @@ def reweight(batches: TrainBatches, per_class: List[float], names: List[str]) ->
     total = batches.train_set.repeats.sum()
     weight *= batches.train_set.repeats
     batches.draws = weight * (total / weight.sum())
+    batches.restart()
 
 
 def line(row: Dict[str, float], epochs: int) -> str:
@@ -482,21 +480,15 @@ def describe(
     """opt.yaml, hyp.yaml, an overview of the labels, the first batches."""
     import yaml
 
-    from utils.warp import warp
-
     for name, content in (("opt.yaml", vars(args)), ("hyp.yaml", hyp._asdict())):
         with atomic_path(folder / name) as tmp:
             tmp.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
     charts.labels_chart(folder / "labels.png", train_set)
-    source = trainer.batches.epoch(0)
-    try:
-        for i in range(min(DRAWN_BATCHES, trainer.batches.steps)):
-            batch = next(source)
-            images = warp(batch.plan, batch.pixels.to(trainer.options.device))
-            path = folder / ("train_batch%d.jpg" % i)
-            train_log.write_pictures(path, images, batch.persons, trainer.ema.model.names)
-    finally:
-        source.close()  # type: ignore  # a generator
+    for i in range(min(DRAWN_BATCHES, trainer.batches.steps)):
+        batch = trainer.batches.one(0, i)
+        images, _ = to_device(batch, trainer.options.device)
+        path = folder / ("train_batch%d.jpg" % i)
+        train_log.write_pictures(path, images, batch.persons, trainer.ema.model.names)
 
 
 class Progress:

@@ -22,10 +22,8 @@ from utils.data_yaml import read_data
 from utils.distributed import Ranks
 from utils.hyper_parameters import read_hyp
 from utils.letterbox import parse_size
-from utils.loss import to_device
 from utils.train_set import read_train_set
-from utils.trainer import Options, Trainer
-from utils.warp import warp
+from utils.trainer import Options, Trainer, to_device
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -35,9 +33,6 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
     device = train.parse_devices(args.device)[0]
     data = read_data(args.data)
     hyp = read_hyp(args.hyp)
@@ -66,14 +61,12 @@ def main(args: argparse.Namespace) -> None:
 
     for _ in range(2 if args.cache_images else 1):
         clock("loader", lambda: [None for _ in batches.epoch(0)])
-    batch = next(batches.epoch(0))
-    print("pixels a batch: %.0f MB, matches %s" % (len(batch.pixels) / 1e6, batch.targets.counts))
-    pixels = batch.pixels.to(device)
-    images = warp(batch.plan, pixels)
-    clock("warp", lambda: [warp(batch.plan, pixels) for _ in range(batches.steps)])
+    batch = batches.one(0, 0)
+    print("pixels a batch: %.0f MB, matches %s" % (len(batch.pixels) / 1e6, batch.matches.counts))
+    images, targets = to_device(batch, device)
+    clock("warp", lambda: [to_device(batch, device) for _ in range(batches.steps)])
     if device.type == "cuda":
         images = images.to(memory_format=torch.channels_last)
-    targets = to_device(batch.targets, device)
     trainer.network.train()
     started = time.perf_counter()
     for step in range(5):

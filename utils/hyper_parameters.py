@@ -43,6 +43,7 @@ class Hyp(NamedTuple):
     fliplr: float
     mosaic: float
     mixup: float
+    zoom: float = 1.0  # middle of the zoom's range, zoom * (1 +- scale)
     kpt_conf: float = 0.05  # gain of the keypoint-confidence loss
     obj_oks: float = 0.0  # share of OKS in the objectness target, the rest is IoU
     close_mosaic: float = 0.0  # share of the run, at its end, without mosaic and mixup
@@ -56,7 +57,8 @@ BOUNDS: Dict[str, Tuple[float, float]] = {
     "box": (0, 1e3), "kpt": (0, 1e3), "cls": (0, 1e3), "obj": (0, 1e3), "kpt_conf": (0, 1e3),
     "cls_pw": (0, 1e3), "obj_pw": (0, 1e3), "fl_gamma": (0, 10),
     "hsv_h": (0, 0.5), "hsv_s": (0, 1), "hsv_v": (0, 1), "scale": (0, 0.95),
-    "translate": (0, 0.9), "degrees": (0, 180), "shear": (0, 45), "perspective": (0, 0.01),
+    "zoom": (0.05, 4), "translate": (0, 0.9),
+    "degrees": (0, 180), "shear": (0, 45), "perspective": (0, 0.01),
 }  # fmt: skip
 
 

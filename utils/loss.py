@@ -7,7 +7,7 @@ The step waits for nothing: the matches come ready from the loader, with sizes k
 """
 
 import math
-from typing import Any, List, NamedTuple, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import torch
 from torch.nn import functional as F
@@ -22,24 +22,6 @@ LEVEL_WEIGHTS = (4.0, 1.0, 0.25, 0.06)  # of objectness, stride 8 to 64
 # sigmas and these multiples has one at every distance, up to about a person's size, and is still
 # the OKS at its bottom: bounded, and nothing that depends on the epoch.
 SIGMA_MULTIPLES = (1.0, 3.0, 9.0)
-
-
-class DeviceTargets(NamedTuple):
-    """Targets as tensors of the device; see targets.Targets."""
-
-    index: Any
-    classes: Any
-    boxes: Any
-    keypoints: Any
-    counts: List[int]
-
-
-def to_device(targets: Targets, device: Any) -> DeviceTargets:
-    """Copy the matches of a batch."""
-    tensors = [torch.from_numpy(part) for part in targets[:4]]
-    if device.type == "cuda":
-        tensors = [t.pin_memory().to(device, non_blocking=True) for t in tensors]
-    return DeviceTargets(*tensors, targets.counts)
 
 
 class PoseLoss:
@@ -73,12 +55,13 @@ class PoseLoss:
         self.balance = (LEVEL_WEIGHTS + (0.02,) * levels)[:levels]
 
     def __call__(
-        self, levels: Sequence[torch.Tensor], targets: DeviceTargets
+        self, levels: Sequence[torch.Tensor], targets: Targets
     ) -> Tuple[torch.Tensor, torch.Tensor]:
         """(mean loss of a picture, its weighted parts in the order of PARTS, detached).
 
         Args:
             levels: raw values (B, na, ny, nx, 5 + nc + 3K) of each level, any float type.
+            targets: its arrays as tensors of the device.
         """
         device = levels[0].device
         zero = torch.zeros((), device=device)

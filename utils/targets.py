@@ -24,23 +24,20 @@ class Targets(NamedTuple):
 
 
 def match(
-    persons: Sequence[Persons],
+    persons: Persons,
     anchors: np.ndarray,
     strides: Sequence[float],
     size: HW,
     anchor_t: float,
 ) -> Targets:
     """Args:
-    persons: of each sample, px.
+    persons: of all samples, px.
     anchors: (levels, anchors, 2) w, h px.
     strides: px a cell of each level.
     size: (height, width) px of the samples.
     anchor_t: largest ratio of a side of box and anchor, either way.
     """
-    image = np.repeat(np.arange(len(persons)), [len(p.classes) for p in persons])
-    classes = np.concatenate([p.classes for p in persons])
-    boxes = np.concatenate([p.boxes for p in persons])
-    keypoints = np.concatenate([p.keypoints for p in persons])
+    image, classes, boxes, keypoints = persons
     centers, wh = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     parts: List[List[np.ndarray]] = [[], [], [], []]
     counts = []

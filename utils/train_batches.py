@@ -1,35 +1,31 @@
 """Batches of training pictures, made ahead of the network.
 
-    batches = TrainBatches(train_set, hyp, spec)
+    batches = TrainBatches(train_set, hyp, spec, epochs=300)
     for batch in batches.epoch(0): ...
 
-Threads decode (OpenCV lets go of the interpreter), draw the augmentation, match the persons and put
-the bytes of all images a batch needs into one array; the pixels are warped on the device (warp.py).
-Everything random comes from generators seeded with (seed, epoch, rank, step), so that a run that
-is taken up again sees what it would have seen, whatever the number of threads.
+Worker processes (PyTorch's DataLoader) decode, draw the augmentation, match the persons and put the
+bytes of all images a batch needs into one array; the pixels are warped on the device (warp.py).
+Everything random comes from generators seeded with (seed, epoch, step, rank), so that a run that is
+taken up again sees what it would have seen, whatever the number of workers.
 """
 
-import collections
-import concurrent.futures
-from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from utils import augment, targets
-from utils.augment import Persons, Sample
+from utils.augment import Persons
 from utils.errors import InputError
 from utils.hyper_parameters import Hyp
-from utils.labels import Labels, empty_labels
+from utils.labels import Labels
 from utils.letterbox import HW, PAD_VALUE, fit, stride_multiple
-from utils.pipeline import parallel_map, prefetch
 from utils.targets import Targets
 from utils.train_set import TrainSet
-from utils.warp import Plan, flatten, make_plan
+from utils.warp import Plan, make_plan
 
-ASSEMBLERS = 3  # threads that put batches together; decoding has its own
-AHEAD = 3  # batches being decoded while one is put together
 POOL = 128  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
+AHEAD = 2  # batches each worker makes in advance
 
 
 class Spec(NamedTuple):
@@ -42,7 +38,7 @@ class Spec(NamedTuple):
     seed: int = 0
     rank: int = 0
     world: int = 1
-    workers: int = 8  # threads that decode
+    workers: int = 8  # processes that make batches; 0: none, this one does
     cache: bool = False  # keep decoded images in memory
     rect: bool = False  # no mosaic, batches of one shape
     multi_scale: bool = False
@@ -50,45 +46,89 @@ class Spec(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """One step of one process."""
+    """One step of one process; tensors on the host."""
 
-    pixels: Any  # flat uint8 torch tensor on the host
+    pixels: Any  # flat uint8 tensor: all images the plan names
     plan: Plan
-    targets: Targets
-    persons: List[Persons]  # of each picture, px
+    matches: Targets  # its arrays as tensors
+    persons: Persons
+    size: HW
+    blended: bool  # some pictures are mixed with others
+    broken: List[Tuple[str, str]]  # (path, reason) of images that are grey instead
+
+
+class _Job(NamedTuple):
+    """What a worker is to make."""
+
+    epoch: int
+    step: int
+    own: np.ndarray  # (B,) images whose turn it is, as indices into `window`
+    window: np.ndarray  # (W,) images of the set that may be shown
+    mosaic: bool
 
 
 class TrainBatches:
     """All batches of a run, epoch by epoch.
 
-    Attributes: steps: batches an epoch. broken: path -> reason of images that could not be decoded;
-    they are grey pictures without anybody.
+    Args:
+        epochs: of the run; the workers go on to the next one while the last is validated.
+        plain_from: first epoch without mosaic and mixup.
+
+    Attributes: steps: batches an epoch. draws: (n,) how often each image is drawn in an epoch;
+    after a change call `restart`. broken: path -> reason of images that could not be decoded.
     """
 
-    def __init__(self, train_set: TrainSet, hyp: Hyp, spec: Spec):
-        self.train_set, self.hyp, self.spec = train_set, hyp, spec
-        self.longest = max(spec.size)
-        self.hws = [augment.reduced_hw((int(h), int(w)), self.longest) for h, w in train_set.sizes]
-        self.broken: Dict[str, str] = {}
-        self._kept: Dict[int, np.ndarray] = {}
-        self.draws = train_set.repeats  # --image-weights changes them
+    def __init__(
+        self,
+        train_set: TrainSet,
+        hyp: Hyp,
+        spec: Spec,
+        epochs: int,
+        plain_from: Optional[int] = None,
+    ):
+        self.train_set, self.spec, self.epochs = train_set, spec, epochs
+        self.plain_from = epochs if plain_from is None else plain_from
+        self.draws = train_set.repeats
         self.steps = -(-max(round(float(self.draws.sum())), 1) // (spec.batch * spec.world))
-        if spec.cache:
-            self._check_memory()
+        self.broken: Dict[str, str] = {}
+        self._assembler = _Assembler(train_set, hyp, spec)
+        self._stream: Optional[Iterator[TrainBatch]] = None
+        self._next = -1  # epoch the stream has come to
 
-    def _check_memory(self) -> None:
-        """Raises InputError if --cache-images asks for more memory than there is."""
-        need = sum(h * w * 3 for h, w in self.hws) * self.spec.world
-        free = available_memory()
-        if free is not None and need > 0.8 * free:
-            raise InputError(
-                "--cache-images: %d images need %.1f GB of memory, %.1f GB are free; drop the flag"
-                % (self.train_set.count, need / 1e9, free / 1e9)
-            )
-
-    def epoch(self, epoch: int, mosaic: bool = True) -> Iterator[TrainBatch]:
+    def epoch(self, epoch: int) -> Iterator[TrainBatch]:
         """The batches of an epoch, `steps` of them."""
-        return prefetch(self._assemble_all(epoch, mosaic), depth=2)
+        if self._stream is None or self._next != epoch:
+            self._stream = self._start(epoch)
+        self._next = -1  # unless all of it is taken
+        for _ in range(self.steps):
+            batch = next(self._stream)
+            self.broken.update(batch.broken)
+            yield batch
+        self._next = epoch + 1
+
+    def one(self, epoch: int, step: int) -> TrainBatch:
+        """A single batch, made here and now."""
+        return self._assembler[self._jobs(epoch)[step]]
+
+    def restart(self) -> None:
+        """Forget what was made in advance."""
+        self._stream, self._next = None, -1
+
+    def _start(self, epoch: int) -> Iterator[TrainBatch]:
+        from torch.utils.data import DataLoader
+
+        spec = self.spec
+        jobs = _Lazy(lambda: (j for e in range(epoch, self.epochs) for j in self._jobs(e)))
+        loader = DataLoader(
+            self._assembler,  # type: ignore  # a map from jobs to batches
+            batch_size=None,
+            sampler=jobs,  # type: ignore
+            num_workers=spec.workers,
+            prefetch_factor=AHEAD if spec.workers else None,
+            pin_memory=spec.pin,
+            worker_init_fn=_start_worker,
+        )
+        return iter(loader)
 
     def order(self, epoch: int) -> np.ndarray:
         """(steps, batch) image indices of this process.
@@ -109,135 +149,149 @@ class TrainBatches:
             order = rng.permutation(order.reshape(self.steps, -1)).ravel()
         return order.reshape(self.steps, spec.batch, spec.world)[:, :, spec.rank]
 
-    def _assemble_all(self, epoch: int, mosaic: bool) -> Iterator[TrainBatch]:
+    def _jobs(self, epoch: int) -> List[_Job]:
         spec = self.spec
-        order = self.order(epoch)
-        flat = order.ravel()
-        window = min(max(spec.batch, POOL), len(flat)) if mosaic and not spec.rect else spec.batch
-        with concurrent.futures.ThreadPoolExecutor(spec.workers) as pool:
-            loading: Deque[concurrent.futures.Future] = collections.deque()
-            first = 0  # position of loading[0]
+        mosaic = epoch < self.plain_from and not spec.rect
+        order = self.order(epoch).ravel()
+        width = min(max(spec.batch, POOL), len(order)) if mosaic else spec.batch
+        jobs = []
+        for step in range(self.steps):
+            begin = step * spec.batch
+            low = min(max(begin + spec.batch - width, 0), len(order) - width)
+            own = np.arange(begin - low, begin - low + spec.batch)
+            jobs.append(_Job(epoch, step, own, order[low : low + width], mosaic))
+        return jobs
 
-            def jobs() -> Iterator[Tuple[int, int, List[int], List[Any]]]:
-                nonlocal first
-                for step in range(self.steps):
-                    begin = step * spec.batch
-                    low = min(max(begin + spec.batch - window, 0), len(flat) - window)
-                    wanted = min((step + AHEAD) * spec.batch + window, len(flat))
-                    while first + len(loading) < wanted:
-                        image = int(flat[first + len(loading)])
-                        loading.append(pool.submit(self._load, image))
-                    while first < low:
-                        loading.popleft()
-                        first += 1
-                    part = list(range(low, low + window))
-                    futures = [loading[i - first] for i in part]
-                    yield step, begin - low, [int(flat[i]) for i in part], futures
 
-            def assemble(job: Tuple[int, int, List[int], List[Any]]) -> TrainBatch:
-                step, own, images, futures = job
-                rng = np.random.default_rng([spec.seed, epoch, spec.rank, step])
-                shared = np.random.default_rng([spec.seed, epoch, step])  # same on every rank
-                return self._assemble(rng, shared, own, images, futures, mosaic)
+class _Lazy:
+    """An iterable that begins anew each time."""
 
-            batches = parallel_map(assemble, jobs(), ASSEMBLERS)
-            try:
-                yield from batches
-            finally:
-                batches.close()  # type: ignore  # a generator
-                for future in loading:
-                    future.cancel()
+    def __init__(self, make: Any):
+        self._make = make
 
-    def _assemble(
-        self,
-        rng: np.random.Generator,
-        shared: np.random.Generator,
-        own: int,
-        images: Sequence[int],
-        futures: Sequence[Any],
-        mosaic: bool,
-    ) -> TrainBatch:
-        """Args: own: where the batch begins among the images of the window."""
-        spec, hyp = self.spec, self.hyp
-        turn = range(own, own + spec.batch)
-        size = spec.size
-        if spec.rect:
-            size = self._rect([images[i] for i in turn])
-        if spec.multi_scale:
-            size = augment.multi_scale_hw(shared, size, max(spec.strides))
-        hws = [self.hws[i] for i in images]
-        samples = []
-        for i in turn:
-            candidates = [i, *range(len(images))]
-            some = [hws[c] for c in candidates]
-            sample = augment.draw(rng, hyp, candidates, some, size, mosaic and not spec.rect)
-            samples.append(sample)
-        used = sorted({tile.image for sample in samples for tile in sample.tiles})
-        loaded = {i: futures[i].result() for i in used}
-        persons = []
-        for sample in samples:
-            labels = [self._labels(images[t.image]) for t in sample.tiles]
-            persons.append(
-                augment.transform_labels(sample, labels, [hws[t.image] for t in sample.tiles], size)
-            )
-        blend = self._blend(rng, persons)
-        pixels, starts = self._pack([loaded[i] for i in used])
-        at = dict(zip(used, starts))
-        offsets = [at.get(i, 0) for i in range(len(images))]
-        plan = make_plan(samples, offsets, hws, size, blend)
-        matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
-        return TrainBatch(pixels, plan, matched, persons)
+    def __iter__(self) -> Iterator[_Job]:
+        return self._make()
 
-    def _labels(self, image: int) -> Labels:
-        if self.train_set.paths[image] in self.broken:
-            return empty_labels(self.train_set.labels[image].keypoints.shape[1])
-        return self.train_set.labels[image]
 
-    def _blend(self, rng: np.random.Generator, persons: List[Persons]) -> List[Tuple[float, int]]:
-        """(share, partner) of each sample; a blended one gets its partner's persons, too."""
-        pairs = []
-        before = list(persons)
-        for i in range(len(persons)):
-            share = augment.mixup_share(rng, self.hyp) if self.hyp.mixup else None
-            partner = int(rng.integers(len(persons))) if share is not None else i
-            if share is None or partner == i:
-                pairs.append((1.0, i))
-                continue
-            pairs.append((share, partner))
-            persons[i] = augment.join([before[i], before[partner]], before[i].keypoints.shape[1])
-        return pairs
+def _start_worker(worker: int) -> None:
+    import signal
 
-    def _pack(self, images: Sequence[np.ndarray]) -> Tuple[Any, List[int]]:
+    cv2.setNumThreads(0)  # one process is one core; OpenCV's threads would fight
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+
+
+class _Assembler:
+    """Makes batches; a copy of it lives in each worker."""
+
+    def __init__(self, train_set: TrainSet, hyp: Hyp, spec: Spec):
+        self.paths, self.sizes = train_set.paths, train_set.sizes
+        self.hyp, self.spec = hyp, spec
+        longest = max(spec.size)
+        hws = [augment.reduced_hw((int(h), int(w)), longest) for h, w in train_set.sizes]
+        self.hws = np.array(hws, np.int64)
+        parts = train_set.labels
+        self.labels = Labels(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
+        self.starts = np.cumsum([0, *(p.count for p in parts)])
+        self.cache = _Cache(self.hws, spec.world) if spec.cache else None
+
+    def __getitem__(self, job: _Job) -> TrainBatch:
         import torch
 
-        total = sum(image.size for image in images)
-        pixels = torch.empty(total, dtype=torch.uint8, pin_memory=self.spec.pin)
-        return pixels, flatten(images, pixels.numpy())
+        spec, hyp = self.spec, self.hyp
+        rng = np.random.default_rng([spec.seed, job.epoch, job.step, 1 + spec.rank])
+        hws = self.hws[job.window]
+        size = self._rect(hws[job.own]) if spec.rect else spec.size
+        if spec.multi_scale:  # alike on all ranks
+            shared = np.random.default_rng([spec.seed, job.epoch, job.step, 0])
+            size = augment.multi_scale_hw(shared, size, max(spec.strides))
+        samples = augment.draw(rng, hyp, job.own, hws, size, job.mosaic)
+        used = np.unique(np.where(samples.single[:, None], samples.images[:, -1:], samples.images))
+        pixels, offsets, broken = self._pixels(job.window, used)
+        labels, starts = augment.select(self.labels, self.starts, job.window)
+        persons = augment.transform_labels(samples, labels, starts, hws, size)
+        matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
+        return TrainBatch(
+            pixels,
+            make_plan(samples, offsets, hws),
+            Targets(*(torch.from_numpy(part) for part in matched[:-1]), matched.counts),
+            persons,
+            size,
+            bool((samples.blend < 1).any()),
+            broken,
+        )
 
-    def _rect(self, images: Sequence[int]) -> HW:
+    def _pixels(
+        self, window: np.ndarray, used: np.ndarray
+    ) -> Tuple[Any, np.ndarray, List[Tuple[str, str]]]:
+        """(bytes of the images used, first byte of each of the window, what cannot be decoded)."""
+        import torch
+
+        counts = np.zeros(len(window), np.int64)
+        counts[used] = self.hws[window[used]].prod(1) * 3
+        offsets = np.cumsum(counts) - counts
+        pixels = torch.empty(int(counts.sum()), dtype=torch.uint8)
+        flat, broken = pixels.numpy(), []
+        for i in used:
+            image = int(window[i])
+            target = flat[offsets[i] : offsets[i] + counts[i]].reshape(*self.hws[image], 3)
+            if self.cache is not None and self.cache.read(image, target):
+                continue
+            try:
+                decode(self.paths[image], self.sizes[image], target)
+            except (OSError, ValueError) as e:
+                broken.append((self.paths[image], getattr(e, "strerror", None) or str(e)))
+                target[:] = PAD_VALUE
+                continue
+            if self.cache is not None:
+                self.cache.write(image, target)
+        return pixels, offsets, broken
+
+    def _rect(self, hws: np.ndarray) -> HW:
         """Smallest size, in multiples of the stride, that holds these images as letterboxed."""
-        fitted = [fit(self.hws[i], self.spec.size).resized_hw for i in images]
+        fitted = [fit((int(h), int(w)), self.spec.size).resized_hw for h, w in hws]
         h, w = max(f[0] for f in fitted), max(f[1] for f in fitted)
         return stride_multiple((h, w), max(self.spec.strides))
 
-    def _load(self, image: int) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of size hws[image]; grey if the file cannot be decoded."""
-        kept = self._kept.get(image)
-        if kept is not None:
-            return kept
-        path, hw = self.train_set.paths[image], self.hws[image]
-        try:
-            pixels = decode(path, tuple(self.train_set.sizes[image]), hw)
-        except (OSError, ValueError) as e:
-            self.broken[path] = getattr(e, "strerror", None) or str(e)
-            return np.full((*hw, 3), PAD_VALUE, np.uint8)
-        if self.spec.cache:
-            self._kept[image] = pixels
-        return pixels
+
+class _Cache:
+    """Decoded images in memory that all workers share.
+
+    Raises InputError if there is not enough of it.
+    """
+
+    def __init__(self, hws: np.ndarray, world: int):
+        import torch
+
+        self.counts = hws.prod(1) * 3
+        self.starts = np.cumsum(self.counts) - self.counts
+        total, free = int(self.counts.sum()), available_memory()
+        if free is not None and total * world > 0.8 * free:
+            raise InputError(
+                "--cache-images: %d images need %.1f GB of memory, %.1f GB are free; drop the flag"
+                % (len(hws), total * world / 1e9, free / 1e9)
+            )
+        self.pixels = torch.empty(total, dtype=torch.uint8).share_memory_()
+        self.there = torch.zeros(len(hws), dtype=torch.uint8).share_memory_()
+
+    def _slot(self, image: int) -> np.ndarray:
+        start = int(self.starts[image])
+        return self.pixels.numpy()[start : start + int(self.counts[image])]
+
+    def read(self, image: int, out: np.ndarray) -> bool:
+        """Copy an image into `out`; False if it is not there yet."""
+        if not self.there[image]:
+            return False
+        out.reshape(-1)[:] = self._slot(image)
+        return True
+
+    def write(self, image: int, pixels: np.ndarray) -> None:
+        """Two workers may write one image: the same bytes."""
+        self._slot(image)[:] = pixels.reshape(-1)
+        self.there[image] = 1
 
 
-def decode(path: str, image_hw: Sequence[int], hw: HW) -> np.ndarray:
-    """An image file as (h, w, 3) uint8 RGB.
+def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:
+    """Read an image file into `out`, (h, w, 3) uint8, as RGB of that size.
 
     A JPEG at least twice as large as wanted is decoded at half the size, or a quarter, or an
     eighth, which saves most of the time.
@@ -245,6 +299,7 @@ def decode(path: str, image_hw: Sequence[int], hw: HW) -> np.ndarray:
     Raises ValueError for what is no image, OSError as open().
     """
     data = np.fromfile(path, np.uint8)  # OpenCV's own file names know no Chinese on Windows
+    hw = out.shape[:2]
     ratio = min(image_hw[0] / hw[0], image_hw[1] / hw[1])
     flag = cv2.IMREAD_COLOR
     for factor, reduced in ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4),
@@ -257,7 +312,7 @@ def decode(path: str, image_hw: Sequence[int], hw: HW) -> np.ndarray:
         raise ValueError("not an image, or truncated")
     if image.shape[:2] != hw:
         image = cv2.resize(image, (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out)
 
 
 def available_memory() -> Optional[int]:
@@ -270,8 +325,3 @@ def available_memory() -> Optional[int]:
     except (OSError, ValueError):
         return None
     return None
-
-
-def shown(sample: Sample) -> int:
-    """How many images a sample shows."""
-    return len(sample.tiles)

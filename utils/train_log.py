@@ -71,16 +71,17 @@ def read_rows(path: Union[str, Path], epochs: int) -> List[Row]:
     return [row for row in rows if row.get("epoch", 0) <= epochs]
 
 
-def write_pictures(path: Path, images: Any, persons: Sequence[Persons], names: Sequence[str]):
+def write_pictures(path: Path, images: Any, persons: Persons, names: Sequence[str]):
     """The first pictures of a batch as the network gets them, persons drawn.
 
     Args:
         images: (B, 3, H, W) torch tensor, RGB 0..1.
     """
-    count = min(PICTURES, len(persons))
+    count = min(PICTURES, len(images))
     pixels = (images[:count].float().cpu().numpy().transpose(0, 2, 3, 1) * 255).round()
     tiles = []
-    for picture, some in zip(pixels.astype(np.uint8), persons):
+    for i, picture in enumerate(pixels.astype(np.uint8)):
+        some = Persons(*(part[persons.image == i] for part in persons))
         scale = TILE / max(picture.shape[:2])
         hw = (round(picture.shape[0] * scale), round(picture.shape[1] * scale))
         tile = cv2.resize(picture[..., ::-1], hw[::-1], interpolation=cv2.INTER_AREA)

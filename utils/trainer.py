@@ -23,10 +23,11 @@ from utils.ema import Ema
 from utils.errors import InputError
 from utils.hyper_parameters import Hyp
 from utils.keypoints import oks_sigmas
-from utils.loss import PARTS, PoseLoss, to_device
+from utils.loss import PARTS, PoseLoss
 from utils.schedule import Schedule
+from utils.targets import Targets
 from utils.train_batches import TrainBatch, TrainBatches
-from utils.warp import warp
+from utils.warp import Plan, blend, warp
 
 NOMINAL_BATCH = 64  # learning rate and weight decay are meant for it
 MAX_GRADIENT = 10.0  # norm at which gradients are clipped
@@ -106,7 +107,7 @@ class Trainer:
 
     # --- one epoch ----------------------------------------------------------------------------
 
-    def train_epoch(self, epoch: int, mosaic: bool = True) -> EpochStats:
+    def train_epoch(self, epoch: int) -> EpochStats:
         """Train on all batches of an epoch.
 
         Raises InputError if the loss is not finite any more, or the memory of the GPU does not
@@ -119,7 +120,7 @@ class Trainer:
         total = torch.zeros(len(PARTS) + 1, device=options.device)
         started = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
-        source = batches.epoch(epoch, mosaic)
+        source = batches.epoch(epoch)
         pictures = self._pictures(source)
         try:
             with self._bar(epoch) as bar:
@@ -151,15 +152,14 @@ class Trainer:
         device = self.options.device
         if not self.gpu:
             for batch in source:
-                yield warp(batch.plan, batch.pixels), to_device(batch.targets, device)
+                yield to_device(batch, device)
             return
         side = torch.cuda.Stream(device)
         waiting = None
         for batch in source:
             with torch.cuda.stream(side):
-                pixels = batch.pixels.to(device, non_blocking=True)
-                images = warp(batch.plan, pixels).to(memory_format=torch.channels_last)
-                targets = to_device(batch.targets, device)
+                images, targets = to_device(batch, device)
+                images = images.to(memory_format=torch.channels_last)
                 ready = torch.cuda.Event()
                 ready.record(side)
             if waiting is not None:
@@ -273,6 +273,19 @@ class Trainer:
 
     def _parameters(self) -> List[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def to_device(batch: TrainBatch, device: torch.device) -> Any:
+    """(pictures (B, 3, H, W) float RGB 0..1, Targets) of a batch, on the device."""
+
+    def move(part: Any) -> Any:
+        return part.to(device, non_blocking=True) if isinstance(part, torch.Tensor) else part
+
+    plan = Plan(*map(move, batch.plan))
+    images = warp(plan, move(batch.pixels), (batch.size[0], batch.size[1]))
+    if batch.blended:
+        images = blend(plan, images)
+    return images, Targets(*map(move, batch.matches))
 
 
 def freeze(model: Model, layers: int) -> List[nn.Module]:

@@ -1,94 +1,110 @@
 """Training pictures from images, on the device the network runs on.
 
-    batch = warp(plan, pixels)        # (B, 3, H, W) float 0..1 RGB
+    batch = warp(plan, pixels, (640, 640))        # (B, 3, 640, 640) float 0..1 RGB
 
 Images travel as the bytes they have, one after the other in one flat array, and every output pixel
 looks up where it comes from: mosaic, rotation, zoom and flip are one bilinear sample, and no image
 is padded or drawn on a larger canvas before.
 """
 
-from typing import Any, List, NamedTuple, Sequence, Tuple
+import functools
+from typing import Any, List, NamedTuple, Tuple
 
 import numpy as np
 
-from utils.augment import Sample
+from utils.augment import TILES, Samples
 from utils.letterbox import HW, PAD_VALUE
 
 CHUNK_PIXELS = 8 << 20  # output pixels at a time: bounds the memory of the indices
 
 
 class Plan(NamedTuple):
-    """Samples as arrays; B of them, four tiles each."""
+    """Samples as torch tensors, B of them, on the host or the device."""
 
-    inverse: np.ndarray  # (B, 9) float32, output -> canvas
-    center: np.ndarray  # (B, 2) float32 x, y
-    tiles: np.ndarray  # (B, 4, 6) float32: 1 / scale x, y, origin x, y, width, height
-    offsets: np.ndarray  # (B, 4) int64, first byte of each tile's image
-    color: np.ndarray  # (B, 9) float32
-    blend: np.ndarray  # (B,) float32 share of the own pixels; the rest is sample `partner`
-    partner: np.ndarray  # (B,) int64
-    size: HW
-
-
-def make_plan(
-    samples: Sequence[Sample],
-    offsets: Sequence[int],
-    hws: Sequence[HW],
-    size: HW,
-    blend: Sequence[Tuple[float, int]] = (),
-) -> Plan:
-    """Args: offsets, hws: of each image a tile may name. blend: (share, partner) of each sample."""
-    count = len(samples)
-    tiles = np.zeros((count, 4, 6), np.float32)
-    starts = np.zeros((count, 4), np.int64)
-    for i, sample in enumerate(samples):
-        # a single image is the bottom-right of a centre far away; the others are never looked at
-        four = sample.tiles if len(sample.tiles) == 4 else sample.tiles * 4
-        for j, tile in enumerate(four):
-            (sy, sx), (oy, ox) = tile.scale, tile.origin
-            h, w = hws[tile.image]
-            tiles[i, j] = (1 / sx, 1 / sy, ox, oy, w, h)
-            starts[i, j] = offsets[tile.image]
-    inverse = np.stack([np.linalg.inv(s.matrix).ravel() for s in samples]).astype(np.float32)
-    center = np.array([s.center[::-1] for s in samples], np.float32)
-    color = np.stack([s.color.ravel() for s in samples]).astype(np.float32)
-    pairs = list(blend) or [(1.0, i) for i in range(count)]
-    share = np.array([p[0] for p in pairs], np.float32)
-    partner = np.array([p[1] for p in pairs], np.int64)
-    return Plan(inverse, center, tiles, starts, color, share, partner, size)
+    inverse: Any  # (B, 9) float32, output -> canvas
+    center: Any  # (B, 2) float32 x, y
+    tiles: Any  # (B, 4, 6) float32: 1 / scale x, y, origin x, y, width, height
+    offsets: Any  # (B, 4) int64, first byte of each tile's image
+    color: Any  # (B, 9) float32
+    blend: Any  # (B,) float32 share of the own pixels; the rest is sample `partner`
+    partner: Any  # (B,) int64
 
 
-def warp(plan: Plan, pixels: Any) -> Any:
+def make_plan(samples: Samples, offsets: np.ndarray, hws: np.ndarray) -> Plan:
+    """Args: offsets (W,) first byte, hws (W, 2) px of each image that samples may name."""
+    import torch
+
+    tiles = np.empty((len(samples.images), TILES, 6))
+    tiles[..., :2] = (1 / samples.scale)[..., None]
+    tiles[..., 2:4] = samples.origin
+    tiles[..., 4:] = hws[samples.images][..., ::-1]
+    parts = (
+        np.linalg.inv(samples.matrix).reshape(-1, 9).astype(np.float32),
+        samples.center.astype(np.float32),
+        tiles.astype(np.float32),
+        offsets[samples.images].astype(np.int64),
+        samples.color.reshape(-1, 9).astype(np.float32),
+        samples.blend.astype(np.float32),
+        samples.partner.astype(np.int64),
+    )
+    return Plan(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+
+
+def warp(plan: Plan, pixels: Any, size: HW) -> Any:
     """The pictures of a plan.
 
     Args:
-        pixels: flat uint8 torch tensor on the device: all images, rows of RGB triples.
+        pixels: flat uint8 torch tensor: all images, rows of RGB triples; on the plan's device.
+        size: (height, width) px.
 
     Returns (B, 3, H, W) float32 RGB 0..1 on that device.
     """
     import torch
 
+    h, w = size
+    if pixels.device.type == "cuda" and _compiles():
+        return _compiled()(pixels, *plan[:5], h, w)
+    step = max(CHUNK_PIXELS // (h * w), 1)
+    parts = [
+        _pictures(pixels, *(part[i : i + step] for part in plan[:5]), h, w)
+        for i in range(0, len(plan.inverse), step)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _compiles() -> bool:
+    """Whether PyTorch can fuse the whole of it into one kernel, ten times as fast."""
+    import importlib.util
+
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.lru_cache(maxsize=None)
+def _compiled() -> Any:
+    import torch
+
+    return torch.compile(_pictures)
+
+
+def _pictures(
+    pixels: Any, inverse: Any, center: Any, tiles: Any, offsets: Any, color: Any, h: int, w: int
+) -> Any:
+    """(b, 3, h, w) float32 0..1 of a part of a plan."""
+    import torch
+
     device = pixels.device
-    count, (h, w) = len(plan.inverse), plan.size
-    inverse, center, tiles, offsets, color, share, partner = (
-        torch.from_numpy(np.ascontiguousarray(part)).to(device, non_blocking=True)
-        for part in plan[:7]
-    )
     ys = (torch.arange(h, device=device, dtype=torch.float32) + 0.5).view(1, h, 1)
     xs = (torch.arange(w, device=device, dtype=torch.float32) + 0.5).view(1, 1, w)
-    batch = torch.empty((count, 3, h, w), device=device)
-    step = max(CHUNK_PIXELS // (h * w), 1)
-    for i in range(0, count, step):
-        part = slice(i, i + step)
-        where = _look_up(inverse[part], center[part], tiles[part], offsets[part], ys, xs)
-        sampled = _sample(pixels, *where)  # [b, h, w, 3]
-        colored = torch.bmm(sampled.flatten(1, 2), color[part].view(-1, 3, 3).transpose(1, 2))
-        batch[part] = colored.clamp_(0, 255).view(-1, h, w, 3).permute(0, 3, 1, 2)
-    batch *= 1 / 255.0
-    if (plan.blend < 1).any():
-        share = share.view(-1, 1, 1, 1)
-        batch = batch * share + batch[partner] * (1 - share)
-    return batch
+    red, green, blue = _sample(pixels, *_look_up(inverse, center, tiles, offsets, ys, xs))
+    m = color.view(-1, 9, 1, 1)
+    rows = [m[:, i] * red + m[:, i + 1] * green + m[:, i + 2] * blue for i in (0, 3, 6)]
+    return torch.stack(rows, 1).clamp(0, 255) * (1 / 255.0)
+
+
+def blend(plan: Plan, batch: Any) -> Any:
+    """Mix the pictures that have a partner (mixup: Zhang et al. 2018, arXiv 1710.09412)."""
+    share = plan.blend.view(-1, 1, 1, 1)
+    return batch * share + batch[plan.partner] * (1 - share)
 
 
 def _look_up(
@@ -113,37 +129,24 @@ def _look_up(
     return x, y, of_tile(4), of_tile(5), offsets.gather(1, index).view_as(x)
 
 
-def _sample(pixels: Any, x: Any, y: Any, width: Any, height: Any, start: Any) -> Any:
-    """Bilinear values (b, H, W, 3) float32 at continuous source coordinates; grey outside."""
+def _sample(pixels: Any, x: Any, y: Any, width: Any, height: Any, start: Any) -> List[Any]:
+    """Bilinear red, green, blue (b, H, W) float32 at continuous source places; grey outside."""
     import torch
 
     outside = (x < 0) | (y < 0) | (x >= width) | (y >= height)
     x, y = x - 0.5, y - 0.5
     x0, y0 = x.floor(), y.floor()
-    fx, fy = (x - x0).unsqueeze(-1), (y - y0).unsqueeze(-1)
+    fx, fy = x - x0, y - y0
     zero = torch.zeros((), device=x.device)
     left = torch.minimum(torch.maximum(x0, zero), width - 1).long()
     right = torch.minimum(torch.maximum(x0 + 1, zero), width - 1).long()
-    top = torch.minimum(torch.maximum(y0, zero), height - 1).long()
-    bottom = torch.minimum(torch.maximum(y0 + 1, zero), height - 1).long()
     wide = width.long()
-    channels = torch.arange(3, device=x.device)
-
-    def at(row: Any, column: Any) -> Any:
-        first = start + (row * wide + column) * 3
-        return pixels[first.unsqueeze(-1) + channels].float()
-
-    upper = torch.lerp(at(top, left), at(top, right), fx)
-    lower = torch.lerp(at(bottom, left), at(bottom, right), fx)
-    value = torch.lerp(upper, lower, fy)
-    return value.masked_fill_(outside.unsqueeze(-1), float(PAD_VALUE))
-
-
-def flatten(images: Sequence[np.ndarray], out: np.ndarray) -> List[int]:
-    """Copy (h, w, 3) uint8 images one after the other into `out`; first byte of each."""
-    starts, end = [], 0
-    for image in images:
-        starts.append(end)
-        out[end : end + image.size] = image.reshape(-1)
-        end += image.size
-    return starts
+    top = start + torch.minimum(torch.maximum(y0, zero), height - 1).long() * wide * 3
+    bottom = start + torch.minimum(torch.maximum(y0 + 1, zero), height - 1).long() * wide * 3
+    corners = (top + left * 3, top + right * 3, bottom + left * 3, bottom + right * 3)
+    channels = []
+    for c in range(3):
+        a, b, d, e = (pixels[corner + c].float() for corner in corners)
+        upper, lower = torch.lerp(a, b, fx), torch.lerp(d, e, fx)
+        channels.append(torch.where(outside, float(PAD_VALUE), torch.lerp(upper, lower, fy)))
+    return channels
