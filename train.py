@@ -222,7 +222,7 @@ def latest(project: str) -> Path:
 
 
 def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
-    say = print if ranks.first else (lambda *_: None)
+    say = print if ranks.first else (lambda *_, **__: None)
     data = read_data(args.data)
     resumed = None
     if args.resume:

@@ -103,7 +103,7 @@ class TrainBatches:
         for _ in range(self.steps):
             batch = next(self._stream)
             self.broken.update(batch.broken)
-            yield batch
+            yield batch._replace(size=(batch.size[0], batch.size[1]))  # pinning makes a list of it
         self._next = epoch + 1
 
     def one(self, epoch: int, step: int) -> TrainBatch:
@@ -125,6 +125,7 @@ class TrainBatches:
             sampler=jobs,  # type: ignore
             num_workers=spec.workers,
             prefetch_factor=AHEAD if spec.workers else None,
+            collate_fn=_as_it_is,
             pin_memory=spec.pin,
             worker_init_fn=_start_worker,
         )
@@ -173,6 +174,10 @@ class _Lazy:
         return self._make()
 
 
+def _as_it_is(batch: TrainBatch) -> TrainBatch:
+    return batch
+
+
 def _start_worker(worker: int) -> None:
     import signal
 
@@ -208,6 +213,11 @@ class _Assembler:
         used = np.unique(np.where(samples.single[:, None], samples.images[:, -1:], samples.images))
         pixels, offsets, broken = self._pixels(job.window, used)
         labels, starts = augment.select(self.labels, self.starts, job.window)
+        if broken:  # nobody is to be found on a grey picture
+            bad = {path for path, _ in broken}
+            gone = np.array([self.paths[int(i)] in bad for i in job.window])
+            labels = labels._replace(boxes=labels.boxes.copy())
+            labels.boxes[np.repeat(gone, np.diff(starts)), 2:] = 0
         persons = augment.transform_labels(samples, labels, starts, hws, size)
         matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
         return TrainBatch(

@@ -1,0 +1,255 @@
+"""train.py as users run it, on twelve small pictures."""
+
+import argparse
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import yaml  # noqa: E402
+
+import train  # noqa: E402
+from models.checkpoint import (  # noqa: E402
+    load_checkpoint,
+    load_training_state,
+    save_checkpoint,
+)
+from models.yolo import Model  # noqa: E402
+from tests.conftest import ROOT, tiny_cfg  # noqa: E402
+from tests.scripts import run_script  # noqa: E402
+from utils.errors import InputError  # noqa: E402
+from utils.trainer import Trainer  # noqa: E402
+
+PEOPLE = ROOT / "tests" / "data" / "people"
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """The tiny dataset with labels, its data yaml, and a cfg of 0.3 M parameters."""
+    folder = tmp_path_factory.mktemp("数据")
+    shutil.copytree(str(PEOPLE), str(folder / "people"))
+    done = run_script("escalator/json2yolo.py", "--json_dir", folder / "people" / "annotations",
+                      "--label_dir", folder / "people" / "labels")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = sorted(p.name for p in (folder / "people" / "images").iterdir())
+    for task, part in (("train", names[:8]), ("val", names[8:])):
+        (folder / "people" / (task + ".txt")).write_text("".join("./images/%s\n" % n for n in part))
+    (folder / "data.yaml").write_text(
+        "train: people/train.txt\nval: people/val.txt\nnc: 1\nnames: [person]\n"
+    )
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_cfg()))
+    return folder
+
+
+def flags(people, project, *more):
+    return [
+        "--cfg", people / "tiny.yaml", "--data", people / "data.yaml", "--epochs", 3,
+        "--batch-size", 4, "--img-size", 128, "--device", "cpu", "--workers", 1,
+        "--project", project, *more,
+    ]  # fmt: skip
+
+
+def parse(*words):
+    return train.get_args_parser().parse_args([str(w) for w in words])
+
+
+def rows(folder):
+    with (folder / "results.csv").open(newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def losses(folder):
+    return [[float(r[k]) for k in ("loss", "box", "kpt", "obj")] for r in rows(folder)]
+
+
+@pytest.fixture(scope="module")
+def finished(people, tmp_path_factory):
+    """A run of three epochs."""
+    project = tmp_path_factory.mktemp("runs")
+    done = run_script("train.py", *flags(people, project))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project / "exp", done.stdout
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    folder, out = finished
+    for name in ("results.csv", "results.png", "labels.png", "train_batch0.jpg", "train_batch1.jpg",
+                 "opt.yaml", "hyp.yaml", "weights/best.pt", "weights/last.pt"):  # fmt: skip
+        assert (folder / name).stat().st_size > 0, name
+    table = rows(folder)
+    assert [int(r["epoch"]) for r in table] == [1, 2, 3]
+    assert all(0 <= float(r["kpt_ap"]) <= 1 for r in table)
+    assert "images/s" in out and "best keypoint AP" in out and "0.3 M parameters" in out
+    assert yaml.safe_load((folder / "opt.yaml").read_text())["epochs"] == 3
+    checkpoint = load_checkpoint(folder / "weights" / "best.pt")
+    assert checkpoint.meta["imgsz"] == [128, 128] and checkpoint.model.names == ["person"]
+    assert not list(folder.glob("**/.tmp*"))
+
+
+def test_the_weights_are_tested_and_exported(finished, people):
+    folder, _ = finished
+    done = run_script("models/export_onnx.py", "--weights", folder / "weights" / "best.pt",
+                      "--img-size", 128)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_resume_after_kill_9_is_exact(people, finished, tmp_path):
+    """Killed without warning after some epoch; the rest of the losses is as if it had not been."""
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, flags(people, tmp_path))]
+    process = subprocess.Popen(
+        command, cwd=str(ROOT), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    deadline = time.time() + 120
+    while not last.is_file() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    _, state = load_training_state(last)
+    assert 1 <= state.plain["epoch"] < 3
+    done = run_script("train.py", "--resume", "--project", tmp_path, "--device", "cpu",
+                      "--workers", 2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "goes on after epoch" in done.stdout
+    for a, b in zip(losses(tmp_path / "exp"), losses(finished[0])):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+    mine = load_checkpoint(last).model.state_dict()
+    theirs = load_checkpoint(finished[0] / "weights" / "last.pt").model.state_dict()
+    assert all(torch.allclose(mine[k].float(), theirs[k].float(), atol=1e-3) for k in mine)
+    again = run_script("train.py", "--resume", last)
+    assert again.returncode == 1 and "no state of an unfinished run" in again.stderr
+
+
+def test_two_processes(people, finished, tmp_path):
+    """torchrun with gloo; the same data in total, so about the same losses."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         str(ROOT / "train.py"), *map(str, flags(people, tmp_path, "--epochs", 1))],
+        cwd=str(ROOT), capture_output=True, text=True, timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("best keypoint AP") == 1 and "2 processes, batch 4" in done.stdout
+    (row,) = rows(tmp_path / "exp")
+    first = float(rows(finished[0])[0]["loss"])
+    assert float(row["loss"]) == pytest.approx(first, rel=0.35)
+
+
+def run_here(people, tmp_path, *more):
+    """In this process, one epoch, without validation by default."""
+    args = parse(*flags(people, tmp_path, "--epochs", 1, "--workers", 0, *more))
+    train.main(args)
+    return tmp_path / "exp"
+
+
+def test_freeze_and_transfer(people, finished, tmp_path, capsys):
+    weights = finished[0] / "weights" / "last.pt"
+    folder = run_here(people, tmp_path, "--weights", weights, "--freeze", 12, "--adam",
+                      "--linear-lr", "--noautoanchor")  # fmt: skip
+    before = load_checkpoint(weights).model.state_dict()
+    after = load_checkpoint(folder / "weights" / "last.pt").model.state_dict()
+    frozen = [k for k in before if int(k.split(".")[1]) < 12 and "tracked" not in k]
+    assert frozen and all(torch.equal(before[k], after[k]) for k in frozen)
+    assert not torch.equal(before["model.33.m.0.weight"], after["model.33.m.0.weight"])
+    assert "tensors taken over" in capsys.readouterr().out
+
+
+def test_other_classes_and_keypoints(people, tmp_path, capsys):
+    """Three classes, two keypoints; the head is fresh, and says so; rectangles, several sizes."""
+    folder = tmp_path / "two"
+    shutil.copytree(str(people / "people" / "images"), str(folder / "images"))
+    (folder / "labels").mkdir()
+    for i, image in enumerate(sorted((folder / "images").iterdir())):
+        row = "%d 0.5 0.5 0.4 0.6 0.5 0.4 2 0.5 0.6 1\n" % (i % 3)
+        (folder / "labels" / (image.stem + ".txt")).write_text(row)
+    (folder / "data.yaml").write_text(
+        "train: images\nval: images\nnames: [a, b, c]\nnkpt: 2\nsigmas: [0.05, 0.1]\n"
+    )
+    weights = tmp_path / "start.pt"
+    save_checkpoint(weights, Model(tiny_cfg()))
+    args = parse("--weights", weights, "--data", folder / "data.yaml", "--epochs", 1,
+                 "--batch-size", 4, "--img-size", 128, "--device", "cpu", "--workers", 0,
+                 "--project", tmp_path / "runs", "--label-smoothing", 0.1, "--image-weights",
+                 "--multi-scale", "--rect")  # fmt: skip
+    train.main(args)
+    out = capsys.readouterr().out
+    assert "fresh are" in out and "model.33" in out
+    model = load_checkpoint(tmp_path / "runs" / "exp" / "weights" / "last.pt").model
+    assert (model.nc, model.nkpt, model.names) == (3, 2, ["a", "b", "c"])
+
+
+def test_loss_not_finite(people, tmp_path, monkeypatch):
+    """The run stops, and what was good stays."""
+    step = Trainer._step
+    calls = []
+
+    def poisoned(self, *arguments):
+        calls.append(1)
+        found = step(self, *arguments)
+        return found * float("nan") if len(calls) > 2 else found
+
+    monkeypatch.setattr(Trainer, "_step", poisoned)
+    with pytest.raises(InputError, match="not finite any more in epoch 2, step 2; .*Lower lr0"):
+        train.main(parse(*flags(people, tmp_path, "--workers", 0, "--notest")))
+    _, state = load_training_state(tmp_path / "exp" / "weights" / "last.pt")
+    assert state.plain["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--data", "none.yaml"], "--data none.yaml: no such file"),
+        (["--hyp", "none.yaml"], "--hyp none.yaml: no such file"),
+        (["--cfg", "none.yaml"], "--cfg none.yaml: no such file"),
+        (["--weights", "none.pt"], "none.pt: no such file"),
+        (["--device", "7"], "--device 7: PyTorch .* sees"),
+        (["--device", "gpu"], "expected cpu, a GPU index"),
+        (["--epochs", "0"], "--epochs 0: expected 1"),
+        (["--freeze", "34"], "--freeze 34: the network has 34 layers"),
+        (["--img-size", "128", "256"], "training takes one number"),
+        (["--evolve"], "--evolve is not available"),
+        (["--resume", "none.pt"], "none.pt: no such file"),
+        (["--label-smoothing", "2"], "--label-smoothing 2"),
+        (["--cfg", ""], "--cfg: expected a network"),
+    ],
+)
+def test_bad_flags(people, tmp_path, change, words):
+    with pytest.raises(InputError, match=words):
+        train.main(parse(*flags(people, tmp_path, *change)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_resume_without_a_run(tmp_path):
+    with pytest.raises(InputError, match="--resume: no .*/weights/last.pt"):
+        train.main(parse("--resume", "--project", tmp_path))
+
+
+def test_batch_is_divided(people):
+    args = argparse.Namespace(batch_size=5)
+    with pytest.raises(InputError, match="--batch-size 5: cannot be divided by 2 GPUs; try 4"):
+        train.check_batch(args, 2)
+
+
+def test_cfg_of_other_weights(people, finished, tmp_path):
+    cfg = dict(tiny_cfg(), width_multiple=0.3)
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(cfg))
+    words = parse(*flags(people, tmp_path / "runs", "--cfg", path, "--weights",
+                         finished[0] / "weights" / "last.pt"))  # fmt: skip
+    model, lines = train.build_model(words, train.read_data(words.data))
+    assert "fresh are" in lines[1]
+
+
+def test_validation_list_missing(people, tmp_path):
+    data = tmp_path / "data.yaml"
+    data.write_text("train: %s\nnames: [person]\n" % (people / "people" / "train.txt"), "utf-8")
+    with pytest.raises(InputError, match="no key val"):
+        train.main(parse(*flags(people, tmp_path / "runs", "--data", data)))
+    assert not (tmp_path / "runs").exists()
