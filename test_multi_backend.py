@@ -13,10 +13,12 @@ COCO JSON if the data yaml names one, else the label files.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
+import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -25,13 +27,14 @@ from utils.backends import format_shape, load_backend
 from utils.data_yaml import TASKS, read_data
 from utils.errors import InputError
 from utils.eval_set import EvalSet, read_eval_set
-from utils.evaluate import Evaluation, check_model, evaluate
+from utils.evaluate import Evaluation, check_model, evaluate, read_or_say
 from utils.files import atomic_path, increment_dir, remove_if_empty
-from utils.letterbox import HW, parse_size
+from utils.letterbox import HW, MAX_SIZE, parse_size
 from utils.predictor import Predictor
 from utils.report import write_report
 from utils.results import Outcome
 from utils.tables import accuracy_lines
+from utils.writers import unique_name
 
 MAX_SPEED_IMAGES = 200  # kept in memory, about 1 MB each
 STUDY_SIZES = (320, 448, 576, 640, 704, 832)
@@ -63,7 +66,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--kpt-label", action="store_true", help="accepted for old command lines; always on")
     add("--square", action="store_true", help="pad to the full size also where the model takes "
         "a rectangle that fits the picture [on with --compare]")  # fmt: skip
-    add("--single-cls", action="store_true", help="take all classes as one")
+    add("--single-cls", action="store_true", help="take all classes as one, NMS included")
     add("--agnostic-nms", action="store_true", help="NMS across classes")
     add("--augment", action="store_true", help="three views of each image, merged")
     add("--flip-test", action="store_true", help="two views of each image, one mirrored, averaged")
@@ -107,11 +110,14 @@ def check_args(args: argparse.Namespace) -> None:
         for flag in "save_txt save_hybrid save_json save_json_kpt compare".split():
             if getattr(args, flag):
                 raise InputError("--%s: not with --task %s" % (flag.replace("_", "-"), args.task))
+    bad = [side for side in args.study_sizes if not 1 <= side <= MAX_SIZE]
+    if bad:
+        raise InputError("--study-sizes %d: expected 1 to %d" % (bad[0], MAX_SIZE))
     if args.task == "study" and args.img_size:
         raise InputError("--img-size: --task study takes --study-sizes")
     if args.compare and len(args.weights) < 2:
         raise InputError("--compare: give --weights two or more files of one model")
-    if len(set(args.weights)) < len(args.weights):
+    if len({os.path.abspath(w) for w in args.weights}) < len(args.weights):
         raise InputError("--weights: a file is there twice")
     if not args.name:
         raise InputError("--name: expected the name of a folder")
@@ -130,7 +136,7 @@ def load(args: argparse.Namespace, weights: str, size: Optional[HW], throughput:
         size,
         conf,
         iou,
-        args.agnostic_nms,
+        args.agnostic_nms or args.single_cls,  # one class, so nobody is there twice
         args.max_det,
         auto=not args.square,
         augment=args.augment,
@@ -157,11 +163,22 @@ def announce(weights: str, predictor: Predictor) -> None:
     )
 
 
+@contextlib.contextmanager
+def collected(args: argparse.Namespace, weights: str, failed: List[str]) -> Iterator[None]:
+    """A file that cannot be run does not take the others along: its fault goes to `failed`."""
+    try:
+        yield
+    except InputError as e:
+        reason = str(e) if weights in str(e) else "%s: %s" % (weights, e)
+        if len(args.weights) > 1:
+            print("error: %s" % reason)
+        failed.append(reason)
+
+
 def test_one(
-    args: argparse.Namespace, weights: str, size: Optional[HW], eval_set: EvalSet
-) -> Tuple[Predictor, Evaluation]:
+    args: argparse.Namespace, weights: str, predictor: Predictor, eval_set: EvalSet
+) -> Evaluation:
     """Evaluate one file and print its table."""
-    predictor = load(args, weights, size, throughput=True)
     announce(weights, predictor)
     evaluation = evaluate(predictor, eval_set, batch_size(args, predictor), args.single_cls)
     print("\n".join(accuracy_lines(evaluation.accuracy, args.verbose)))
@@ -172,7 +189,7 @@ def test_one(
     if workers > 1:
         stages += " (%d inferences at a time)" % workers
     print("ms an image: %s; %.2f images/s" % (stages, eval_set.count / evaluation.wall_s))
-    return predictor, evaluation
+    return evaluation
 
 
 def main(args: argparse.Namespace) -> None:
@@ -189,14 +206,15 @@ def main(args: argparse.Namespace) -> None:
     failed: List[str] = []
     try:
         if args.task == "speed":
-            content = speed(args, size, eval_set, folder)
+            content = speed(args, size, eval_set, folder, failed)
         elif args.task == "study":
-            content = study(args, eval_set, folder)
+            content = study(args, eval_set, folder, failed)
         else:
             content = test(args, size, eval_set, folder, failed)
     finally:
         remove_if_empty(folder)
-    content = {"data": args.data, "task": args.task, "images": eval_set.count, **content}
+    head = {"data": args.data, "task": args.task, "images": eval_set.count}
+    content = {**head, **content, "failed": failed}
     targets = [folder / "results.json"] + ([Path(args.results_file)] if args.results_file else [])
     for target in targets:
         with atomic_path(target) as tmp:
@@ -213,25 +231,28 @@ def test(
     folder: Path,
     failed: List[str],
 ) -> Dict[str, Any]:
-    """Accuracy of each file; one that cannot be run does not take the others along."""
+    """Accuracy of each file."""
     outcomes: List[Outcome] = []
-    for weights in args.weights:
-        try:
-            predictor, evaluation = test_one(args, weights, size, eval_set)
-        except InputError as e:
-            reason = str(e) if weights in str(e) else "%s: %s" % (weights, e)
-            if len(args.weights) == 1:
-                raise InputError(reason) from e
-            print("error: %s" % reason)
-            failed.append(reason)
-            continue
-        target = folder if len(args.weights) == 1 else folder / Path(weights).name
-        outcomes.append(Outcome(weights, target, predictor, evaluation))
-        save(args, outcomes[-1], eval_set)
-    if not outcomes:
-        raise InputError("no file could be tested: %s" % failed[0])
-    content: Dict[str, Any] = {"weights": [results.content(o) for o in outcomes], "failed": failed}
     sections = []
+    taken: Set[str] = set()
+    for weights, name in zip(args.weights, results.short_names(args.weights)):
+        evaluation = None
+        with collected(args, weights, failed):
+            predictor = load(args, weights, size, throughput=True)
+            evaluation = test_one(args, weights, predictor, eval_set)
+        if evaluation is None:
+            continue
+        target = folder
+        if len(args.weights) > 1:
+            target = folder / unique_name(Path(weights).name, taken)
+        outcome = Outcome(weights, name, target, predictor, evaluation)
+        save(args, outcome, eval_set)
+        if not args.no_report:
+            pictures = results.write_charts(outcome, eval_set)
+            sections.append(results.section(outcome, pictures))
+        outcomes.append(outcome._replace(evaluation=evaluation.figures_only()))
+    check_any(outcomes, failed)
+    content: Dict[str, Any] = {"weights": [results.content(o) for o in outcomes]}
     if args.compare:
         from utils.comparison import compare
 
@@ -245,35 +266,42 @@ def test(
                 limits.iou_thres,
                 max_det=min(limits.max_det, limits.backend.baked.topk),
                 auto=usual.auto,
+                flip=usual.flip,
             )
+
+        def again(predictor: Predictor) -> Evaluation:
+            return evaluate(predictor, eval_set, batch_size(args, predictor), args.single_cls)
 
         def alone(weights: str) -> Predictor:
             return load(args, weights, size, throughput=False)
 
-        comparison = compare(outcomes, eval_set, folder, alone, outside, not args.no_report)
+        comparison = compare(outcomes, eval_set, folder, alone, outside, again, not args.no_report)
         content["compare"] = comparison.content
-        sections.append(comparison.section)
+        sections.insert(0, comparison.section)
     if not args.no_report:
-        for outcome in outcomes:
-            pictures = results.write_charts(outcome, eval_set)
-            sections.append(results.section(outcome, pictures))
         write_report(folder / "report.html", "Accuracy", facts(args, eval_set), sections)
     return content
+
+
+def check_any(done: List[Any], failed: List[str]) -> None:
+    """Raise InputError if nothing could be done with any file."""
+    if not done:
+        many = "none of %d files could be tested: " % len(failed) if len(failed) > 1 else ""
+        raise InputError(many + failed[0])
 
 
 def save(args: argparse.Namespace, outcome: Outcome, eval_set: EvalSet) -> None:
     """The predictions of one file, in the forms asked for."""
     evaluation = outcome.evaluation
     if args.save_json or args.save_json_kpt:
-        rows = results.coco_results(eval_set, evaluation)
-        results.write_json(outcome.folder, rows)
-        if args.save_json_kpt:
-            print("\n".join(results.coco_api_lines(eval_set, evaluation, rows)))
+        results.write_json(outcome.folder, eval_set, evaluation)
+    if args.save_json_kpt:
+        print("\n".join(results.coco_api_lines(eval_set, evaluation, args.single_cls)))
     if args.save_txt:
         results.write_label_files(outcome.folder, eval_set, evaluation, args.save_conf)
     if args.save_hybrid:
         iou = outcome.predictor.iou_thres
-        results.write_hybrid_labels(outcome.folder, eval_set, evaluation, iou)
+        results.write_hybrid_labels(outcome.folder, eval_set, evaluation, iou, args.conf_thres)
 
 
 def facts(args: argparse.Namespace, eval_set: EvalSet) -> List[Tuple[str, str]]:
@@ -288,27 +316,33 @@ def facts(args: argparse.Namespace, eval_set: EvalSet) -> List[Tuple[str, str]]:
 
 
 def speed(
-    args: argparse.Namespace, size: Optional[HW], eval_set: EvalSet, folder: Path
+    args: argparse.Namespace,
+    size: Optional[HW],
+    eval_set: EvalSet,
+    folder: Path,
+    failed: List[str],
 ) -> Dict[str, Any]:
     """Latency of each file, one batch after the other."""
     from utils.latency import STAGES, measure
-    from utils.sources import read_image
     from utils.tables import markdown, write_csv
 
     header = ["weights", "batch", "size", *(s + " ms" for s in STAGES), "total ms", "95 % ms",
               "images/s"]  # fmt: skip
     rows, content = [], []
-    images = [read_image(p) for p in eval_set.paths[:MAX_SPEED_IMAGES]]
+    images = [read_or_say(p) for p in eval_set.paths[:MAX_SPEED_IMAGES]]
     for weights in args.weights:
-        predictor = load(args, weights, size, throughput=False)
-        check_model(predictor, eval_set, args.single_cls)
-        announce(weights, predictor)
-        batch = predictor.backend.batch or args.batch_size or 1
-        times = measure(predictor, images, batch)
-        total = times.total
+        times = None
+        with collected(args, weights, failed):
+            predictor = load(args, weights, size, throughput=False)
+            check_model(predictor, eval_set, args.single_cls)
+            announce(weights, predictor)
+            batch = predictor.backend.batch or args.batch_size or 1
+            times = measure(predictor, images, batch)
+        if times is None:
+            continue
+        total, rate = times.total, times.images_per_s
         medians = [times.median(s) for s in STAGES]
         numbers = [*medians, float(np.median(total)), float(np.percentile(total, 95))]
-        rate = 1000 / float(np.mean(total))
         hw = "%dx%d" % predictor.net_hw
         rows.append([weights, str(batch), hw, *("%.2f" % n for n in numbers), "%.1f" % rate])
         content.append(
@@ -316,14 +350,17 @@ def speed(
              "size_hw": list(predictor.net_hw), "images_per_s": rate,
              **dict(zip([*STAGES, "total", "total_95"], numbers))}
         )  # fmt: skip
+    check_any(rows, failed)
     print("medians over %d images, ms an image, nothing overlapping:" % len(images))
     print(markdown(header, rows), end="")
     write_csv(folder / "speed.csv", header, rows)
     return {"speed": content}
 
 
-def study(args: argparse.Namespace, eval_set: EvalSet, folder: Path) -> Dict[str, Any]:
-    """Accuracy and time of each file at several sizes."""
+def study(
+    args: argparse.Namespace, eval_set: EvalSet, folder: Path, failed: List[str]
+) -> Dict[str, Any]:
+    """Accuracy and time of each file at several sizes; a fault ends a file, not the run."""
     from utils.charts import study_chart
     from utils.tables import markdown, write_csv
 
@@ -331,19 +368,26 @@ def study(args: argparse.Namespace, eval_set: EvalSet, folder: Path) -> Dict[str
     rows: List[List[str]] = []
     content: List[Dict[str, Any]] = []
     lines = []
-    for weights in args.weights:
-        points = []
-        for side in sorted(set(args.study_sizes)):
-            predictor, found = test_one(args, weights, parse_size([side]), eval_set)
-            ms = found.ms_each["inference"] / predictor.backend.workers
-            values = [found.pose["AP"], found.pose["AP50"], found.box["AP"], found.box["AP50"]]
-            rows.append([weights, str(side), *("%.4f" % v for v in values), "%.2f" % ms])
-            content.append(
-                {"weights": weights, "size": side, "pose": found.pose, "box": found.box,
-                 "inference_ms": ms}
-            )  # fmt: skip
-            points.append((side, ms, found.pose["AP"]))
-        lines.append((Path(weights).name, points))
+    for weights, name in zip(args.weights, results.short_names(args.weights)):
+        points: Dict[int, Tuple[int, float, float]] = {}
+        with collected(args, weights, failed):
+            for side in sorted(set(args.study_sizes)):
+                predictor = load(args, weights, parse_size([side]), throughput=True)
+                px = predictor.net_hw[0]  # a multiple of the stride: the same for several sides
+                if px in points:
+                    continue
+                found = test_one(args, weights, predictor, eval_set)
+                ms = found.ms_each["inference"] / predictor.backend.workers
+                values = [found.pose["AP"], found.pose["AP50"], found.box["AP"], found.box["AP50"]]
+                rows.append([weights, str(px), *("%.4f" % v for v in values), "%.2f" % ms])
+                content.append(
+                    {"weights": weights, "size": px, "pose": found.pose, "box": found.box,
+                     "inference_ms": ms}
+                )  # fmt: skip
+                points[px] = px, ms, found.pose["AP"]
+        if points:
+            lines.append((name, list(points.values())))
+    check_any(rows, failed)
     print(markdown(header, rows), end="")
     write_csv(folder / "study.csv", header, rows)
     if not args.no_report:

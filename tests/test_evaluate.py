@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,8 @@ from tests.test_eval_set import read, write_set
 from utils.backends import load_backend
 from utils.coco import Rows
 from utils.errors import InputError
-from utils.evaluate import batches, evaluate, measure, worst
+from utils.evaluate import STAGES, batches, evaluate, measure, predict, worst
+from utils.pipeline import StageTimer
 from utils.predictor import Predictor
 from utils.truth import empty_truth
 
@@ -111,3 +114,13 @@ def test_no_predictions_at_all():
     none = Rows(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), np.zeros((0, 17, 3)))
     found = measure([none], [empty_truth(17)], [1], ["a"], (0.1,) * 17)
     assert found.pose["AP"] == -1 and np.isnan(found.keypoint_oks).all()
+
+
+def test_size_that_the_json_contradicts_is_named_at_once(tmp_path):
+    data = write_set(tmp_path, with_json=True)
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["images"][0]["width"] = 65
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    predictor = predictor_of(make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()])))
+    with pytest.raises(InputError, match=r"1\.jpg: 48x64 px .* says 48x65"):
+        next(predict(predictor, read(data), 1, StageTimer(STAGES)))

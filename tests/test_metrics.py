@@ -205,3 +205,22 @@ def test_order_of_images_does_not_matter_without_equal_scores():
     one = metrics.pose_figures([images])
     other = metrics.pose_figures([[images[i] for i in rng.permutation(len(images))]])
     assert one == pytest.approx(other, abs=1e-12)
+
+
+def test_mean_curve_of_a_class_that_is_silent():
+    """Above its best score a class has found nobody, as one without any prediction."""
+    right = metrics.confidence_curve(metrics.match([scored([[0.9]], [0.9])]))
+    none = metrics.confidence_curve(metrics.match([scored(np.zeros((0, 1)), [])]))
+    wrong = metrics.confidence_curve(metrics.match([scored([[0.0]], [0.1])]))
+    silent, late = metrics.mean_curve([right, none]), metrics.mean_curve([right, wrong])
+    for one, other in zip(silent, late):
+        assert one.tolist() == other.tolist()
+    assert silent.best()[1:] == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_one_class_is_not_copied():
+    truth, rows = random_image(np.random.default_rng(0))
+    mine, persons = metrics.of_class(rows, truth, 0)
+    assert mine.keypoints is rows.keypoints and persons.keypoints is truth.keypoints
+    mine, persons = metrics.of_class(rows, truth, 1)
+    assert mine.count == persons.count == 0

@@ -5,6 +5,7 @@ import pytest
 
 from tests.conftest import pose_row
 from utils import nms
+from utils.errors import InputError
 from utils.poses import Poses
 
 CASES = Path(__file__).parent / "data" / "torchvision_nms.npz"
@@ -145,6 +146,48 @@ def test_nan_rows_are_never_detections():
     rows = np.stack([pose_row(10, 10, 5, 5), np.full(57, np.nan, np.float32), overflow])
     (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, 0.45)
     assert poses.count == 1
+
+
+@pytest.mark.parametrize("column", [4, 5, 6])
+def test_infinite_scores_are_never_detections(column):
+    rows = np.stack([pose_row(10, 10, 5, 5, nc=2), pose_row(40, 10, 5, 5, nc=2)])
+    rows[1, column] = np.inf
+    torch = pytest.importorskip("torch")
+    (poses,) = nms.raw_to_poses(rows[None], 2, 0.25, 0.45)
+    (on_gpu,) = nms._raw_to_poses_cuda(torch.from_numpy(rows[None]), 2, 0.25, 0.45, False, 9, None)
+    assert poses.count == on_gpu.count == 1
+
+
+def test_what_nms_inside_says_must_be_finite():
+    boxes, scores = np.zeros((1, 3, 4), np.float32), np.full((1, 3, 1), 0.9, np.float32)
+    boxes[0, 1, 2], scores[0, 2] = np.nan, np.inf
+    found = np.array([[3]]), np.zeros((1, 3, 3), int), boxes, np.zeros((1, 3, 51)), scores
+    assert nms.detections_to_poses(found)[0].count == 1
+
+
+def test_class_of_equal_products_is_the_surest():
+    """A tiny objectness makes the products of different probabilities equal."""
+    torch = pytest.importorskip("torch")
+    rows = pose_row(10, 10, 5, 5, 1e-44, nc=2)[None, None]
+    rows[..., 5:7] = 0.95, 1.0
+    thresholds = (1e-45, 0.45, False, 9, None)
+    (on_gpu,) = nms._raw_to_poses_cuda(torch.from_numpy(rows), 2, *thresholds)
+    (poses,) = nms.raw_to_poses(rows, 2, *thresholds)
+    assert poses.classes.tolist() == on_gpu.classes.tolist() == [1]
+
+
+def test_gpu_memory_that_does_not_suffice_is_an_input_error(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    class OnGpu(list):
+        is_cuda = True
+
+    def full(*args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nms, "_raw_to_poses_cuda", full)
+    with pytest.raises(InputError, match="--batch-size 8: .* try 4"):
+        nms.raw_to_poses(OnGpu(range(8)), 1, 0.25, 0.45)
 
 
 @pytest.mark.parametrize("agnostic", [False, True])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from utils.keypoints import LEFT_COLOR, RIGHT_COLOR
-from utils.plots import default_line_width, draw_poses
+from utils.plots import Tile, contact_sheet, default_line_width, draw_poses
 from utils.poses import Poses, empty_poses
 
 
@@ -65,3 +65,11 @@ def test_label_stays_inside_the_image():
 def test_line_width_grows_with_the_image():
     assert default_line_width((1, 1)) == 1
     assert default_line_width((2000, 3000)) > default_line_width((480, 640))
+
+
+def test_names_that_are_not_utf8_end_nothing():
+    name = "caf\udce9"
+    image = canvas()
+    draw_poses(image, person([(100.0, 100)]), [name])
+    tile = Tile(canvas(), person([(1.0, 1)]), person([(1.0, 1)]), name + ".jpg: 1 missed")
+    assert contact_sheet([tile], [name]).std() > 0

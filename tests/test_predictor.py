@@ -204,3 +204,27 @@ def test_thresholds_inside_the_model(capsys):
     assert "warning: --agnostic-nms is ignored" in capsys.readouterr().out
     with pytest.raises(InputError, match="--augment .*NMS inside"):
         Predictor(backend, augment=True)
+
+
+def test_attributes_are_the_thresholds_that_hold(capsys):
+    low = Predictor(InnerBackend((64, 64)), conf_thres=0.1, iou_thres=0.6)
+    assert (low.conf_thres, low.iou_thres) == (0.25, 0.45)
+    high = Predictor(InnerBackend((64, 64)), conf_thres=0.5)
+    assert (high.conf_thres, high.iou_thres) == (0.5, 0.45)
+    capsys.readouterr()
+
+
+class OneEyedBackend(SpotBackend):
+    """SpotBackend that does not see mirrored pictures."""
+
+    def __call__(self, images):
+        raw = super().__call__(images)
+        raw[:, :, 4] *= raw[:, :, 0] < images.shape[3] / 2
+        return raw
+
+
+def test_flip_test_keeps_the_threshold():
+    image = spot(64, 64, 30, 10)
+    (found,) = Predictor(OneEyedBackend((64, 64)), flip=True)([image])
+    assert found.scores == pytest.approx([0.45])
+    assert Predictor(OneEyedBackend((64, 64)), conf_thres=0.5, flip=True)([image])[0].count == 0

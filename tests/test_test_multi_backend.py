@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, make_pose_onnx, pose_row
-from tests.test_eval_set import write_set
+from tests.test_eval_set import PERSON, coco_content, write_set
 from tests.test_evaluate import person_row
 from utils.labels import read_labels
 
@@ -35,6 +36,27 @@ def run(folder, *words, weights=("good.onnx",), size=("--img-size", "64")):
     command = [sys.executable, str(ROOT / "test_multi_backend.py"), "--data", "data.yaml"]
     command += ["--device", "cpu", "--project", "runs", *size, "--weights", *weights, *words]
     return subprocess.run(command, cwd=str(folder), capture_output=True, text=True)
+
+
+def inside_onnx(path, rows, names=("person",), conf=0.1, iou=0.5):
+    """The model that make_pose_onnx makes, with NMS inside."""
+    import onnx
+
+    from models.nms_graph import Nms, add_nms
+
+    model = onnx.load(str(make_pose_onnx(path, rows, names=names)))
+    add_nms(model, len(names), Nms("static", conf, iou, len(rows)))
+    for key, value in {"conf_thres": conf, "iou_thres": iou, "topk": len(rows)}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
+    onnx.save(model, str(path))
+
+
+def two_classes(folder, **options):
+    """The set of two classes; everybody is of the second."""
+    write_set(folder, NAMES, "1" + PERSON[1:], **options)
+    text = (folder / "data.yaml").read_text().replace("nc: 1", "nc: 2")
+    (folder / "data.yaml").write_text(text.replace("[person]", "[cat, person]"))
 
 
 def results(folder, name="exp"):
@@ -119,6 +141,136 @@ def test_labels_to_look_at_and_to_train_on(folder):
     assert labels.count == 2 and np.allclose(labels.boxes[0], 0.5)
 
 
+def test_files_of_one_name(folder):
+    for name in ("good", "bad"):
+        (folder / name).mkdir()
+        (folder / (name + ".onnx")).rename(folder / name / "m.onnx")
+    done = run(folder, "--compare", weights=("good/m.onnx", "bad/m.onnx"))
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs" / "exp" / "m.onnx_2" / "worst.jpg").is_file()
+    assert (folder / "runs" / "exp" / "m.onnx" / "pr.png").is_file()
+    found = results(folder)["compare"]["files"]
+    assert [entry["file"] for entry in found] == ["good/m.onnx", "bad/m.onnx"]
+
+
+@pytest.mark.parametrize("asked, conf", [("0.05", 0.1), ("0.5", 0.5)])
+def test_nms_inside_and_outside_at_the_same_thresholds(folder, asked, conf):
+    rows = np.stack([person_row(0.9), person_row(0.3), pose_row(9, 50, 8, 8, 0.3)])
+    rows[1, :2] += 9, 6  # its IoU with the first is 0.36
+    make_pose_onnx(folder / "plain.onnx", rows)
+    inside_onnx(folder / "inside.onnx", rows, iou=0.3)
+    words = ("--compare", "--no-report", "--conf-thres", asked, "--iou-thres", "0.7")
+    done = run(folder, *words, weights=("plain.onnx", "inside.onnx"))
+    assert done.returncode == 0, done.stderr
+    outside, inside = results(folder)["compare"]["nms"]
+    for entry in (outside, inside):
+        assert (entry["conf"], entry["iou"], entry["change"]) == (conf, 0.3, 0)
+
+
+def test_nms_outside_is_tested_as_the_others_are(folder):
+    """Two looks take the ghost down; the data does not know the model's classes."""
+    names, options = ("cat", "person"), {"nc": 2, "cls": 1}
+    rows = np.stack([person_row(0.6, **options), pose_row(9, 50, 8, 8, 0.8, **options)])
+    make_pose_onnx(folder / "plain.onnx", rows, names=names)
+    inside_onnx(folder / "inside.onnx", rows, names)
+    words = ("--compare", "--no-report", "--flip-test", "--single-cls")
+    done = run(folder, *words, weights=("plain.onnx", "inside.onnx"))
+    assert done.returncode == 0, done.stderr
+    outside, inside = results(folder)["compare"]["nms"]
+    assert outside["kpt_ap"] == inside["kpt_ap"] == pytest.approx(1)
+
+
+def test_one_class_is_suppressed_as_one(folder):
+    rows = [person_row(0.9, nc=2), person_row(0.8, nc=2, cls=1)]
+    make_pose_onnx(folder / "two.onnx", np.stack(rows), names=("cat", "person"))
+    done = run(folder, "--single-cls", "--save-json", "--no-report", weights=("two.onnx",))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((folder / "runs" / "exp" / "predictions.json").read_text())
+    assert [r["image_id"] for r in rows] == [7, 8, 9]
+
+
+def test_hybrid_labels_of_images_with_nobody(folder):
+    write_set(folder, NAMES, "")
+    done = run(folder, "--save-hybrid", "--no-report")
+    assert done.returncode == 0, done.stderr
+    assert "warning: --save-hybrid: " in done.stdout and "above 0.25" in done.stdout
+    make_pose_onnx(folder / "weak.onnx", np.stack([person_row(0.2), pose_row(9, 50, 8, 8, 0.1)]))
+    for words, count in (((), 0), (("--conf-thres", "0.15"), 1)):
+        name = "weak%d" % count
+        done = run(folder, "--save-hybrid", "--no-report", "--name", name, *words,
+                   weights=("weak.onnx",))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert read_labels(folder / "runs" / name / "labels" / "1.txt", 17, 1).count == count
+
+
+def test_hybrid_labels_hold_only_what_can_be_trained_on(folder):
+    content = coco_content(NAMES, (48, 64))
+    content["annotations"].append({**content["annotations"][0], "id": 9, "iscrowd": 1})
+    (folder / "val.json").write_text(json.dumps(content))
+    outside = pose_row(-20, 32, 10, 10, 0.95)  # no width is left on the image
+    make_pose_onnx(folder / "edge.onnx", np.stack([person_row(0.9), outside]))
+    done = run(folder, "--save-hybrid", "--no-report", weights=("edge.onnx",))
+    assert done.returncode == 0, done.stderr
+    for name in NAMES:
+        path = folder / "runs" / "exp" / "labels" / name.replace("jpg", "txt")
+        assert read_labels(path, 17, 1).count == 1
+
+
+def test_one_class_counts_but_files_keep_theirs(folder):
+    two_classes(folder)
+    rows = [person_row(0.9, nc=2), pose_row(9, 50, 8, 8, 0.95, nc=2, cls=1)]
+    make_pose_onnx(folder / "two.onnx", np.stack(rows), names=("cat", "person"))
+    words = ("--single-cls", "--save-hybrid", "--save-json", "--no-report")
+    done = run(folder, *words, weights=("two.onnx",))
+    assert done.returncode == 0, done.stderr
+    assert results(folder)["weights"][0]["pose"]["AP"] == pytest.approx(0.5)
+    labels = read_labels(folder / "runs" / "exp" / "labels" / "1.txt", 17, 2)
+    assert labels.classes.tolist() == [1, 1]  # the one labelled, and one invented
+    rows = json.loads((folder / "runs" / "exp" / "predictions.json").read_text())
+    assert [r["category_id"] for r in rows] == [2, 1] * 3
+
+
+@pytest.mark.parametrize("lacking", ["num_keypoints", "iscrowd", "area", "id", "nothing"])
+def test_pycocotools_beside_ours_with_any_json_we_read(folder, lacking):
+    pytest.importorskip("pycocotools")
+    content = coco_content(NAMES, (48, 64))
+    dog = {"id": 9, "image_id": 7, "category_id": 4, "bbox": [1, 2, 3, 4], "keypoints": []}
+    content["categories"].append({"id": 4, "name": "dog"})
+    content["annotations"][0].update(keypoints=None, num_keypoints=0)
+    for annotation in content["annotations"]:
+        annotation.pop(lacking, None)
+    content["annotations"].append(dog)
+    (folder / "val.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    done = run(folder, "--save-json-kpt", "--no-report", weights=("bad.onnx",))
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"ours within 0e\+00|ours within \de-1\d", done.stdout)) == 2
+
+
+def test_pycocotools_knows_no_single_class(folder):
+    content = coco_content(NAMES, (48, 64))
+    content["categories"].insert(0, {"id": 1, "name": "cat"})
+    two_classes(folder, with_json=True)
+    (folder / "val.json").write_text(json.dumps(content))
+    make_pose_onnx(folder / "two.onnx", person_row(0.9, nc=2)[None], names=("cat", "person"))
+    words = ("--save-json-kpt", "--no-report", "--single-cls")
+    done = run(folder, *words, weights=("two.onnx",))
+    assert done.returncode == 0, done.stderr
+    assert "pycocotools: not comparable" in done.stdout
+
+
+def test_image_whose_name_is_not_utf8(folder):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        (folder / "images" / "1.jpg").rename(folder / "images" / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (folder / "labels" / "1.txt").rename((folder / "labels" / name).with_suffix(".txt"))
+    (folder / "data.yaml").write_text("val: images\nnc: 1\nnames: [person]\n")
+    done = run(folder, "--save-txt", weights=("bad.onnx",))
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs" / "exp" / "report.html").is_file()
+
+
 def test_speed(folder):
     done = run(folder, "--task", "speed", weights=("good.onnx", "bad.onnx"))
     assert done.returncode == 0, done.stderr
@@ -126,6 +278,31 @@ def test_speed(folder):
         rows = list(csv.DictReader(file))
     assert [r["weights"] for r in rows] == ["good.onnx", "bad.onnx"]
     assert all(float(r["inference ms"]) > 0 for r in rows)
+
+
+@pytest.mark.parametrize("task", ["speed", "study"])
+def test_a_late_fault_does_not_take_the_figures_along(folder, task):
+    make_pose_onnx(folder / "5.onnx", np.stack([pose_row(9, 9, 9, 9, nkpt=5)]))
+    words = ("--task", task, "--study-sizes", "64")
+    done = run(folder, *words, weights=("good.onnx", "5.onnx"), size=())
+    assert done.returncode == 1
+    assert "1 of 2 files failed: 5.onnx: the model has 5 keypoints" in done.stderr
+    found = results(folder)
+    assert [entry["weights"] for entry in found[task]] == ["good.onnx"] and found["failed"]
+    assert len((folder / "runs" / "exp" / (task + ".csv")).read_text().splitlines()) == 2
+
+
+def test_speed_of_an_image_that_is_none(folder):
+    (folder / "images" / "2.jpg").write_bytes(b"no image")
+    done = run(folder, "--task", "speed")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "2.jpg: not an image" in done.stderr
+
+
+def test_study_sizes_are_those_that_were_run(folder):
+    done = run(folder, "--task", "study", "--study-sizes", "60", "64", "100", size=())
+    assert done.returncode == 0, done.stderr
+    assert [r["size"] for r in results(folder)["study"]] == [64, 128]
 
 
 def test_study(folder):
@@ -136,6 +313,7 @@ def test_study(folder):
     assert cv2.imread(str(folder / "runs" / "exp" / "study.png")) is not None
     fixed = run(folder, *words, weights=("bad.onnx",), size=())
     assert fixed.returncode == 1 and "the model is fixed to 64 64" in fixed.stderr
+    assert [r["size"] for r in results(folder, "exp2")["study"]] == [64]
 
 
 @pytest.mark.parametrize("flag", ["--augment", "--flip-test"])
@@ -162,6 +340,8 @@ def test_one_bad_file_does_not_take_the_others_along(folder):
         (("--task", "test"), "no key test; it has val"),
         (("--compare",), "two or more"),
         (("--batch-size", "0"), "--batch-size 0: expected at least 1"),
+        (("--task", "study", "--study-sizes", "64", "0"), "--study-sizes 0: expected 1 to 8192"),
+        (("--weights", "good.onnx", "./good.onnx"), "a file is there twice"),
         (("--weights", "none.onnx"), "none.onnx: no such file"),
         (("--data", "none.yaml"), "none.yaml: no such file"),
         (("--task", "everything"), "invalid choice"),

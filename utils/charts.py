@@ -109,7 +109,7 @@ def study_chart(
     figure, (axis,) = _figure(1, 4.2)
     for (name, points), color in zip(lines, _colors(len(lines))):
         sizes, ms, ap = zip(*points)
-        axis.plot(ms, ap, marker="o", color=color, linewidth=2, label=name)
+        axis.plot(ms, ap, marker="o", color=color, linewidth=2, label=_plain(name))
         for size, x, y in zip(sizes, ms, ap):
             axis.annotate(str(size), (x, y), xytext=(3, 5), textcoords="offset points", fontsize=8)
     axis.set_xlabel("inference, ms an image")
@@ -132,10 +132,16 @@ def compare_chart(
         for i, value in enumerate(values):
             axis.text(value + 0.01 * top, i, text % value, va="center", fontsize=9)
         axis.set_xlim(0, 1.18 * top)
-        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
+        shown = [_plain(name) for name in names]
+        axis.set_yticks(range(len(names)), shown if axis is axes[0] else [""] * len(names))
         axis.invert_yaxis()
         axis.set_title(title, loc="left", fontsize=11)
     _save(figure, path)
+
+
+def _plain(name: str) -> str:
+    """A file name for matplotlib, which takes text between two $ for a formula."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8").replace("$", r"\$")
 
 
 def _colors(count: int) -> List[str]:

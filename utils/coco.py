@@ -94,6 +94,31 @@ def read_coco(
     return CocoData(str(path), images, truths, category_ids)
 
 
+def api_content(path: Union[str, Path], category_ids: Sequence[int], nkpt: int) -> Dict[str, Any]:
+    """A COCO JSON that read_coco accepts, with all that pycocotools wants of its annotations.
+
+    What a file may lack is filled in as read_coco does it. num_keypoints stays as the file has it.
+    """
+    content = load_json(path)
+    images = dict(_images(content["images"], []))
+    orders = {entry["id"]: _order(entry.get("keypoints"), nkpt) for entry in content["categories"]}
+    annotations = []
+    for i, entry in enumerate(content["annotations"]):
+        if entry.get("category_id") not in category_ids:
+            continue
+        annotation = _annotation(entry, i, images, nkpt, strict=True)
+        order = orders[annotation["category_id"]]
+        if order is not None:
+            annotation["keypoints"] = [annotation["keypoints"][k] for k in order]
+        labelled = sum(v > 0 for v in annotation["keypoints"][2::3])
+        number = entry.get("num_keypoints")
+        annotation["num_keypoints"] = number if type(number) is int else labelled
+        annotation["iscrowd"] = int(annotation["iscrowd"])
+        annotation["id"] = len(annotations) + 1  # pycocotools takes id 0 for nobody
+        annotations.append(annotation)
+    return {**content, "annotations": annotations}
+
+
 def is_coco(content: Any) -> bool:
     """Whether the content of a JSON file is meant as COCO's."""
     return isinstance(content, dict) and isinstance(content.get("images"), list)
@@ -342,11 +367,12 @@ def coco_api_figures(
     image_ids: Sequence[int],
     kind: str,
     sigmas: Sequence[float],
+    category_ids: Optional[Sequence[int]] = None,
 ) -> Optional[List[float]]:
     """pycocotools' own figures: ten for kind `keypoints`, twelve for `bbox`.
 
-    Args: annotations: a COCO JSON file or its content. results: see result_json. None if
-    pycocotools is not installed.
+    Args: annotations: a COCO JSON file or its content, see api_content. results: see result_json.
+    category_ids: None: all categories. None if pycocotools is not installed.
     """
     import contextlib
     import io
@@ -369,6 +395,8 @@ def coco_api_figures(
             found = truth.loadRes(results)
         evaluation = COCOeval(truth, found, kind)
         evaluation.params.imgIds = sorted(image_ids)
+        if category_ids is not None:
+            evaluation.params.catIds = list(category_ids)
         evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -9,13 +9,12 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from utils import charts, latency
 from utils.eval_set import EvalSet
-from utils.evaluate import Evaluation, evaluate
+from utils.evaluate import Evaluation, read_or_say
 from utils.files import atomic_path
 from utils.latency import Latency
 from utils.predictor import Predictor
 from utils.report import Picture, Section, Table
 from utils.results import Outcome
-from utils.sources import read_image
 from utils.tables import markdown, write_csv
 
 IMAGES = 20  # timed with each file, in each round
@@ -40,6 +39,7 @@ def compare(
     folder: Path,
     alone: Callable[[str], Predictor],
     outside: Callable[[Outcome, Outcome], Predictor],
+    again: Callable[[Predictor], Evaluation],
     with_chart: bool = True,
 ) -> Comparison:
     """Write compare.md, compare.csv, compare.png (and compare-nms.csv) into `folder`.
@@ -48,6 +48,7 @@ def compare(
         alone: a file -> a predictor that has the machine for itself, one inference at a time.
         outside: (a file without NMS, one with NMS inside) -> a predictor of the first with the
             thresholds of the second.
+        again: evaluates a predictor on eval_set as the outcomes were.
     """
     times = _take_turns([alone(o.weights) for o in outcomes], eval_set)
     rows, content = [], []
@@ -60,15 +61,15 @@ def compare(
     text = "Differences are to the first row; latencies are medians of single batches.\n\n"
     text += markdown(HEADER, rows)
     tables = [Table("Precision, size, accuracy, latency", HEADER, rows)]
-    nms_content = _nms(outcomes, eval_set, outside)
+    nms_content = _nms(outcomes, outside, again)
     if nms_content:
         nms_rows = [_nms_cells(e) for e in nms_content]
         write_csv(folder / "compare-nms.csv", NMS_HEADER, nms_rows)
         text += "\nNMS inside the model and outside, at the same thresholds.\n\n"
         text += markdown(NMS_HEADER, nms_rows)
         tables.append(Table("NMS inside and outside, same thresholds", NMS_HEADER, nms_rows))
-    with atomic_path(folder / "compare.md") as tmp:
-        tmp.write_text(text, encoding="utf-8")
+    with atomic_path(folder / "compare.md") as tmp:  # a file name need not be UTF-8
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")
     print("\n" + text, end="")
     pictures = []
     if with_chart:
@@ -83,7 +84,7 @@ def compare(
 
 def _take_turns(predictors: Sequence[Predictor], eval_set: EvalSet) -> List[Latency]:
     """Latency of each, in turns, on the first images of the set."""
-    images = [read_image(p) for p in eval_set.paths[:IMAGES]]
+    images = [read_or_say(p) for p in eval_set.paths[:IMAGES]]
     rounds = [[latency.measure(p, images) for p in predictors] for _ in range(ROUNDS)]
     return [latency.join(parts) for parts in zip(*rounds)]
 
@@ -94,7 +95,7 @@ def _entry(outcome: Outcome, times: Latency, first: float) -> Dict[str, Any]:
     path, found = Path(outcome.weights), outcome.evaluation
     backend = outcome.predictor.backend
     return {
-        "file": path.name,
+        "file": outcome.name,
         "runtime": backend.description.split(",")[0],
         "precision": backend.precision,
         "size_hw": list(outcome.predictor.net_hw),
@@ -126,8 +127,8 @@ def _cells(entry: Dict[str, Any]) -> List[str]:
 
 def _nms(
     outcomes: Sequence[Outcome],
-    eval_set: EvalSet,
     outside: Callable[[Outcome, Outcome], Predictor],
+    again: Callable[[Predictor], Evaluation],
 ) -> List[Dict[str, Any]]:
     """For each file with NMS inside: the first file without, at its thresholds; and itself."""
     plain = next((o for o in outcomes if not o.predictor.backend.end2end), None)
@@ -136,7 +137,7 @@ def _nms(
         if plain is None or not inside.predictor.backend.end2end:
             continue
         predictor = outside(plain, inside)
-        reference = evaluate(predictor, eval_set)
+        reference = again(predictor)
         for where, outcome, found in (
             ("outside", plain, reference),
             ("inside", inside, inside.evaluation),
@@ -150,7 +151,7 @@ def _nms_entry(
 ) -> Dict[str, Any]:
     return {
         "nms": where,
-        "file": Path(outcome.weights).name,
+        "file": outcome.name,
         "conf": predictor.conf_thres,
         "iou": predictor.iou_thres,
         "box_ap": found.box["AP"],

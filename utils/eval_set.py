@@ -36,14 +36,19 @@ class EvalSet(NamedTuple):
         """Number of images (`len()` of a NamedTuple would be its number of fields)."""
         return len(self.paths)
 
-    def truth(self, index: int, image_hw: Tuple[int, int]) -> Truth:
-        """What is on an image of (height, width) px. Raises InputError if the JSON says another."""
-        known, size = self.known[index], self.sizes[index]
+    def check_size(self, index: int, image_hw: Tuple[int, int]) -> None:
+        """Raise InputError if the JSON says another size than (height, width) px of an image."""
+        size = self.sizes[index]
         if size is not None and size != tuple(image_hw):
             raise InputError(
                 "%s: %dx%d px (height x width), but %s says %dx%d"
                 % ((self.paths[index],) + tuple(image_hw) + (self.annotations,) + size)
             )
+
+    def truth(self, index: int, image_hw: Tuple[int, int]) -> Truth:
+        """What is on an image of (height, width) px; see check_size."""
+        self.check_size(index, image_hw)
+        known = self.known[index]
         return from_labels(known, image_hw) if isinstance(known, Labels) else known
 
 

@@ -71,9 +71,11 @@ class Evaluation(NamedTuple):
     """What evaluate found."""
 
     accuracy: Accuracy
-    rows: List[Rows]  # of each image of the set
+    # of each image of the set; classes as the model and the data say also where one counts
+    rows: List[Rows]
     truths: List[Truth]
     sizes: List[HW]  # (height, width) px
+    count: int  # images
     ms_each: Dict[str, float]  # milliseconds an image of each stage, added over threads
     wall_s: float  # reading to NMS
     metrics_s: float
@@ -85,6 +87,10 @@ class Evaluation(NamedTuple):
     @property
     def box(self) -> Dict[str, float]:
         return self.accuracy.box
+
+    def figures_only(self) -> "Evaluation":
+        """Without what it holds of each image: up to a gigabyte for 5,000."""
+        return self._replace(rows=[], truths=[], sizes=[])
 
 
 def evaluate(
@@ -113,16 +119,28 @@ def evaluate(
             bar.update()
     wall = time.perf_counter() - started
     started = time.perf_counter()
-    rows = [result_rows(poses) for poses in found if poses is not None]
+    rows = []
+    for i in range(eval_set.count):  # one by one: both together are a gigabyte for 5,000 images
+        rows.append(result_rows(found[i]))  # type: ignore  # predict has been at every image
+        found[i] = None
     truths = [eval_set.truth(i, hw) for i, hw in enumerate(sizes)]
+    if predictor.backend.nc != len(eval_set.names):  # the data does not know the model's classes
+        rows = [_one_class(r) for r in rows]
     names = eval_set.names
-    if single_class:
-        names = ["object"] if len(names) > 1 else names
-        rows = [r._replace(classes=np.zeros_like(r.classes)) for r in rows]
-        truths = [t._replace(classes=np.zeros_like(t.classes)) for t in truths]
-    accuracy = measure(rows, truths, eval_set.image_ids, names, eval_set.sigmas)
+    if single_class and len(names) > 1:
+        names = ["object"]
+        measured = [_one_class(r) for r in rows], [_one_class(t) for t in truths]
+    else:
+        measured = rows, truths
+    accuracy = measure(*measured, eval_set.image_ids, names, eval_set.sigmas)
+    spent = time.perf_counter() - started
     each = timer.milliseconds_each(eval_set.count)
-    return Evaluation(accuracy, rows, truths, sizes, each, wall, time.perf_counter() - started)
+    return Evaluation(accuracy, rows, truths, sizes, eval_set.count, each, wall, spent)
+
+
+def _one_class(items: Any) -> Any:
+    """Rows or Truth with everybody in class 0."""
+    return items._replace(classes=np.zeros_like(items.classes))
 
 
 def check_model(predictor: Predictor, eval_set: EvalSet, single_class: bool = False) -> None:
@@ -175,7 +193,8 @@ def predict(
         images = []
         with timer("decode"):
             for i in indices:
-                images.append(_read(eval_set.paths[i]))
+                images.append(read_or_say(eval_set.paths[i]))
+                eval_set.check_size(i, images[-1].shape[:2])  # now, not after the last image
         with timer("preprocess"):
             prepared = predictor.preprocess(images)
         return _Job(indices, [(m.shape[0], m.shape[1]) for m in images], prepared)
@@ -205,7 +224,8 @@ def _cores() -> int:
     return available_cores()
 
 
-def _read(path: str) -> np.ndarray:
+def read_or_say(path: str) -> np.ndarray:
+    """read_image; raises InputError with the path."""
     try:
         return read_image(path)
     except (ValueError, OSError) as e:
@@ -255,9 +275,12 @@ def measure(
     poses: List[List[Scored]] = []
     boxes: List[List[Scored]] = []
     for c in range(len(names)):
-        split = [metrics.of_class(rows[i], truths[i], c) for i in order]
-        poses.append([metrics.score_poses(r, t, sigmas) for r, t in split])
-        boxes.append([metrics.score_boxes(r, t) for r, t in split])
+        poses.append([])
+        boxes.append([])
+        for i in order:
+            r, t = metrics.of_class(rows[i], truths[i], c)
+            poses[c].append(metrics.score_poses(r, t, sigmas))
+            boxes[c].append(metrics.score_boxes(r, t))
     pose_matches = [metrics.match(p) for p in poses]
     box_matches = [metrics.match(b) for b in boxes]
     pose_curve, pose_rows, pose_precision = _summary(poses, pose_matches, names)

@@ -2,8 +2,10 @@
 
 times = measure(predictor, images, batch_size=1)
 times.median("inference")      # ms an image
+times.images_per_s
 """
 
+import itertools
 import time
 from typing import Dict, List, NamedTuple, Sequence
 
@@ -31,14 +33,22 @@ class Latency(NamedTuple):
         """(batches,) of all stages together."""
         return np.sum([self.ms[s] for s in STAGES], 0)
 
+    @property
+    def images_per_s(self) -> float:
+        """Images over the sum of seconds; all batches are of one size."""
+        return 1000 / float(self.total.mean())
+
 
 def measure(predictor: Predictor, images: Sequence[np.ndarray], batch_size: int = 1) -> Latency:
     """Time the stages of a predictor; nothing overlaps.
 
     Args: images: (H, W, 3) uint8 BGR. batch_size: at a time, where the model does not say.
+
+    The last batch is filled up with the first images: a smaller one costs more an image.
     """
     size = predictor.backend.batch or batch_size
-    batches = [images[i : i + size] for i in range(0, len(images), size)]
+    cycle = itertools.cycle(images)
+    batches = [list(itertools.islice(cycle, size)) for _ in range(-(-len(images) // size))]
     for batch in (batches * WARM_UP)[:WARM_UP]:
         _time(predictor, batch)
     rows = [_time(predictor, batch) for batch in batches]

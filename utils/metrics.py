@@ -107,7 +107,8 @@ def _scored(similarity: np.ndarray, rows: Rows, truth: Truth, ignored: np.ndarra
 def of_class(rows: Rows, truth: Truth, index: int) -> Tuple[Rows, Truth]:
     """The predictions and the persons of one class."""
     r, t = rows.classes == index, truth.classes == index
-    return Rows(*(f[r] for f in rows)), Truth(*(f[t] for f in truth))
+    mine = rows if r.all() else Rows(*(f[r] for f in rows))  # most data has one class: no copy
+    return mine, truth if t.all() else Truth(*(f[t] for f in truth))
 
 
 class Matches(NamedTuple):
@@ -359,7 +360,7 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
         # at a threshold counts whoever is at least as sure
         index = np.searchsorted(-curve.confidence, -grid, side="right") - 1
         values = np.stack([curve.precision, curve.recall])[:, index.clip(0)]
-        values[:, index < 0] = np.array([[1.0], [0.0]])  # nobody yet: nothing wrong, none found
+        values[:, index < 0] = 0  # nobody yet: as a class without predictions
         parts.append(values)
     precision, recall = np.mean(parts, 0)
     f1 = 2 * precision * recall / np.maximum(precision + recall, _TINY)

@@ -6,6 +6,7 @@ from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
+from utils.errors import InputError
 from utils.poses import Poses, cxcywh_to_xyxy, empty_poses
 
 MAX_CANDIDATES = 30000  # best candidates of an image that enter NMS
@@ -28,9 +29,19 @@ def raw_to_poses(
     Args:
         raw, nc, conf_thres, classes: see `candidates`.
         iou_thres, agnostic, max_det: see `suppress`.
+
+    Raises InputError if the memory of a GPU does not suffice.
     """
     if getattr(raw, "is_cuda", False):
-        return _raw_to_poses_cuda(raw, nc, conf_thres, iou_thres, agnostic, max_det, classes)
+        import torch
+
+        try:
+            return _raw_to_poses_cuda(raw, nc, conf_thres, iou_thres, agnostic, max_det, classes)
+        except torch.cuda.OutOfMemoryError as e:
+            raise InputError(
+                "--batch-size %d: the GPU memory does not suffice for its NMS; try %d"
+                % (len(raw), max(len(raw) // 2, 1))
+            ) from e
     found = candidates(raw, nc, conf_thres, classes)
     return [suppress(poses, iou_thres, agnostic, max_det) for poses in found]
 
@@ -50,7 +61,9 @@ def _raw_to_poses_cuda(
     with torch.inference_mode(), _urgent_stream(raw):
         image, row = (raw[..., 4] > conf_thres).nonzero(as_tuple=True)  # score <= objectness
         rows = raw[image, row].float()
-        scores, labels = (rows[:, 4:5] * rows[:, 5 : 5 + nc]).max(-1)
+        # the surest class first, then the product, as on the host: products may be equal
+        probability, labels = rows[:, 5 : 5 + nc].max(-1)
+        scores = rows[:, 4] * probability
         keep = (scores > conf_thres) & torch.isfinite(rows).all(-1)
         if classes is not None:
             keep &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
@@ -166,10 +179,11 @@ def candidates(
         rows = image[image[:, 4] > conf_thres]  # score <= objectness
         if hasattr(rows, "cpu"):
             rows = rows.cpu().numpy()
-        poses = rows_to_poses(np.asarray(rows, np.float32), nc)
+        rows = np.asarray(rows, np.float32)
+        with np.errstate(invalid="ignore"):
+            poses = rows_to_poses(rows, nc)
         # a network that overflows in FP16 says inf or NaN; nobody is there
-        keep = (poses.scores > conf_thres) & np.isfinite(poses.boxes).all(1)
-        keep &= np.isfinite(poses.keypoints).all((1, 2))
+        keep = (poses.scores > conf_thres) & np.isfinite(rows).all(1)
         if classes is not None:
             keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
         found.append(poses.select(keep))
@@ -206,7 +220,8 @@ def detections_to_poses(
         n = int(count[0])
         keypoints = pose[:n].reshape(n, pose.shape[1] // 3, 3)
         poses = Poses(boxes[:n], scores[:n, 0], index[:n, 1].astype(np.int64), keypoints)
-        keep = (poses.scores > conf_thres) & np.isfinite(poses.keypoints).all((1, 2))
+        keep = (poses.scores > conf_thres) & np.isfinite(poses.scores)  # see candidates
+        keep &= np.isfinite(poses.boxes).all(1) & np.isfinite(poses.keypoints).all((1, 2))
         if classes is not None:
             keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
         result.append(poses.select(np.flatnonzero(keep)[:max_det]))

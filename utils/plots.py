@@ -131,6 +131,7 @@ def draw_label(
     image: np.ndarray, text: str, box: np.ndarray, color: Tuple[int, int, int], width: int
 ) -> None:
     """Text on a filled patch above the box, inside the image."""
+    text = _ascii(text)
     scale, thickness = max(width / 3.0, 0.4), max(width - 1, 1)
     (text_w, text_h), _ = cv2.getTextSize(text, _FONT, scale, thickness)
     pad = max(width, 2)
@@ -141,6 +142,11 @@ def draw_label(
     cv2.putText(
         image, text, (x + pad, y - pad), _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA
     )
+
+
+def _ascii(text: str) -> str:
+    """What OpenCV can draw; file names that are not UTF-8 would end the process."""
+    return text.encode("ascii", "replace").decode("ascii")
 
 
 def _fixed(values: np.ndarray) -> List:
@@ -176,7 +182,8 @@ def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2)
             draw_poses(picture, scaled, names, 1, labels, labels)
             pair.append(_center(picture, TILE_HW))
         bar = np.full((BAR, 2 * TILE_HW[1] + GAP, 3), 255, np.uint8)
-        cv2.putText(bar, tile.title[:95], (2, BAR - 8), _FONT, 0.42, (50, 50, 50), 1, cv2.LINE_AA)
+        title = _ascii(tile.title[:95])
+        cv2.putText(bar, title, (2, BAR - 8), _FONT, 0.42, (50, 50, 50), 1, cv2.LINE_AA)
         gap = np.full((TILE_HW[0], GAP, 3), 255, np.uint8)
         cells.append(np.vstack([bar, np.hstack([pair[0], gap, pair[1]])]))
     blank = np.full_like(cells[0], 255)

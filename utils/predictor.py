@@ -47,7 +47,7 @@ class Predictor:
         conf_thres, iou_thres, agnostic, max_det, classes: see nms.raw_to_poses. None: the
             thresholds of the NMS inside the model, else 0.25 and 0.45. A higher conf_thres, max_det
             and classes filter what NMS inside the model found; the others change nothing there,
-            which a warning says.
+            which a warning says: the attributes are what really happens.
         auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
         augment: look three times (full size, 0.83 mirrored, 0.67) and merge before NMS.
         flip: look twice, as it is and mirrored, and average after NMS, see nms.fuse.
@@ -79,11 +79,10 @@ class Predictor:
                 )
             agnostic = agnostic and backend.nc > 1  # with one class it is the same
             warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic)
-            conf, iou = backend.baked.conf_thres, backend.baked.iou_thres
-        else:
-            conf, iou = DEFAULT_CONF, DEFAULT_IOU
-        self.conf_thres = conf if conf_thres is None else conf_thres
-        self.iou_thres = iou if iou_thres is None else iou_thres
+            conf_thres = max(conf_thres or 0.0, backend.baked.conf_thres)
+            iou_thres, agnostic = backend.baked.iou_thres, False
+        self.conf_thres = DEFAULT_CONF if conf_thres is None else conf_thres
+        self.iou_thres = DEFAULT_IOU if iou_thres is None else iou_thres
         self.agnostic, self.max_det = agnostic, max_det
         self.classes = None if classes is None else list(classes)
         if self.classes is not None:
@@ -162,7 +161,9 @@ class Predictor:
         if self.flip:
             pairs = zip(*(self._suppressed(raw, view) for raw, view in zip(raws, prepared)))
             fused = (nms.fuse(a, b, self.iou_thres, self.agnostic) for a, b in pairs)
-            return [poses.select(slice(self.max_det)) for poses in fused]
+            # the mean of two looks may be below the threshold that each has passed
+            sure = (poses.select(poses.scores > self.conf_thres) for poses in fused)
+            return [poses.select(slice(self.max_det)) for poses in sure]
         views = []
         for raw, view in zip(raws, prepared):
             raw = raw[: len(view.letterboxes)]
@@ -241,7 +242,10 @@ def warn_if_baked(
             % (iou_thres, baked.iou_thres)
         )
     if agnostic:
-        print("warning: --agnostic-nms is ignored: the model has NMS inside, within each class")
+        print(
+            "warning: --agnostic-nms is ignored (--single-cls asks for it, too): the model has NMS "
+            "inside, within each class"
+        )
 
 
 def warn_if_rounded(asked: HW, rounded: HW, stride: int) -> None:

@@ -77,7 +77,8 @@ def write_report(
         "</main></body></html>\n",
     ]
     with atomic_path(path) as tmp:
-        tmp.write_text("\n".join(parts), encoding="utf-8")
+        # a file name need not be UTF-8
+        tmp.write_text("\n".join(parts), encoding="utf-8", errors="backslashreplace")
 
 
 def _section(section: Section) -> str:

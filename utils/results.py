@@ -2,18 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from utils.coco import Rows, coco_api_figures, result_json
+from utils.coco import Rows, api_content, coco_api_figures, result_json
 from utils.eval_set import EvalSet
-from utils.evaluate import Accuracy, Evaluation, worst
+from utils.evaluate import Accuracy, Evaluation, read_or_say, worst
 from utils.files import atomic_path
 from utils.labels import Labels, format_labels
-from utils.metrics import BOX_FIGURES, POSE_FIGURES, box_iou
+from utils.metrics import BOX_FIGURES, MAX_BOXES, POSE_FIGURES, box_iou
 from utils.poses import Poses
-from utils.predictor import Predictor
+from utils.predictor import DEFAULT_CONF, Predictor
 from utils.report import Picture, Section, Table
 from utils.truth import Truth
 from utils.writers import label_text, unique_name, write_image
@@ -21,15 +21,23 @@ from utils.writers import label_text, unique_name, write_image
 WORST = 12  # images on the contact sheet
 VISIBLE = 0.5  # keypoints surer than this become labelled ones in hybrid labels
 SAME = 1e-6  # our figures and pycocotools' may differ by this
+LEAST_SIDE = 1e-6  # of the image; smaller boxes become 0 in label files, which is no box
 
 
 class Outcome(NamedTuple):
     """A model that was tested."""
 
     weights: str
+    name: str  # see short_names
     folder: Path
     predictor: Predictor
     evaluation: Evaluation
+
+
+def short_names(weights: Sequence[str]) -> List[str]:
+    """File names; the whole path where several files have one name."""
+    names = [Path(w).name for w in weights]
+    return [w if names.count(name) > 1 else name for w, name in zip(weights, names)]
 
 
 def content(outcome: Outcome) -> Dict[str, Any]:
@@ -45,7 +53,7 @@ def content(outcome: Outcome) -> Dict[str, Any]:
         "rectangular": predictor.auto,
         "conf_thres": predictor.conf_thres,
         "iou_thres": predictor.iou_thres,
-        "images": len(evaluation.rows),
+        "images": evaluation.count,
         "pose": evaluation.pose,
         "box": evaluation.box,
         "pose_rows": [row._asdict() for row in accuracy.pose_rows],
@@ -54,38 +62,38 @@ def content(outcome: Outcome) -> Dict[str, Any]:
         "best_f1_confidence": accuracy.confidence,
         "ms_each": evaluation.ms_each,
         "workers": backend.workers,
-        "images_per_s": len(evaluation.rows) / evaluation.wall_s,
+        "images_per_s": evaluation.count / evaluation.wall_s,
         "metrics_s": evaluation.metrics_s,
     }
 
 
-def coco_results(eval_set: EvalSet, evaluation: Evaluation) -> List[Dict[str, Any]]:
-    """COCO results entries of all images."""
-    return [
-        row
-        for image_id, rows in zip(eval_set.image_ids, evaluation.rows)
-        for row in result_json(rows, image_id, eval_set.category_ids)
-    ]
+def write_json(folder: Path, eval_set: EvalSet, evaluation: Evaluation) -> None:
+    """predictions.json, COCO results; image by image, as 5,000 together take gigabytes."""
+    path, separator = folder / "predictions.json", ""
+    with atomic_path(path) as tmp, open(str(tmp), "w", encoding="utf-8") as file:
+        file.write("[")
+        for image_id, rows in zip(eval_set.image_ids, evaluation.rows):
+            text = json.dumps(result_json(rows, image_id, eval_set.category_ids))[1:-1]
+            if text:
+                file.write(separator + text)
+                separator = ", "
+        file.write("]")
 
 
-def write_json(folder: Path, results: Sequence[Dict[str, Any]]) -> None:
-    """predictions.json"""
-    with atomic_path(folder / "predictions.json") as tmp:
-        tmp.write_text(json.dumps(results), encoding="utf-8")
-
-
-def coco_api_lines(
-    eval_set: EvalSet, evaluation: Evaluation, results: List[Dict[str, Any]]
-) -> List[str]:
+def coco_api_lines(eval_set: EvalSet, evaluation: Evaluation, single_class: bool) -> List[str]:
     """What pycocotools says of the same predictions, and whether it says the same."""
     if eval_set.annotations is None:
         return ["pycocotools: the data yaml names no COCO JSON; figures are from the label files"]
+    if single_class and len(eval_set.names) > 1:
+        return ["pycocotools: not comparable, it knows no --single-cls"]
+    truth = api_content(eval_set.annotations, eval_set.category_ids, eval_set.nkpt)
+    found = list(_that_count(eval_set, evaluation))
     lines = []
     for kind, names, ours in (
         ("keypoints", POSE_FIGURES, evaluation.pose),
         ("bbox", BOX_FIGURES, evaluation.box),
     ):
-        args = (eval_set.annotations, results, eval_set.image_ids, kind, eval_set.sigmas)
+        args = (truth, found, eval_set.image_ids, kind, eval_set.sigmas, eval_set.category_ids)
         theirs = coco_api_figures(*args)
         if theirs is None:
             return ["pycocotools: not installed (pip install pycocotools); figures are ours"]
@@ -95,6 +103,14 @@ def coco_api_lines(
         if gap > SAME:
             lines.append("warning: ours differ; does num_keypoints of the JSON fit its keypoints?")
     return lines
+
+
+def _that_count(eval_set: EvalSet, evaluation: Evaluation) -> Iterator[Dict[str, Any]]:
+    """COCO results without those beyond the best MAX_BOXES of a class, which nobody looks at."""
+    for image_id, rows in zip(eval_set.image_ids, evaluation.rows):
+        best = [np.flatnonzero(rows.classes == c)[:MAX_BOXES] for c in np.unique(rows.classes)]
+        index = np.sort(np.concatenate([np.zeros(0, np.int64), *best]))
+        yield from result_json(Rows(*(f[index] for f in rows)), image_id, eval_set.category_ids)
 
 
 def write_label_files(
@@ -107,19 +123,33 @@ def write_label_files(
 
 
 def write_hybrid_labels(
-    folder: Path, eval_set: EvalSet, evaluation: Evaluation, iou_thres: float
+    folder: Path,
+    eval_set: EvalSet,
+    evaluation: Evaluation,
+    iou_thres: float,
+    conf_thres: Optional[float] = None,
 ) -> None:
     """labels/*.txt to train on: the labels, and predictions that overlap none of them.
 
-    Predictions below the confidence with the best F1 are left out.
+    Predictions below the confidence with the best F1 are left out. Crowds are no persons to train
+    on, nor are predictions that fill one.
+
+    Args: conf_thres: the confidence where there is no best F1, None: that of detect.
     """
-    least = evaluation.accuracy.confidence
+    least, _, _, best = evaluation.accuracy.pose_curve.best()
+    if best == 0:
+        least = DEFAULT_CONF if conf_thres is None else conf_thres
+        print(
+            "warning: --save-hybrid: no labelled person was found, so there is no confidence with "
+            "the best F1; taking predictions above %g (--conf-thres)" % least
+        )
     for i, name in enumerate(_names(eval_set)):
         rows, truth, hw = evaluation.rows[i], evaluation.truths[i], evaluation.sizes[i]
         iou = box_iou(rows.boxes, truth.boxes, np.zeros(truth.count, bool))
         new = (rows.scores >= least) & ~(iou > iou_thres).any(1)
+        persons = Truth(*(f[~truth.crowd] for f in truth))
         with atomic_path(folder / "labels" / name) as tmp:
-            text = format_labels(_as_labels(truth, hw)) + format_labels(
+            text = format_labels(_as_labels(persons, hw)) + format_labels(
                 _as_labels(_as_truth(Rows(*(f[new] for f in rows))), hw)
             )
             tmp.write_text(text, encoding="utf-8")
@@ -138,14 +168,16 @@ def _as_truth(rows: Rows) -> Truth:
 
 
 def _as_labels(truth: Truth, hw: Sequence[int]) -> Labels:
-    """Truth -> Labels; points outside the image become unlabelled."""
+    """Truth -> Labels without empty boxes; points outside the image become unlabelled."""
     size = np.array([hw[1], hw[0], hw[1], hw[0]], np.float64)
     boxes = truth.boxes.copy()
     boxes[:, :2] += boxes[:, 2:] / 2
     keypoints = truth.keypoints / np.array([hw[1], hw[0], 1.0])
     outside = ((keypoints[..., :2] < 0) | (keypoints[..., :2] > 1)).any(-1)
     keypoints[outside | (keypoints[..., 2] == 0)] = 0
-    return Labels(truth.classes, (boxes / size).clip(0, 1), keypoints)
+    boxes = (boxes / size).clip(0, 1)
+    real = (boxes[:, 2:] >= LEAST_SIDE).all(1)  # a box clipped at the border may have no width
+    return Labels(truth.classes[real], boxes[real], keypoints[real])
 
 
 def to_poses(rows: Rows) -> Poses:
@@ -182,7 +214,6 @@ def write_charts(outcome: Outcome, eval_set: EvalSet) -> List[Picture]:
 
 def _worst_sheet(evaluation: Evaluation, eval_set: EvalSet, errors: Sequence) -> np.ndarray:
     from utils.plots import Tile, contact_sheet
-    from utils.sources import read_image
 
     tiles = []
     for e in errors:
@@ -191,7 +222,7 @@ def _worst_sheet(evaluation: Evaluation, eval_set: EvalSet, errors: Sequence) ->
         title = "%s: %d missed, %d false" % (Path(eval_set.paths[e.index]).name, e.missed, e.false)
         if e.oks:
             title += ", OKS %.2f" % e.oks
-        tiles.append(Tile(read_image(eval_set.paths[e.index]), _truth_poses(truth), shown, title))
+        tiles.append(Tile(read_or_say(eval_set.paths[e.index]), _truth_poses(truth), shown, title))
     return contact_sheet(tiles, eval_set.names)
 
 
