@@ -475,8 +475,8 @@ def populate(module, version):
         if min(shape) < 0:
             shape = config.calibration_profile.shapes[entry.name][1]
         model = onnx.load_model_from_string(network.data)
-        inner = [n for node in model.graph.node for n in node.output if node.op_type == "Conv"]
-        inner += [n for node in model.graph.node for n in node.output if node.op_type == "Mul"]
+        kinds = ("Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize")
+        inner = [n for node in model.graph.node for n in node.output if node.op_type in kinds]
         for name in inner:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
         session = executable(model.SerializeToString())
