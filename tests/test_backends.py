@@ -70,7 +70,7 @@ def test_throughput_splits_the_cores(tmp_path):
         ("x.pth", b"", "expected a .pt, .onnx"),
         ("x.onnx", b"", "cannot load"),
         ("x.onnx", b"garbage" * 100, "cannot load"),
-        ("x.trt", b"engine", "not supported by this version"),
+        ("x.trt", b"engine", "--device cpu: x.trt needs a GPU"),
     ],
 )
 def test_files_that_cannot_run(tmp_path, name, content, message):

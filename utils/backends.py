@@ -146,10 +146,9 @@ def load_backend(
         raise InputError("--half goes with .pt weights; %s has its precision built in" % path.name)
     if suffix == ".onnx":
         return OnnxBackend(path, gpu, throughput)
-    raise InputError(
-        "--weights %s: TensorRT engines are not supported by this version yet; use the .onnx"
-        % weights
-    )
+    from utils.trt_backend import TensorrtBackend
+
+    return TensorrtBackend(path, gpu)
 
 
 def parse_device(device: str) -> Optional[int]:

@@ -63,6 +63,15 @@ def fit(image_hw: HW, net_hw: HW, canvas_hw: Optional[HW] = None, center: bool =
     return Letterbox((new_h / h, new_w / w), (top, left), (h, w), (new_h, new_w))
 
 
+def stretch(image_hw: HW, net_hw: HW) -> Letterbox:
+    """An image resized to fill net_hw, whatever becomes of its aspect ratio.
+
+    Args: image_hw, net_hw: (height, width) px, both at least 1.
+    """
+    (h, w), (net_h, net_w) = image_hw, net_hw
+    return Letterbox((net_h / h, net_w / w), (0, 0), (h, w), (net_h, net_w))
+
+
 def parse_size(values: Sequence[int]) -> HW:
     """--img-size, one number or height width -> (height, width) px.
 

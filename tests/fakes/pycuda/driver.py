@@ -1,0 +1,112 @@
+"""Stand-in for pycuda.driver on a machine without a GPU.
+
+Faithful in what goes wrong in practice: every call needs a current context in its own thread, and
+what is put on a stream happens when the stream is synchronized, not before.
+"""
+
+import ctypes
+import os
+import threading
+
+import numpy as np
+
+
+class Error(Exception):
+    pass
+
+
+class LogicError(Error):
+    pass
+
+
+_current = threading.local()
+streams = {}
+
+
+def _stack():
+    if not hasattr(_current, "stack"):
+        _current.stack = []
+    return _current.stack
+
+
+def require_context():
+    if not _stack():
+        raise LogicError("invalid device context")
+
+
+def init():
+    if os.environ.get("FAKE_NO_CUDA"):
+        raise Error("cuInit failed: no CUDA-capable device is detected")
+
+
+class Context:
+    def push(self):
+        _stack().append(self)
+
+    @staticmethod
+    def pop():
+        require_context()
+        _stack().pop()
+
+
+_primary = Context()
+
+
+class Device:
+    def __init__(self, index):
+        self.index = index
+
+    @staticmethod
+    def count():
+        return 1
+
+    def name(self):
+        return os.environ.get("FAKE_GPU", "Xavier")
+
+    def total_memory(self):
+        return 8 << 30
+
+    def retain_primary_context(self):
+        return _primary
+
+
+class DeviceAllocation:
+    def __init__(self, size):
+        self._memory = ctypes.create_string_buffer(size)
+
+    def __int__(self):
+        return ctypes.addressof(self._memory)
+
+
+def mem_alloc(size):
+    require_context()
+    return DeviceAllocation(size)
+
+
+class Stream:
+    def __init__(self):
+        require_context()
+        self.handle = 1000 + len(streams)
+        self.work = []
+        streams[self.handle] = self
+
+    def synchronize(self):
+        require_context()
+        work, self.work = self.work, []
+        for step in work:
+            step()
+
+
+def pagelocked_empty(shape, dtype):
+    require_context()
+    return np.full(shape, 77, dtype)
+
+
+def memcpy_htod_async(target, array, stream):
+    require_context()
+    stream.work.append(lambda: ctypes.memmove(int(target), array.ctypes.data, array.nbytes))
+
+
+def memcpy_dtoh_async(array, source, stream):
+    require_context()
+    stream.work.append(lambda: ctypes.memmove(array.ctypes.data, int(source), array.nbytes))

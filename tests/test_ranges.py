@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from utils import ranges
+from utils.errors import InputError
+from utils.ranges import LEVELS, Histogram
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def filled(*images):
+    histogram = Histogram()
+    for image in images:
+        histogram.add(np.asarray(image, np.float32))
+    return histogram
+
+
+def int8_error(values, limit):
+    scale = limit / LEVELS
+    return float(((np.clip(np.round(values / scale), -128, 127) * scale - values) ** 2).mean())
+
+
+def test_minmax_is_exact():
+    assert ranges.minmax(filled([0.1, -3.7], [2.0])) == np.float32(3.7)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_percentile_is_numpys(seed):
+    values = np.random.default_rng(seed).standard_normal(20000).astype(np.float32) * 10**seed
+    for percent in (50, 99, 99.9):
+        ours = ranges.percentile(filled(values), percent)
+        assert ours == pytest.approx(np.percentile(np.abs(values), percent), rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shape", [silu, np.asarray, np.abs], ids=["silu", "gauss", "positive"])
+def test_mse_is_near_the_best_range(seed, shape):
+    rng = np.random.default_rng(seed)
+    values = shape(rng.standard_normal(50000) * rng.uniform(0.3, 20)).astype(np.float32)
+    values[:5] *= 8  # outliers
+    best = min(int8_error(values, limit) for limit in np.abs(values).max() * np.geomspace(0.05, 1))
+    assert int8_error(values, ranges.mse(filled(values))) < 1.15 * best
+
+
+def test_one_odd_picture_does_not_cost_the_others_their_bits():
+    rng = np.random.default_rng(0)
+    usual = [silu(rng.standard_normal(5000) * 2) for _ in range(50)]
+    odd = silu(rng.standard_normal(5000) * 60)
+    alone, together = ranges.mse(filled(*usual)), ranges.mse(filled(*usual, odd))
+    assert together < 1.3 * alone < 0.2 * ranges.minmax(filled(*usual, odd))
+
+
+def test_entropy_clips_a_tail_and_keeps_a_box():
+    rng = np.random.default_rng(0)
+    tail = np.concatenate([rng.standard_normal(100000), [40.0]])
+    assert 2 < ranges.entropy(filled(tail)) < 20
+    box = rng.uniform(-1, 1, 100000)
+    assert ranges.entropy(filled(box)) > 0.9
+
+
+def test_passes_add_up():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 3000))
+    merged, both = filled(a), filled(a, b)
+    merged.merge(filled(b))
+    assert (merged.counts == both.counts).all() and merged.amax == both.amax
+    assert merged.images == 2
+    np.testing.assert_allclose(merged.log_error, both.log_error)
+
+
+@pytest.mark.parametrize("method", list(ranges.METHODS))
+def test_a_tensor_of_zeros(method):
+    assert ranges.choose({"x": filled(np.zeros(10))}, method) == {"x": 0.0}
+    assert ranges.choose({"x": Histogram()}, method) == {"x": 0.0}
+
+
+def test_not_finite():
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            filled([1.0, value])
+
+
+def test_unknown_method():
+    with pytest.raises(InputError, match="--calib_method Max: expected Entropy, MinMax"):
+        ranges.choose({}, "Max")
+
+
+def test_collect_counts_every_image(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    from tests.small_net import make_small_net, run_onnx
+
+    path = make_small_net(tmp_path / "x.onnx", batch=2)
+    model = onnx.load(str(path))
+    batches = list(np.random.default_rng(0).random((3, 2, 3, 64, 64), np.float32))
+    names = ["input", "stem_out", "residual_out"]
+    found = ranges.collect(model, batches, names)
+    assert list(found) == names and found["stem_out"].images == 6
+    assert found["input"].amax == np.max(batches)
+    assert found["stem_out"].counts.sum() == 6 * 8 * 32 * 32
+    assert len(run_onnx(path, batches[0])) == 1  # the model itself got no outputs
+    with pytest.raises(ValueError, match="no tensor nobody"):
+        ranges.collect(model, [], ["nobody"])
