@@ -119,7 +119,7 @@ def look(item: Item) -> Seen:
     label, has_label = label_path(item.image), True
     truth = empty_truth(item.nkpt)
     try:
-        text = label.read_text(encoding="utf-8")
+        text = label.read_text(encoding="utf-8-sig")
         labels, faults = scan_labels(text, item.nkpt, item.nc)
         findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
         # without a size the shares of the table still hold; what needs pixels is not looked at
@@ -269,7 +269,7 @@ def orphans(images: Sequence[str]) -> List[str]:
             continue
         stems = {os.path.splitext(n)[0] for n in os.listdir(str(image_folder))
                  if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES}  # fmt: skip
-        names = (os.path.splitext(n) for n in sorted(os.listdir(str(label_folder))))
+        names = (os.path.splitext(n) for n in sorted(os.listdir(str(label_folder))) if n[0] != ".")
         found += [str(label_folder / (stem + suffix)) for stem, suffix in names
                   if suffix == ".txt" and stem not in stems]  # fmt: skip
     return found

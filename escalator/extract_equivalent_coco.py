@@ -18,8 +18,8 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli
-from utils.errors import InputError
 from utils.files import atomic_path
+from utils.labels import read_list
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -37,14 +37,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def read_lines(path: str) -> List[str]:
     """The lines of a list file, each once. Raises InputError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise InputError("%s: expected a text file with an image path a line" % path) from e
-    lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    if not lines:
-        raise InputError("%s: an empty list" % path)
-    return lines
+    return list(dict.fromkeys(read_list(path)))
 
 
 def choose(lines: List[str], count: int, seed: int) -> List[str]:

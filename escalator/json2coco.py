@@ -24,15 +24,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from escalator.json2yolo import check_args
-from escalator.pairs import (
-    ImageFolder,
-    Loaded,
-    coco_jobs,
-    common_folder,
-    default_image_dir,
-    find_jobs,
-    load,
-)
+from escalator.pairs import NO_JSON, Loaded, coco_among, common_folder, find_jobs, load
 from escalator.tally import Tally
 from utils import cli
 from utils.bulk import bulk_map
@@ -69,14 +61,16 @@ def json2coco(
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
-    jobs, tally.faults = find_jobs(json_dir, image_dir, names, nkpt)
-    loaded = list(bulk_map(load, jobs, "json2coco", workers))
+    found = find_jobs(json_dir, image_dir, names, nkpt)
+    tally.faults = list(found.faults)
+    loaded = list(bulk_map(load, found.jobs, "json2coco", workers))
     coco_files = [item.job.json or "" for item in loaded if item.is_coco]
     if coco_files:
-        images = ImageFolder(image_dir or default_image_dir(Path(json_dir)))
-        jobs, faults = coco_jobs(coco_files, images, names, nkpt)
-        tally.faults += faults
-        loaded += bulk_map(load, jobs, "json2coco", workers)
+        more = coco_among(found, coco_files, json_dir, image_dir, nkpt)
+        tally.faults += more.faults
+        loaded += bulk_map(load, more.jobs, "json2coco", workers)
+    else:
+        tally.notes[NO_JSON] = found.bare
     done = []
     for item in loaded:
         tally.faults += item.faults

@@ -32,7 +32,7 @@ from typing import Dict, List, NamedTuple, Sequence
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from escalator.pairs import NO_JSON, ImageFolder, Job, coco_jobs, default_image_dir, find_jobs, load
+from escalator.pairs import NO_JSON, Job, coco_among, find_jobs, load
 from escalator.tally import Tally
 from utils import cli
 from utils.bulk import bulk_map
@@ -88,17 +88,15 @@ def json2yolo(
 ) -> Tally:
     """Convert; see the text above. Raises InputError if there is nothing to convert."""
     tally = Tally()
-    jobs, tally.faults = find_jobs(json_dir, image_dir, names, nkpt)
-    per_image = bool(jobs) and jobs[0].json is not None
-    coco_files = _convert_all(jobs, json_dir, label_dir, tally, workers)
+    found = find_jobs(json_dir, image_dir, names, nkpt)
+    tally.faults = list(found.faults)
+    coco_files = _convert_all(found.jobs, json_dir, label_dir, tally, workers)
     if coco_files:
-        images = ImageFolder(image_dir or default_image_dir(Path(json_dir)))
-        jobs, faults = coco_jobs(coco_files, images, names, nkpt)
-        tally.faults += faults
-        _convert_all(jobs, json_dir, label_dir, tally, workers)
-    elif per_image and os.path.isdir(json_dir):
-        images = ImageFolder(image_dir or default_image_dir(Path(json_dir)))
-        tally.notes[NO_JSON] = len(set(images.by_key) - {job.key for job in jobs})
+        more = coco_among(found, coco_files, json_dir, image_dir, nkpt)
+        tally.faults += more.faults
+        _convert_all(more.jobs, json_dir, label_dir, tally, workers)
+    else:
+        tally.notes[NO_JSON] = found.bare
     return tally
 
 

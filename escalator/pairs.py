@@ -1,7 +1,7 @@
 """Which image an annotation belongs to, and what is on it.
 
-    jobs, faults = find_jobs("data/custom_kpts/annotations", "", ["person"], nkpt=17)
-    loaded = load(jobs[0])                            # loaded.truth in pixels of the image
+    found = find_jobs("data/custom_kpts/annotations", "", ["person"], nkpt=17)
+    loaded = load(found.jobs[0])                      # loaded.truth in pixels of the image
 
 Annotations are a folder of JSON files (ours or labelme's, one an image), a COCO JSON, a folder
 with COCO JSONs in it, or a list file of images.
@@ -11,11 +11,12 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from utils.annotations import Annotation, IsCoco, fit, read_annotation
 from utils.coco import is_coco, load_json, read_coco
 from utils.errors import InputError, one_line
+from utils.files import walk_files
 from utils.image_size import read_image_hw
 from utils.labels import list_images
 from utils.letterbox import HW
@@ -40,6 +41,14 @@ class Job(NamedTuple):
     nkpt: int
 
 
+class Found(NamedTuple):
+    """What is to be converted."""
+
+    jobs: List[Job]
+    faults: List[str]  # complete messages about what cannot be converted
+    bare: int = 0  # images without a JSON, if each has one of its own
+
+
 class Loaded(NamedTuple):
     """A Job done: persons in pixels of an image of (height, width) px, None if that failed."""
 
@@ -56,32 +65,42 @@ class ImageFolder:
 
     def __init__(self, folder: str):
         self.folder = folder
-        self.by_key: Dict[str, List[str]] = defaultdict(list)  # path without suffix -> paths
+        self._by_key: Dict[str, List[str]] = defaultdict(list)
         self._by_stem: Dict[str, List[str]] = defaultdict(list)
-        for directory, _, names in os.walk(folder):
-            for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                    path = os.path.join(directory, name)
-                    self.by_key[self.key(path)].append(path)
-                    self._by_stem[_normal(os.path.splitext(name)[0])].append(path)
+        for path in walk_files(folder):
+            stem, suffix = os.path.splitext(os.path.basename(path))
+            if suffix.lower() in IMAGE_SUFFIXES:
+                self._by_key[_normal(self.key(path))].append(path)
+                self._by_stem[_normal(stem)].append(path)
 
     def key(self, path: str) -> str:
-        """Path below the folder, with slashes, without suffix."""
-        return _normal(os.path.splitext(os.path.relpath(path, self.folder))[0].replace(os.sep, "/"))
+        """Path below the folder, with slashes, without suffix; spelled as on the disk."""
+        return _key(path, self.folder)
 
-    def find(self, key: str, name: str = "") -> Optional[str]:
+    def exact(self, key: str) -> List[str]:
+        """The images of this very key."""
+        return self._by_key.get(_normal(key), [])
+
+    def find(self, key: str, name: str = "", taken: Collection[str] = ()) -> Optional[str]:
         """The image of this key, or the only one of this stem; with `name` only one named so.
+
+        Args: taken: images that are another key's own.
 
         Raises ValueError if there are several.
         """
-        stem = PurePosixPath(key).name
-        paths = self.by_key.get(_normal(key)) or self._by_stem.get(_normal(stem)) or []
+        paths = self.exact(key)
+        if not paths:
+            stem = _normal(PurePosixPath(key).name)
+            paths = [p for p in self._by_stem.get(stem, []) if p not in taken]
         if name:
-            exact = [p for p in paths if _normal(os.path.basename(p)) == _normal(name)]
-            paths = exact or ([] if os.path.splitext(name)[1] else paths)
+            paths = _named(paths, name)
         if len(paths) > 1:
             raise ValueError("several images of one name: %s" % ", ".join(sorted(paths)[:3]))
         return paths[0] if paths else None
+
+    def left_out(self, jobs: Iterable[Job]) -> int:
+        """How many images none of the jobs is about."""
+        return len(set(self._by_key) - {_normal(job.key) for job in jobs})
 
 
 def _normal(text: str) -> str:
@@ -89,9 +108,24 @@ def _normal(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def find_jobs(
-    source: str, image_dir: str, names: Sequence[str], nkpt: int
-) -> Tuple[List[Job], List[str]]:
+def _key(path: str, folder: str) -> str:
+    """Path below a folder, with slashes, without suffix."""
+    return os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/")
+
+
+def _named(paths: List[str], name: str) -> List[str]:
+    """Those of this file name, or else of this one but for capitals in the suffix.
+
+    All for a name without a suffix.
+    """
+    suffix = os.path.splitext(name)[1].lower()
+    if not suffix:
+        return paths
+    exact = [p for p in paths if _normal(os.path.basename(p)) == _normal(name)]
+    return exact or [p for p in paths if os.path.splitext(p)[1].lower() == suffix]
+
+
+def find_jobs(source: str, image_dir: str, names: Sequence[str], nkpt: int) -> Found:
     """Images to convert, and messages about those that cannot be.
 
     Args:
@@ -105,24 +139,42 @@ def find_jobs(
     if image_dir and not os.path.isdir(image_dir):
         raise InputError("--image_dir %s: no such folder" % image_dir)
     if path.is_dir():
-        files = sorted(
-            os.path.join(d, n)
-            for d, _, found in os.walk(source)
-            for n in found
-            if n.lower().endswith(".json")
-        )
+        files = _json_files(source)
         if not files:
             raise InputError("--json_dir %s: no .json files in this folder" % source)
         images = ImageFolder(image_dir or default_image_dir(path))
-        return _file_jobs(files, source, images, names, nkpt)
+        jobs, faults = _file_jobs(files, source, images, names, nkpt)
+        return Found(jobs, faults, images.left_out(jobs))
     if not path.is_file():
         raise InputError("--json_dir %s: no such file or folder" % source)
     if path.suffix.lower() == ".json":
         images = ImageFolder(image_dir or default_image_dir(path.parent))
         if is_coco(load_json(path)):
-            return coco_jobs([source], images, names, nkpt)
-        return _file_jobs([source], str(path.parent), images, names, nkpt)
+            return Found(*coco_jobs([source], images, names, nkpt))
+        return Found(*_file_jobs([source], str(path.parent), images, names, nkpt))
     return _list_jobs(source, names, nkpt)
+
+
+def coco_among(found: Found, files: Sequence[str], source: str, image_dir: str, nkpt: int) -> Found:
+    """Images of those JSON files of `found` that turned out to be COCO's.
+
+    An image that also has a JSON of its own is left out: which of both is right, who knows.
+    """
+    own = {_normal(job.key): job for job in found.jobs if job.json not in files}
+    images = ImageFolder(image_dir or default_image_dir(Path(source)))
+    jobs, faults = coco_jobs(files, images, found.jobs[0].names, nkpt)
+    alone = []
+    for job in jobs:
+        other = own.get(_normal(job.key))
+        if other is None:
+            alone.append(job)
+        else:
+            faults.append("%s: left out, %s is of this image, too" % (job.name, other.name))
+    return Found(alone, faults)
+
+
+def _json_files(folder: str) -> List[str]:
+    return [path for path in walk_files(folder) if path.lower().endswith(".json")]
 
 
 def default_image_dir(json_folder: Path) -> str:
@@ -139,10 +191,11 @@ def _file_jobs(
 ) -> Tuple[List[Job], List[str]]:
     """A job for each JSON file of one image."""
     jobs, faults = [], []
-    for file in files:
-        key = os.path.splitext(os.path.relpath(file, folder))[0].replace(os.sep, "/")
+    keys = {file: _key(file, folder) for file in files}
+    taken = {path for key in keys.values() for path in images.exact(key)}
+    for file, key in keys.items():
         try:
-            image = images.find(key)
+            image = images.find(key, taken=taken)
         except ValueError as e:
             faults.append("%s: %s" % (file, e))
             continue
@@ -151,19 +204,51 @@ def _file_jobs(
     return _apart(jobs, faults)
 
 
-def _list_jobs(path: str, names: Sequence[str], nkpt: int) -> Tuple[List[Job], List[str]]:
-    """A job for each image of a list file; its JSON is in `annotations` in place of `images`."""
-    jobs = []
+def _list_jobs(path: str, names: Sequence[str], nkpt: int) -> Found:
+    """A job for each image of a list file that has a JSON.
+
+    The JSON is in `annotations` in place of `images`; if not at the same place there, then the one
+    that the folder of annotations as a whole would give this image.
+    """
     paths = list_images(path)
-    folder = common_folder(paths)
+    roots = {image: _images_folder(image) for image in paths}
+    folders = set(roots.values())
+    folder = folders.pop() if len(folders) == 1 else ""
+    folder = folder or common_folder(paths)
+    elsewhere: Dict[str, Dict[str, str]] = {}  # folder of images -> its images -> their JSONs
+    jobs, bare = [], 0
     for image in paths:
-        parts = list(Path(image).with_suffix(".json").parts)
-        folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]
-        if folders:
-            parts[folders[-1]] = "annotations"
-        key = os.path.splitext(os.path.relpath(image, folder))[0].replace(os.sep, "/")
-        jobs.append(Job(image, key, image, str(Path(*parts)), None, tuple(names), nkpt))
-    return _apart(jobs, [])
+        root = roots[image]
+        json = os.path.splitext(image)[0] + ".json"
+        if root:
+            annotations = os.path.join(os.path.dirname(root), "annotations")
+            json = os.path.join(annotations, os.path.relpath(json, root))
+            if not os.path.isfile(json):
+                if root not in elsewhere:
+                    elsewhere[root] = _json_of_images(annotations, root, names, nkpt)
+                json = elsewhere[root].get(image, json)
+        if os.path.isfile(json):
+            jobs.append(Job(image, _key(image, folder), image, json, None, tuple(names), nkpt))
+        else:
+            bare += 1
+    if not jobs:
+        raise InputError("--json_dir %s: no image has a JSON, such as %s" % (path, json))
+    return Found(*_apart(jobs, []), bare)
+
+
+def _images_folder(image: str) -> str:
+    """The path up to the last folder `images`, empty if there is none; see labels.label_path."""
+    parts = Path(image).parts[:-1]
+    places = [i for i, part in enumerate(parts) if part == "images"]
+    return str(Path(*parts[: places[-1] + 1])) if places else ""
+
+
+def _json_of_images(
+    annotations: str, folder: str, names: Sequence[str], nkpt: int
+) -> Dict[str, str]:
+    """Image -> JSON file, for two folders."""
+    jobs, _ = _file_jobs(_json_files(annotations), annotations, ImageFolder(folder), names, nkpt)
+    return {os.path.normpath(job.image): job.json for job in jobs if job.image and job.json}
 
 
 def common_folder(paths: Sequence[str]) -> str:
@@ -177,6 +262,7 @@ def coco_jobs(
     """A job for each image of COCO JSONs."""
     jobs: List[Job] = []
     faults: List[str] = []
+    entries: List[Tuple[str, str, Annotation]] = []  # what messages call it, path below images
     for file in files:
         inside: List[str] = []
         try:
@@ -188,23 +274,35 @@ def coco_jobs(
         for key, entry in coco.images.items():
             name = "%s: %s" % (file, entry.file_name)
             below = _below(entry.file_name)
-            stem = os.path.splitext(below)[0]
-            try:
-                image = images.find(stem, PurePosixPath(below).name)
-            except ValueError as e:
-                faults.append("%s: %s" % (name, e))
+            if not below:
+                faults.append("%s: file_name is not the name of a file" % name)
                 continue
             truth = coco.truths[key]
             persons = ["person %d" % (i + 1) for i in range(truth.count)]
             annotation = Annotation(truth, persons, entry.file_name, entry.hw)
-            stem = images.key(image) if image else stem
-            jobs.append(Job(name, stem, image, None, annotation, tuple(names), nkpt))
+            entries.append((name, below, annotation))
+    stems = [os.path.splitext(below)[0] for _, below, _ in entries]
+    taken = {path for stem in stems for path in images.exact(stem)}
+    for stem, (name, below, annotation) in zip(stems, entries):
+        try:
+            image = images.find(stem, PurePosixPath(below).name, taken)
+        except ValueError as e:
+            faults.append("%s: %s" % (name, e))
+            continue
+        stem = images.key(image) if image else stem
+        jobs.append(Job(name, stem, image, None, annotation, tuple(names), nkpt))
     return _apart(jobs, faults)
 
 
 def _below(file_name: str) -> str:
-    """A file name of a JSON as a path that stays below a folder."""
+    """A file name of a JSON as a path that stays below a folder; empty if it names no file."""
     path = PurePosixPath(file_name.replace("\\", "/"))
+    if not path.parts or path.name == ".." or "\0" in file_name:
+        return ""
+    try:
+        os.fsencode(file_name)
+    except UnicodeEncodeError:  # half a character
+        return ""
     if path.is_absolute() or ":" in path.parts[0]:
         return path.name
     return "/".join(part for part in path.parts if part != "..")

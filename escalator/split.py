@@ -11,6 +11,7 @@ nobody, with one, with two or three, and with more persons on them (by their lab
 """
 
 import argparse
+import contextlib
 import os
 import random
 import sys
@@ -22,7 +23,7 @@ if not __package__:
 
 from utils import cli
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import atomic_path, check_utf8
 from utils.labels import label_path, list_images
 
 LISTS = ("train", "val", "test")
@@ -106,7 +107,7 @@ def split_names(
 def persons_on(image: str) -> int:
     """Lines of the label file, at most CROWDED, and 2 for 3. Raises InputError without one."""
     try:
-        with open(str(label_path(image)), encoding="utf-8", errors="replace") as file:
+        with open(str(label_path(image)), encoding="utf-8-sig", errors="replace") as file:
             count = min(sum(bool(line.strip()) for line in file), CROWDED)
     except OSError as e:
         raise InputError(
@@ -125,7 +126,7 @@ def split(
 ) -> List[int]:
     """Write the lists; returns how many images each has.
 
-    Raises InputError before any is written.
+    Raises InputError before any is written: lists of two splits would overlap.
     """
     ratios = check_ratios(ratios)
     if not os.path.isdir(image_dir):
@@ -144,16 +145,20 @@ def split(
         raise InputError("%s: %d images for %d lists" % (image_dir, len(names), wanted))
     groups = [persons_on(p) for p in images] if stratified else ()
     parts = split_names(names, ratios, seed, groups)
-    for task, part in zip(LISTS, parts):
-        path = Path(out_path) / (task + ".txt")
-        if part:
-            with atomic_path(path) as tmp:
+    for name in names:
+        check_utf8(prefix_path + name)
+    done = []
+    with contextlib.ExitStack() as stack:  # at its end the lists replace those of an earlier split
+        for task, part in zip(LISTS, parts):
+            path = Path(out_path) / (task + ".txt")
+            if part:
                 text = "".join("%s%s\n" % (prefix_path, name) for name in part)
-                tmp.write_bytes(text.encode("utf-8"))
-            print("%s: %d images" % (path, len(part)))
-        elif path.exists():
-            path.unlink()
-            print("%s: of an earlier split, removed" % path)
+                stack.enter_context(atomic_path(path)).write_bytes(text.encode("utf-8"))
+                done.append("%s: %d images" % (path, len(part)))
+            elif path.exists():
+                path.unlink()
+                done.append("%s: of an earlier split, removed" % path)
+    print("\n".join(done))
     first = os.path.join(out_path, prefix_path + names[0])
     if not os.path.exists(first):
         print("warning: --prefix_path %s: there is no %s" % (prefix_path, os.path.normpath(first)))

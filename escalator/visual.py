@@ -15,7 +15,7 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Sequence, Set
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -72,6 +72,12 @@ def draw(
     return image
 
 
+def image_folders(paths: Sequence[str]) -> Set[str]:
+    """Real paths of the folders that hold the images, or links to them and what these lead to."""
+    links = [os.path.realpath(p) for p in paths if os.path.islink(p)]
+    return {os.path.realpath(d) for d in {os.path.dirname(p) for p in [*paths, *links]}}
+
+
 def target_names(paths: Sequence[str]) -> List[str]:
     """A .jpg for each image; a, a_2 for two of one name."""
     taken: set = set()
@@ -92,12 +98,11 @@ def main(args: argparse.Namespace) -> None:
         if getattr(args, flag) < 0:
             raise InputError("--%s %d: expected at least 0" % (flag, getattr(args, flag)))
     paths = list_images(os.path.join(args.data_root, args.data_file))
+    if os.path.realpath(args.save_dir) in image_folders(paths):
+        raise InputError("--save_dir %s: the pictures would overwrite the images" % args.save_dir)
     if 0 < args.visual_num < len(paths):
         chosen = random.Random(args.seed).sample(range(len(paths)), args.visual_num)
         paths = [paths[i] for i in sorted(chosen)]
-    folder = Path(args.save_dir).resolve()
-    if any(Path(p).resolve().parent == folder for p in paths):
-        raise InputError("--save_dir %s: the pictures would overwrite the images" % args.save_dir)
     failed = 0
     for path, name in zip(paths, target_names(paths)):
         try:

@@ -89,6 +89,14 @@ def test_errors(data):
     assert "2 broken label lines" in line and "1 images in two of the lists" in line
 
 
+def test_mark_of_windows_editors_and_hidden_files(data):
+    part = data / "labels"
+    for path in part.rglob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        path.with_name("._" + path.name).write_bytes(b"")
+    assert findings(data) == {}
+
+
 def test_listed_images_that_are_missing(data):
     (data / "l.txt").write_text("images/train/people03.jpg\nimages/train/gone.jpg\n")
     (data / "d.yaml").write_text("train: l.txt\nnames: [person]\n")

@@ -1,8 +1,10 @@
+import os
+
 import pytest
 
 from tests.conftest import not_root
 from utils.errors import InputError
-from utils.files import atomic_path, increment_dir
+from utils.files import atomic_path, increment_dir, walk_files
 
 
 def test_atomic_path_keeps_suffix_and_makes_folders(tmp_path):
@@ -21,6 +23,30 @@ def test_atomic_path_keeps_the_old_file_on_failure(tmp_path):
         tmp.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_two_machines_with_one_process_number(tmp_path, monkeypatch):
+    """Containers that write into one folder are all process 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with atomic_path(tmp_path / "a.txt") as one, atomic_path(tmp_path / "a.txt") as other:
+        assert one != other and len(one.name) <= 20
+        assert "-" not in one.name  # no count: two machines count alike
+        one.write_text("1")
+        other.write_text("2")
+
+
+def test_walk_files(tmp_path):
+    names = ["a.txt", "b/c.txt", "z/d.txt"]
+    for name in [*names, ".hidden", "out/e.txt"]:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("")
+    root = tmp_path / "in"
+    os.replace(str(root / "out"), str(tmp_path / "out"))
+    links = {"a": root / "z", "b/link": tmp_path / "out", "b/up": root, "twice": tmp_path / "out"}
+    for link, target in links.items():
+        (root / link).symlink_to(target, target_is_directory=True)
+    found = [os.path.relpath(path, str(root)) for path in walk_files(root)]
+    assert found == sorted([*names, "b/link/e.txt"]) or found == sorted([*names, "twice/e.txt"])
 
 
 def test_increment_dir_counts_up(tmp_path):

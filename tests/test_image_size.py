@@ -19,6 +19,17 @@ def test_same_size_as_the_decoded_image(tmp_path, suffix, orientation):
     assert read_image_hw(path) == read_image(path).shape[:2]
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpeg_of_several_pictures(tmp_path, orientation):
+    """As phones and cameras write them, with a small or a depth picture behind the first."""
+    exif = PIL.Exif()
+    exif[0x112] = orientation
+    path = str(tmp_path / "a.jpg")
+    image = PIL.fromarray(np.zeros((30, 50, 3), np.uint8))
+    image.save(path, format="MPO", save_all=True, append_images=[image], exif=exif)
+    assert read_image_hw(path) == read_image(path).shape[:2]
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
 def test_not_an_image(tmp_path, content):
     path = tmp_path / "a.jpg"

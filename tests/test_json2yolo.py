@@ -1,7 +1,9 @@
 """json2yolo, json2coco and yolo2coco: everybody's files in, and the way round."""
 
 import json
+import os
 import shutil
+import unicodedata
 
 import cv2
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from escalator.json2coco import json2coco
 from escalator.json2yolo import json2yolo
+from escalator.pairs import NO_IMAGE, NO_JSON
 from escalator.yolo2coco import yolo2coco
 from tests.conftest import ROOT, SHARED, needs_shared
 from tests.scripts import run_script
@@ -127,6 +130,80 @@ def test_coco_json_finds_images_in_subfolders(data):
     assert (data / "labels" / "nowhere.txt").is_file()
 
 
+def test_suffix_in_other_capitals(tmp_path):
+    image(tmp_path / "images" / "a.PNG")
+    path = coco_json(tmp_path / "x.json", ["a.png", "a.jpg"])
+    tally = json2yolo(str(path), str(tmp_path / "labels"))
+    assert tally.notes[NO_IMAGE] == 0 and "shares its labels" in tally.faults[0]
+    path = coco_json(tmp_path / "x.json", ["a.png"])
+    assert json2yolo(str(path)).notes[NO_IMAGE] == 0
+    assert (tmp_path / "labels" / "a.txt").is_file()
+
+
+@pytest.mark.parametrize("name", ["./", "..", "/", "a/..", "a\0.png", "\ud800.png"])
+def test_a_file_name_that_is_none(tmp_path, name):
+    image(tmp_path / "images" / "b.png")
+    tally = json2yolo(str(coco_json(tmp_path / "x.json", [name, "b.png"])))
+    (fault,) = tally.faults
+    assert "file_name is not the name of a file" in fault and tally.images == 1
+
+
+def test_an_image_in_a_coco_json_and_with_its_own(data):
+    coco_json(data / "annotations" / "coco.json", ["甲.png", "new.png"], bbox=[1, 1, 9, 9])
+    image(data / "images" / "new.png")
+    for convert in (json2yolo, lambda folder: json2coco(folder, str(data / "x.json"))):
+        tally = convert(str(data / "annotations"))
+        (fault,) = tally.faults
+        assert "coco.json: 甲.png: left out, " in fault and "甲.json is of this image" in fault
+        assert tally.images == 4
+    boxes = read_labels(data / "labels" / "甲.txt", 17).boxes
+    assert boxes.tolist() == [[65 / 200, 40 / 100, 50 / 200, 60 / 100]]
+    truths = read_coco(data / "x.json", ["person"], 17).truths.values()
+    assert sorted(t.count for t in truths) == [0, 1, 1, 1]
+
+
+def test_names_as_macos_spells_them(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "é")
+    image(tmp_path / "images" / (decomposed + ".png"))
+    annotation(tmp_path / "annotations" / "é.json", [PERSON])
+    tally = json2yolo(str(tmp_path / "annotations"), str(tmp_path / "labels"))
+    assert not sum(tally.notes.values())
+    assert os.listdir(str(tmp_path / "labels")) == [decomposed + ".txt"]
+    assert not yolo2coco(str(tmp_path / "images"), str(tmp_path / "x.json")).faults
+
+
+def test_linked_folders(data):
+    other = image(data / "store" / "c.png").parent
+    annotation(data / "more" / "c.json", [PERSON])
+    (data / "images" / "linked").symlink_to(other, target_is_directory=True)
+    (data / "annotations" / "linked").symlink_to(data / "more", target_is_directory=True)
+    (data / "annotations" / "up").symlink_to(data / "annotations", target_is_directory=True)
+    tally = json2yolo(str(data / "annotations"))
+    assert tally.images == 4 and not tally.faults
+    assert (data / "labels" / "linked" / "c.txt").is_file()
+
+
+def test_the_json_of_the_very_path_goes_first(data):
+    annotation(data / "annotations" / "b.x.json", [PERSON] * 2)
+    tally = json2yolo(str(data / "annotations"))
+    (fault,) = tally.faults
+    assert "b.x.json: no image b.x.*" in fault and "sub" not in fault
+    assert read_labels(data / "labels" / "sub" / "b.x.txt", 17).count == 1
+    path = coco_json(data / "x.json", ["b.x.png", "sub/b.x.png"])
+    assert not json2yolo(str(path), str(data / "out"), str(data / "images")).faults
+
+
+def test_list_and_folder_find_the_same(data):
+    """A JSON in the folder of annotations itself, its image in a subfolder."""
+    os.replace(str(data / "annotations" / "sub" / "b.x.json"), str(data / "annotations/b.x.json"))
+    (data / "sub.txt").write_text("images/sub/b.x.png\n")
+    assert json2coco(str(data / "sub.txt"), str(data / "x.json")).persons == 1
+    for source in ("annotations", "sub.txt"):
+        tally = json2yolo(str(data / source), str(data / source[:3]))
+        assert not tally.faults
+        assert (data / source[:3] / "sub" / "b.x.txt").is_file()
+
+
 def test_folder_with_coco_json_beside_its_images(tmp_path):
     folder = tmp_path / "train"
     image(folder / "a.png")
@@ -206,7 +283,20 @@ def test_json2coco_of_a_list(data):
     assert coco.truths[1].areas == pytest.approx([0.53 * 3000])
     (data / "annotations" / "空.json").unlink()
     tally = json2coco(str(data / "val.txt"), str(path))
-    assert "空.json: No such file" in tally.faults[0] and tally.images == 1
+    assert not tally.faults and tally.images == 1 and tally.notes[NO_JSON] == 1
+    (data / "annotations" / "甲.json").unlink()
+    with pytest.raises(InputError, match="no image has a JSON, such as .*annotations"):
+        json2coco(str(data / "val.txt"), str(path))
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    folder = image(tmp_path / "images" / "a.png").parent
+    os.replace(str(folder / "a.png"), os.fsencode(str(folder)) + b"/\xe9.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / os.fsdecode(b"\xe9.txt")).write_text("")
+    with pytest.raises(InputError, match=r"udce9.png: a file name that is not UTF-8"):
+        yolo2coco(str(folder), str(tmp_path / "x.json"))
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_json2coco_keeps_areas(data):

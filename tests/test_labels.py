@@ -106,8 +106,22 @@ def test_list_file_is_relative_to_itself(tmp_path):
     assert lb.list_images(path) == [str(tmp_path / "sub" / "images" / "甲.jpg"), "/abs/b.jpg"]
 
 
+def test_line_separators_of_unicode_are_letters(tmp_path):
+    (tmp_path / "a.txt").write_text("x\u2028y.jpg\nx\x85y.jpg\r\n", encoding="utf-8")
+    assert [p[-7:] for p in lb.list_images(tmp_path / "a.txt")] == ["x\u2028y.jpg", "x\x85y.jpg"]
+
+
+def test_mark_of_windows_editors(tmp_path):
+    row = "0 0.5 0.5 0.2 0.2 0.5 0.5 2\r\n"
+    (tmp_path / "a.txt").write_bytes(("\ufeff" + row).encode("utf-8"))
+    assert lb.read_labels(tmp_path / "a.txt").count == 1
+    labels, faults = lb.scan_labels("\ufeff" + row + row, 1)
+    assert labels.count == 2 and not faults
+    assert lb.scan_labels("\ufeff\n", 1)[0].count == 0
+
+
 def test_folder_is_walked_and_sorted(tmp_path):
-    for name in ("b.jpg", "a.PNG", "x/c.jpeg", "note.txt"):
+    for name in ("b.jpg", "a.PNG", "x/c.jpeg", "note.txt", "._b.jpg"):  # the last: macOS'
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     names = [p[len(str(tmp_path)) + 1 :] for p in lb.list_images(tmp_path)]

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,26 @@ def test_a_list_of_an_earlier_split_goes(tmp_path, capsys):
     assert not (tmp_path / "test.txt").exists() and "removed" in capsys.readouterr().out
 
 
+def test_a_split_that_fails_leaves_the_earlier_one(tmp_path):
+    images = folder(tmp_path)
+    split(images, "./images/", str(tmp_path), RATIOS)
+    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.txt")}
+    (tmp_path / "images" / "a.jpg").write_bytes(b"")
+    os.replace(images + "/a.jpg", os.fsencode(images) + b"/\xe9.jpg")
+    for seed in range(3):
+        with pytest.raises(InputError, match=r"udce9.jpg: a file name that is not UTF-8"):
+            split(images, "./images/", str(tmp_path), [0.5, 0.5], seed=seed)
+    os.unlink(os.fsencode(images) + b"/\xe9.jpg")
+    (tmp_path / "val.txt").unlink()
+    (tmp_path / "val.txt").mkdir()
+    with pytest.raises(InputError, match="val.txt: is a folder"):
+        split(images, "./images/", str(tmp_path), RATIOS, seed=1)
+    (tmp_path / "val.txt").rmdir()
+    del before["val.txt"]
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.txt")} == before
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_prefix_that_leads_nowhere(tmp_path, capsys):
     split(folder(tmp_path), "./pictures/", str(tmp_path), RATIOS)
     assert "warning: --prefix_path ./pictures/" in capsys.readouterr().out
@@ -76,7 +98,7 @@ def test_stratified():
 
 def test_persons_on(tmp_path):
     for count, group in ((0, 0), (1, 1), (2, 2), (3, 2), (4, 4), (9, 4)):
-        (tmp_path / "a.txt").write_text("x\n" * count + "\n")
+        (tmp_path / "a.txt").write_text("\ufeff" + "x\n" * count + "\n", encoding="utf-8")
         assert persons_on(str(tmp_path / "a.jpg")) == group
     with pytest.raises(InputError, match="convert the annotations first"):
         persons_on(str(tmp_path / "b.jpg"))

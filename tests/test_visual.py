@@ -76,6 +76,18 @@ def test_own_images_are_safe(data):
     done = visual(data, "--data_file", "images", "--save_dir", data / "images")
     assert done.returncode == 1 and "would overwrite" in done.stderr
     assert visual(data, "--data_file", "none.txt").returncode == 1
+    # whichever are drawn, and where the images of a list are links
+    (data / "links").mkdir()
+    for path in (data / "images").iterdir():
+        (data / "links" / path.name).symlink_to(path)
+    (data / "far").mkdir()
+    (data / "images" / "人00.jpg").rename(data / "far" / "人00.jpg")
+    (data / "list.txt").write_text("images/人01.jpg\nlinks/人02.jpg\nfar/人00.jpg\n")
+    for folder in ("images", "links", "far"):
+        for seed in (0, 1):
+            done = visual(data, "--data_file", "list.txt", "--visual_num", 1, "--save_dir",
+                          data / folder, "--seed", seed)  # fmt: skip
+            assert done.returncode == 1 and "would overwrite" in done.stderr
     assert "--visual_num -1" in visual(data, "--visual_num", "-1").stderr
 
 

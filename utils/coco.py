@@ -16,7 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import atomic_path, check_utf8
 from utils.keypoints import AREA_OF_BOX, COCO_NAMES, keypoint_name, skeleton
 from utils.poses import Poses, xyxy_to_xywh
 from utils.truth import Truth, empty_truth
@@ -263,7 +263,11 @@ def write_coco(
     """Write a COCO JSON: one entry an image, annotations numbered from 1, class c category c + 1.
 
     Args: images, truths: by image id; every image needs its Truth, of nobody if need be.
+
+    Raises InputError for a file name that is not UTF-8.
     """
+    for image in images.values():
+        check_utf8(image.file_name)
     skel = skeleton(nkpt)
     annotations: List[Dict[str, Any]] = []
     for key in images:

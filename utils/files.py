@@ -1,15 +1,12 @@
 """Writing files whole or not at all, and run folders that never collide."""
 
 import contextlib
-import itertools
 import os
 import re
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, List, Set, Union
 
 from utils.errors import InputError
-
-_numbers = itertools.count()
 
 
 @contextlib.contextmanager
@@ -20,8 +17,9 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     Missing parent folders are made. Raises InputError if the folder cannot be written.
     """
     path = Path(path)
-    # short: the name itself may use up the length a file system allows
-    tmp = path.with_name(".tmp%d-%d%s" % (os.getpid(), next(_numbers), path.suffix))
+    # Short: the name itself may use up the length a file system allows. Random: process numbers
+    # say nothing where several machines or containers write into one folder.
+    tmp = path.with_name(".tmp%s%s" % (os.urandom(6).hex(), path.suffix))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(str(path.parent), os.W_OK):
@@ -40,6 +38,38 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     finally:
         if tmp.exists():
             tmp.unlink()
+
+
+def walk_files(folder: Union[str, Path]) -> List[str]:
+    """Paths of the files in a folder and below it, sorted; also in linked folders.
+
+    Each folder counts once, under its own name rather than a link's, so a link that leads back up
+    ends nowhere. Hidden files are left out: macOS puts a `._a.jpg` beside an a.jpg.
+    """
+    found: List[str] = []
+    seen: Set[str] = set()
+    todo = [str(folder)]
+    while todo:
+        for directory, folders, names in os.walk(todo.pop(0)):
+            real = os.path.realpath(directory)
+            if real in seen:
+                folders[:] = []
+                continue
+            seen.add(real)
+            found += [os.path.join(directory, name) for name in names if name[0] != "."]
+            # os.walk leaves links alone; they come last
+            paths = (os.path.join(directory, name) for name in sorted(folders))
+            todo += [path for path in paths if os.path.islink(path)]
+    return sorted(found)
+
+
+def check_utf8(name: str) -> None:
+    """Raise InputError for a file name that no list file or JSON can hold."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as e:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise InputError("%s: a file name that is not UTF-8; rename the file" % shown) from e
 
 
 def increment_dir(project: Union[str, Path], name: str, exist_ok: bool = False) -> Path:

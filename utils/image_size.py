@@ -5,7 +5,8 @@ from utils.letterbox import HW
 
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 _SIDEWAYS = (5, 6, 7, 8)
-_FORMATS = ("JPEG", "PNG", "WEBP")  # those with EXIF that OpenCV turns, and TIFF
+# Those with EXIF that OpenCV turns, and TIFF. MPO: what Pillow calls a JPEG of several pictures.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
 

@@ -15,7 +15,7 @@ from typing import Iterable, List, NamedTuple, Optional, Tuple, Union
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import atomic_path, walk_files
 from utils.sources import IMAGE_SUFFIXES
 
 # Label files are rounded to some digits, so a box that ends at the border may end a bit outside.
@@ -60,6 +60,7 @@ def scan_labels(
     text: str, nkpt: Optional[int] = None, nc: Optional[int] = None
 ) -> Tuple[Labels, List[Tuple[int, str]]]:
     """parse_labels for a file that may have faults: (the good rows, [(line number, reason)])."""
+    text = text[1:] if text.startswith("\ufeff") else text  # Windows editors mark UTF-8 so
     lines = [(i, line.split()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         return empty_labels(nkpt or 0), []
@@ -175,19 +176,26 @@ def list_images(path: Union[str, Path]) -> List[str]:
     """
     path = Path(path)
     if path.is_dir():
-        found = [os.path.join(d, name) for d, _, names in os.walk(str(path)) for name in names]
-        images = sorted(f for f in found if Path(f).suffix.lower() in IMAGE_SUFFIXES)
+        images = [f for f in walk_files(path) if Path(f).suffix.lower() in IMAGE_SUFFIXES]
         if not images:
             raise InputError("%s: no images in this folder" % path)
         return images
     if not path.is_file():
         raise InputError("%s: no such list file or folder of images" % path)
+    folder = str(path.parent)
+    names = read_list(path)
+    return list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in names))
+
+
+def read_list(path: Union[str, Path]) -> List[str]:
+    """The lines of a list file, blank ones left out. Raises InputError for one without any."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise InputError("%s: expected a text file with an image path a line" % path) from e
-    names = [line.strip() for line in lines if line.strip()]
+    # not splitlines(): a file name may hold what Unicode calls a line separator
+    names = [line.strip(" \t") for line in text.split("\n")]
+    names = [name for name in names if name]
     if not names:
         raise InputError("%s: an empty list" % path)
-    folder = str(path.parent)
-    return list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in names))
+    return names

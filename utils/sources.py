@@ -370,7 +370,8 @@ def _read_lines(path: Path) -> List[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise InputError("%s: a list file must be UTF-8 text (%s)" % (path, e.reason)) from e
-    lines = [line.strip() for line in text.splitlines()]
+    # not splitlines(): a file name may hold what Unicode calls a line separator
+    lines = [line.strip() for line in text.split("\n")]
     return [line for line in lines if line and not line.startswith("#")]
 
 
