@@ -146,7 +146,8 @@ def load(args: argparse.Namespace, weights: str, size: Optional[HW], throughput:
 
 def batch_size(args: argparse.Namespace, predictor: Predictor) -> int:
     """Images at a time. A CPU gains nothing from batches and pays with memory."""
-    return args.batch_size or (32 if predictor.backend.on_gpu else 1)
+    usual = 32 if predictor.backend.on_gpu else 1
+    return args.batch_size or min(usual, predictor.backend.max_batch or usual)
 
 
 def announce(weights: str, predictor: Predictor) -> None:

@@ -189,9 +189,9 @@ def runnable(model: Any) -> Any:
 
 def needed_tensors(source: Source) -> List[str]:
     """Tensors a cache must know for this model: inputs of the convolutions in INT8."""
-    from utils.quantize import make_plan
+    from utils.quantize import depthwise, make_plan
 
-    plan = make_plan(source.graph)
+    plan = make_plan(source.graph, depthwise(source.graph))
     return list(dict.fromkeys(conv.input[0] for conv in plan.convs))
 
 

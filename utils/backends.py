@@ -56,6 +56,7 @@ class Backend:
         names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
         imgsz: (height, width) the model was trained or exported for, None if unknown.
         baked: the NMS inside the model, None if it has none.
+        max_batch: most images at once where `input_shape` says any, None: no limit.
         workers: calls that may run at the same time, from as many threads.
         takes_pixels: it wants (B, H, W, 3) uint8 BGR and makes RGB 0..1 of them on the device.
     """
@@ -70,6 +71,7 @@ class Backend:
     stride: int
     imgsz: Optional[Tuple[int, int]]
     baked: Optional[BakedNms] = None
+    max_batch: Optional[int] = None
     workers: int = 1
     takes_pixels: bool = False
 
@@ -342,7 +344,7 @@ class OnnxBackend(Backend):
                 raise InputError("--device %d: %s; use --device cpu" % (gpu, message))
             print("warning: %s; running on the CPU" % message)
         self._read_model(path)
-        self.on_gpu, self.precision = on_cuda, "FP16" if self.dtype == np.float16 else "FP32"
+        self.on_gpu = on_cuda
         where = "CUDA:%d" % (gpu or 0) if on_cuda else "CPU"
         self.description = "ONNX Runtime %s, %s, %s" % (
             onnxruntime.__version__,
@@ -371,6 +373,9 @@ class OnnxBackend(Backend):
         self._input = inputs[0].name
         self._outputs = [o.name for o in outputs]
         properties = self.session.get_modelmeta().custom_metadata_map
+        self.precision = "FP16" if self.dtype == np.float16 else "FP32"
+        if properties.get("precision") == '"INT8"':  # Q/DQ pairs inside
+            self.precision = "INT8"
         if "det_boxes" in self._outputs:
             shapes = {o.name: o.shape for o in outputs}
             try:

@@ -71,6 +71,7 @@ class TensorrtBackend(Backend):
         limits = (profile.smallest, profile.largest) if profile else (inputs[0].shape,) * 2
         fixed = [low if low == high else None for low, high in zip(*limits)]
         self.input_shape = (fixed[0], 3, fixed[2], fixed[3])
+        self.max_batch = limits[1][0]
         properties = {key: json.dumps(value) for key, value in info.items()}
         try:
             if "det_boxes" in outputs:

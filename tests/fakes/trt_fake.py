@@ -224,7 +224,7 @@ class IExecutionContext:
             return tensor.shape
         key = tuple(self._shape.values())
         if key not in self._known:  # TensorRT computes it; here a run on zeros does
-            outputs = self._run({i: np.zeros(s, self.engine.dtype(i)) for i, s in
+            outputs = self._run({i: np.zeros(s, self.engine._numpy_type(i)) for i, s in
                                  self._shape.items()})  # fmt: skip
             self._known[key] = {n: v.shape for n, v in outputs.items()}
         return self._known[key][name]
@@ -247,7 +247,7 @@ class IExecutionContext:
         shapes, addresses = dict(self._shape), dict(self._addresses)
 
         def work():
-            feed = {n: read_memory(addresses[n], s, self.engine.dtype(n))
+            feed = {n: read_memory(addresses[n], s, self.engine._numpy_type(n))
                     for n, s in shapes.items()}  # fmt: skip
             for name, value in self._run(feed).items():
                 value = np.ascontiguousarray(value)
@@ -286,7 +286,7 @@ class ICudaEngine:
     def _find(self, name):
         return next(t for t in self.io if t.name == name)
 
-    def dtype(self, name):
+    def _numpy_type(self, name):
         return TO_NUMPY[self._find(name).kind]
 
     def get_tensor_name(self, index):
