@@ -166,10 +166,10 @@ def candidates(
         rows = image[image[:, 4] > conf_thres]  # score <= objectness
         if hasattr(rows, "cpu"):
             rows = rows.cpu().numpy()
-        poses = rows_to_poses(np.asarray(rows, np.float32), nc)
+        rows = np.asarray(rows, np.float32)
+        poses = rows_to_poses(rows, nc)
         # a network that overflows in FP16 says inf or NaN; nobody is there
-        keep = (poses.scores > conf_thres) & np.isfinite(poses.boxes).all(1)
-        keep &= np.isfinite(poses.keypoints).all((1, 2))
+        keep = (poses.scores > conf_thres) & np.isfinite(rows).all(1)
         if classes is not None:
             keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
         found.append(poses.select(keep))
