@@ -14,7 +14,9 @@ called. Sizes are compared with what the file really holds before memory is take
 """
 
 import argparse
+import errno
 import io
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -142,7 +144,7 @@ def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReade
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError("%s: %s, expected a .pt checkpoint" % (path, what))
     try:
-        with zipfile.ZipFile(str(path)) as archive:
+        with _open_zip(path) as archive:
             content, tensors = read_archive(path, archive)
             try:
                 return convert(content, tensors)
@@ -153,7 +155,10 @@ def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReade
                 raise InputError(
                     "%s: not a YOLO-Pose checkpoint this toolkit knows (%s)" % (path, one_line(e))
                 ) from e
-    except zipfile.BadZipFile as e:
+    except (zipfile.BadZipFile, OSError) as e:
+        if isinstance(e, OSError) and e.errno != errno.EINVAL:
+            raise
+        # EINVAL: the directory says that something lies before the begin of the file
         with path.open("rb") as f:
             if f.read(1) == b"\x80":
                 raise InputError(
@@ -163,6 +168,16 @@ def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReade
         raise InputError(
             "%s: truncated or not a checkpoint (%s); copy or download it again" % (path, e)
         ) from e
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    """Raises zipfile.BadZipFile for whatever a damaged directory of a zip provokes."""
+    with path.open("rb"):  # a file that may not be read is no damaged one
+        pass
+    try:
+        return zipfile.ZipFile(str(path))
+    except (UnicodeDecodeError, NotImplementedError, OSError, ValueError, struct.error) as e:
+        raise zipfile.BadZipFile(one_line(e)) from e
 
 
 # --- own format -------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ if not __package__:
 
 import numpy as np
 
-from models.nms_graph import Nms
+from models.nms_graph import MAX_TOPK, Nms
 from utils import cli
 from utils.errors import InputError
 from utils.files import atomic_path
@@ -39,7 +39,16 @@ from utils.files import atomic_path
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
 OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
+SPARE = 64  # candidates more than boxes above the threshold, which rounding may add to
 PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS
+NMS_FLAGS = {
+    "nms": "form",
+    "topk_all": "topk",
+    "iou_thres": "iou_thres",
+    "conf_thres": "conf_thres",
+    "nms_candidates": "candidates",
+    "nms_steps": "steps",
+}  # attribute of the flag -> field of Nms; the defaults are those of Nms
 DYNAMIC_AXES = {
     "input": {0: "batch", 2: "height", 3: "width"},
     "output": {0: "batch", 1: "predictions"},
@@ -79,15 +88,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--check-image", default="", metavar="FILE",
         help="image of the comparison [the first of data/images]")  # fmt: skip
     add("--end2end", action="store_true", help="put NMS into the model")
-    add("--nms", default="efficientnms", metavar="FORM",
+    # None: not given, so that without --end2end they can be refused rather than ignored
+    add("--nms", metavar="FORM",
         help="with --end2end: efficientnms, TensorRT's plugin (8.5 to 10.15), or static, standard "
         "ops for every runtime [efficientnms]")  # fmt: skip
-    add("--topk-all", type=int, default=100, help="with --end2end: poses kept an image [100]")
-    add("--iou-thres", type=float, default=0.45, help="with --end2end: NMS IoU threshold [0.45]")
-    add("--conf-thres", type=float, default=0.25, help="with --end2end: score threshold [0.25]")
-    add("--nms-candidates", type=int, default=0, metavar="N", help="with --nms static: boxes of "
+    add("--topk-all", type=int, help="with --end2end: poses kept an image [100]")
+    add("--iou-thres", type=float, help="with --end2end: NMS IoU threshold [0.45]")
+    add("--conf-thres", type=float, help="with --end2end: score threshold [0.25]")
+    add("--nms-candidates", type=int, metavar="N", help="with --nms static: boxes of "
         "the best scores that take part [512, from --conf-thres below 0.1 on 2048]")  # fmt: skip
-    add("--nms-steps", type=int, default=0, metavar="N", help="with --nms static: longest chain "
+    add("--nms-steps", type=int, metavar="N", help="with --nms static: longest chain "
         "of boxes that is resolved, odd [31]")  # fmt: skip
     return parser
 
@@ -105,9 +115,12 @@ def check_args(args: argparse.Namespace) -> None:
             "--opset %d: expected %d to %d (TensorRT 8.5 parses up to %d)"
             % ((args.opset,) + OPSETS + OPSETS[1:])
         )
-    if not args.end2end:
-        return
     nms = nms_settings(args)
+    if not args.end2end:
+        given = [flag for flag in NMS_FLAGS if getattr(args, flag) is not None]
+        if given:
+            raise InputError("--%s goes with --end2end" % given[0].replace("_", "-"))
+        return
     if nms.form == "efficientnms" and (args.nms_candidates or args.nms_steps):
         raise InputError("--nms-candidates and --nms-steps go with --nms static")
     if nms.form == "efficientnms" and nms.conf_thres < PLUGIN_MIN_CONF:
@@ -119,8 +132,8 @@ def check_args(args: argparse.Namespace) -> None:
 
 def nms_settings(args: argparse.Namespace) -> Nms:
     """The NMS that the flags ask for. Raises InputError."""
-    nms = Nms(args.nms, args.conf_thres, args.iou_thres, args.topk_all)
-    return nms._replace(candidates=args.nms_candidates, steps=args.nms_steps).resolved()
+    given = {field: getattr(args, flag) for flag, field in NMS_FLAGS.items()}
+    return Nms(**{k: v for k, v in given.items() if v is not None}).resolved()
 
 
 def output_path(weights: str, dynamic: bool, end2end: bool = False) -> Path:
@@ -291,14 +304,25 @@ def put_nms(
     both.CopyFrom(graph)
     nms = add_nms(graph, nc, nms)
     add_nms(both, nc, nms, keep_raw=True)
-    if nms.form == "efficientnms":  # the plugin knows no longest chain
-        swap_efficientnms(both, steps=255)
+    if nms.form == "efficientnms":  # the plugin knows no longest chain, and takes 4096 boxes
+        most = max(_passing(path, images, nc, nms.conf_thres) for images in batches)
+        candidates = max(nms.topk, min(most + SPARE, MAX_TOPK))
+        swap_efficientnms(both, candidates, steps=255)
     onnx.save(both, str(path))
     poses = sum(verify_nms(path, images, nc, nms) for images in batches)
     onnx.checker.check_model(graph)
     onnx.save(graph, str(path))
     _run(path, batches[0])
     return nms, poses
+
+
+def _passing(path: Path, images: np.ndarray, nc: int, conf_thres: float) -> int:
+    """The most boxes above the threshold in an image, of a file with raw output."""
+    from utils.backends import OnnxBackend
+
+    raw = OnnxBackend(path, gpu=-1)(images)
+    scores = raw[..., 4] * raw[..., 5 : 5 + nc].max(-1)
+    return int((scores > conf_thres).sum(1).max())
 
 
 def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.ndarray]:

@@ -152,7 +152,7 @@ def add_nms(model: Any, nc: int, nms: Nms, keep_raw: bool = False) -> Nms:
     values = _values(graph, n, keep_raw)
     images = _image_numbers(n, batch, values)
     if nms.form == "static":
-        kept = _static_form(n, values, nc, nms, pad=rows is None)
+        kept = _static_form(n, values, nc, width, nms, pad=rows is None)
     else:
         kept = _plugin_form(n, values, nc, nms, images)
     names = _outputs(n, values, nc, width, kept, images)
@@ -210,7 +210,7 @@ def swap_efficientnms(model: Any, candidates: int = 0, steps: int = 0) -> None:
     cls = n.op("ArgMax", scores, axis=1, keepdims=1)
     center = bool(attributes.get("center_point_box", 0))
     # always padded: the number of boxes is not declared inside the graph
-    kept = _select(n, boxes, best, cls, nms, center, pad=True)
+    kept = _select(n, boxes, 4, best, cls, nms, center, pad=True)
     images = _image_numbers(n, None, scores)
     table = _index_table(n, kept, images)  # (B, topk, 3), -1 where not found
     rows = _repeat_last(n, table, kept, nms.topk)
@@ -299,7 +299,16 @@ def _corners(n: _Nodes, boxes: str) -> Tuple[str, str]:
     return n.op("Sub", xy, half), n.op("Add", xy, half)
 
 
-def _static_form(n: _Nodes, values: str, nc: int, nms: Nms, pad: bool) -> _Kept:
+def _finite(n: _Nodes, rows: str) -> str:
+    """(B, R, n) -> (B, 1, n) bool: no inf or NaN, which an FP16 network that overflows says.
+
+    Either makes the mean inf or NaN, and neither is less than a number.
+    """
+    mean = n.op("ReduceMean", rows, axes=[1], keepdims=1)
+    return n.op("Less", n.op("Abs", mean), n.const(1e30))
+
+
+def _static_form(n: _Nodes, values: str, nc: int, width: int, nms: Nms, pad: bool) -> _Kept:
     if nc == 1:
         score, cls = _class_scores(n, values, nc), None
     else:  # as utils/nms.py: the best class, times objectness
@@ -307,16 +316,18 @@ def _static_form(n: _Nodes, values: str, nc: int, nms: Nms, pad: bool) -> _Kept:
         best = n.op("ReduceMax", probability, axes=[1], keepdims=1)
         score = n.op("Mul", n.slice(values, 4, 5), best)
         cls = n.op("ArgMax", probability, axis=1, keepdims=1)
-    return _select(n, n.slice(values, 0, 4), score, cls, nms, True, pad)
+    return _select(n, values, width, score, cls, nms, True, pad)
 
 
 def _select(
-    n: _Nodes, boxes: str, score: str, cls: Optional[str], nms: Nms, center: bool, pad: bool
-) -> _Kept:
+    n: _Nodes, values: str, rows: int, score: str, cls: Optional[str], nms: Nms, center: bool,
+    pad: bool,
+) -> _Kept:  # fmt: skip
     """The static form: the boxes greedy NMS keeps.
 
     Args:
-        boxes: (B, 4, N), cx cy w h if `center`, else corners. score, cls: (B, 1, N).
+        values: (B, rows, N), the first four cx cy w h if `center`, else corners.
+        score, cls: (B, 1, N).
         pad: N may be smaller than the candidates.
 
     Candidates in order of score; M[j, i] = -1 where box j would suppress box i (j before i).
@@ -333,15 +344,13 @@ def _select(
     top, index = n.op("TopK", passing, size, outputs=2, axis=2)  # lower index first if equal
     found = n.op("Greater", top, zero)
     index = n.op("Where", found, index, zero_int)
-    chosen = n.take(boxes, index, 4)
+    chosen = n.take(values, index, rows)
+    found = n.op("And", found, _finite(n, chosen))  # nobody is there
     if center:
         low, high = _corners(n, chosen)
     else:
         low, high = n.slice(chosen, 0, 2), n.slice(chosen, 2, 4)
     area = n.op("ReduceProd", n.op("Sub", high, low), axes=[1], keepdims=1)
-    # an FP16 network that overflows says inf or NaN; nobody is there
-    found = n.op("And", found, n.op("Less", area, n.const(1e30)))
-
     sides = []
     for axis in (0, 1):
         near, far = n.slice(low, axis, axis + 1), n.slice(high, axis, axis + 1)
@@ -386,11 +395,12 @@ def _plugin_form(n: _Nodes, values: str, nc: int, nms: Nms, images: str) -> _Kep
     iou = np.nextafter(below(nms.iou_thres), up)
     low, high = _corners(n, n.slice(values, 0, 4))
     boxes = n.turn(n.op("Concat", low, high, axis=1))
-    scores = _class_scores(n, values, nc)
+    real = _finite(n, values)  # else nobody is there
     if nc > 1:  # only the best class of a box, or the plugin would keep a box for several
         best = n.op("ArgMax", n.slice(values, 5, 5 + nc), axis=1, keepdims=1)
         numbers = n.const(np.arange(nc).reshape(1, nc, 1), np.int64)
-        scores = n.op("Where", n.op("Equal", best, numbers), scores, n.const(0.0))
+        real = n.op("And", real, n.op("Equal", best, numbers))
+    scores = n.op("Where", real, _class_scores(n, values, nc), n.const(0.0))
     scores = n.turn(scores)
     rows = n.op(
         PLUGIN,

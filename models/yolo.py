@@ -204,7 +204,10 @@ class _Builder:
         return self.act_by_layer.get(i, self.cfg.get("act") or "SiLU")
 
     def c_out(self, c: int) -> int:
-        channels = make_divisible(c * self.width, 8)
+        return self.checked(make_divisible(c * self.width, 8))
+
+    @staticmethod
+    def checked(channels: int) -> int:
         if channels > MAX_CHANNELS:
             raise ValueError("%d channels in a layer, at most %d" % (channels, MAX_CHANNELS))
         return channels
@@ -230,7 +233,7 @@ def _block(layer: Callable[..., nn.Module]) -> Callable[..., Tuple[nn.Module, in
 
 
 def _concat(b: _Builder, c_in: List[int], i: int, n: int, args: List[Any]):
-    return Concat(*args), sum(c_in)
+    return Concat(*args), b.checked(sum(c_in))
 
 
 def _upsample(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
@@ -282,6 +285,7 @@ def read_cfg(path: Union[str, Path]) -> Cfg:
 
 # Far beyond any sensible network; a cfg may come out of a file from elsewhere.
 MAX_ROWS, MAX_REPEATS, MAX_CHANNELS, MAX_KERNEL = 100, 30, 8192, 31
+MAX_UPSAMPLE = 64  # product of the factors of all layers; they hold no tensors that could tell
 
 
 def _is_int(value: Any, low: int, high: int) -> bool:
@@ -316,6 +320,9 @@ def check_cfg(cfg: Any) -> None:
         raise ValueError("%d layers, expected 1 to %d" % (len(rows), MAX_ROWS))
     for i, row in enumerate(rows):
         _check_row(i, row)
+    factors = [max(abs(row[3][1]), 1) ** row[1] for row in rows if "Upsample" in row[2]]
+    if not math.prod(factors) <= MAX_UPSAMPLE:  # NaN is none either
+        raise ValueError("the layers upsample by more than %d" % MAX_UPSAMPLE)
     if rows[-1][2] != "Detect":
         raise ValueError("the last layer must be Detect, got %s" % rows[-1][2])
     levels = rows[-1][0]
@@ -341,7 +348,8 @@ def _check_row(i: int, row: Any) -> None:
         )
     source, repeats, module, args = row
     sources = source if isinstance(source, list) else [source]
-    if not sources or not all(_is_int(s, -i - 1, i - 1) for s in sources):
+    low = -max(i, 1)  # -1 is the image for layer 0, later ones count back to layer 0
+    if not sources or not all(_is_int(s, low, i - 1) for s in sources):
         raise ValueError("layer %d %s: from %s is no earlier layer" % (i, module, source))
     if isinstance(source, list) != (module in ("Concat", "Detect")):
         raise ValueError("layer %d %s: from %s" % (i, module, source))
@@ -349,6 +357,8 @@ def _check_row(i: int, row: Any) -> None:
         raise ValueError("layer %d %s: repeats %s" % (i, module, repeats))
     if not isinstance(args, (list, tuple)):
         raise ValueError("layer %d %s: args %s are no list" % (i, module, args))
+    if "Upsample" in module and not (len(args) == 3 and type(args[1]) in (int, float)):
+        raise ValueError("layer %d %s: args %s, expected None, factor, mode" % (i, module, args))
     numbers = [a for a in args if type(a) in (int, float)]
     if module in ("Conv", "Focus", "ConvFocus", "C3", "SPP"):
         if not (args and _is_int(args[0], 1, MAX_CHANNELS)):
@@ -385,7 +395,7 @@ class Model(nn.Module):
         self.model, self.inputs, self.keep = _build(cfg)
         self.names = ["person"] if cfg["nc"] == 1 else ["class%d" % i for i in range(cfg["nc"])]
         head = self.head
-        head.stride = self._measure_stride(int(cfg.get("ch", 3)))
+        head.stride = _measure_stride(cfg)
         self.stride = head.stride
         head.anchors /= head.stride.view(-1, 1, 1).to(head.anchors.device)
         self._init_weights()
@@ -412,34 +422,12 @@ class Model(nn.Module):
         """Input height and width must be multiples of this many pixels."""
         return int(self.stride.max())
 
-    def _measure_stride(self, ch: int) -> torch.Tensor:
-        size = 256
-        self.train()
-        with torch.no_grad():
-            maps = self(torch.zeros(1, ch, size, size))
-        self.reset_running_stats()
-        return torch.tensor([size / m.shape[2] for m in maps], device="cpu")
-
-    def reset_running_stats(self) -> None:
-        for m in self.modules():
-            if isinstance(m, nn.BatchNorm2d):
-                m.reset_running_stats()
-
     def _init_weights(self) -> None:
         self.head.init_biases()
 
     def forward(self, x: torch.Tensor):
         """(B, 3, H, W) RGB 0..1, H and W multiples of `max_stride` -> see PoseHead.forward."""
-        kept: Dict[int, torch.Tensor] = {}
-        for i, (layer, source) in enumerate(zip(self.model, self.inputs)):
-            if isinstance(source, int):
-                y = x if source == -1 else kept[source]
-            else:
-                y = [x if j == -1 else kept[j] for j in source]
-            x = layer(y)
-            if i in self.keep:
-                kept[i] = x
-        return x
+        return _run(self.model, self.inputs, self.keep, x)
 
     def fuse(self) -> "Model":
         """Rewrite for inference, in place: BatchNorm folded, Focus as one convolution, head merged.
@@ -458,11 +446,36 @@ class Model(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def _build(cfg: Cfg) -> Tuple[nn.Sequential, List[Union[int, List[int]]], List[int]]:
+Inputs = List[Union[int, List[int]]]
+
+
+def _run(layers: nn.Sequential, inputs: Inputs, keep: Sequence[int], x: torch.Tensor):
+    """The output of the last layer; arguments as _build returns them."""
+    kept: Dict[int, torch.Tensor] = {}
+    for i, (layer, source) in enumerate(zip(layers, inputs)):
+        if isinstance(source, int):
+            y = x if source == -1 else kept[source]
+        else:
+            y = [x if j == -1 else kept[j] for j in source]
+        x = layer(y)
+        if i in keep:
+            kept[i] = x
+    return x
+
+
+def _measure_stride(cfg: Cfg) -> torch.Tensor:
+    """Pixels a cell of each level; from shapes alone, since the maps may be of any size."""
+    size = 256
+    with torch.device("meta"), torch.no_grad():
+        maps = _run(*_build(cfg), torch.zeros(1, int(cfg.get("ch", 3)), size, size))
+    return torch.tensor([size / m.shape[2] for m in maps], device="cpu")
+
+
+def _build(cfg: Cfg) -> Tuple[nn.Sequential, Inputs, List[int]]:
     """Layers, the absolute source index of each (-1: the previous output), indices to keep."""
     builder = _Builder(cfg)
     layers: List[nn.Module] = []
-    inputs: List[Union[int, List[int]]] = []
+    inputs: Inputs = []
     out: List[int] = []  # channels of each layer
 
     def absolute(i: int, source: int) -> int:

@@ -240,6 +240,28 @@ def test_truncated_file(tmp_path, model, keep):
         load_checkpoint(tmp_path / "cut.pt")
 
 
+@pytest.mark.parametrize("change", ["name", "version", "size", "place"])
+def test_damaged_directory(tmp_path, model, change):
+    save_checkpoint(tmp_path / "x.pt", model)
+    data = bytearray((tmp_path / "x.pt").read_bytes())
+    entry = data.rfind(b"PK\x01\x02")
+    if change == "name":  # marked as UTF-8, which it is not
+        data[entry + 9] |= 8
+        data[entry + 46] = 0xFF
+    elif change == "version":
+        data[entry + 6] = 255
+    elif change == "place":  # of the directory: each member lies before the file
+        end = data.rfind(b"PK\x06\x06")
+        start = int.from_bytes(data[end + 48 : end + 56], "little")
+        data[end + 48 : end + 56] = (start + 10**6).to_bytes(8, "little")
+    else:
+        end = data.rfind(b"PK\x06\x06")
+        data[end + 40 : end + 48] = b"\xfe" * 7 + b"\x7f"
+    (tmp_path / "x.pt").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.pt: truncated or not a checkpoint"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         load_checkpoint(tmp_path / "none.pt")
@@ -384,6 +406,21 @@ def test_cfg_that_asks_for_another_network(tmp_path, model, change):
     with pytest.raises(InputError, match="not a YOLO-Pose checkpoint"):
         load_checkpoint(tmp_path / "x.pt")
     assert time.monotonic() - started < 10
+
+
+def test_maps_of_any_size_are_not_computed(tmp_path, model, monkeypatch):
+    """The tensors of a layer do not tell how large its output is."""
+    from models.common import Conv
+
+    save_checkpoint(tmp_path / "x.pt", model)
+    forward = Conv.forward
+
+    def only_shapes(self, x):
+        assert x.device.type == "meta"
+        return forward(self, x)
+
+    monkeypatch.setattr(Conv, "forward", only_shapes)
+    assert load_checkpoint(tmp_path / "x.pt").model.stride.tolist() == [8, 16, 32, 64]
 
 
 # --- what changes results is refused, not ignored ---------------------------------------------

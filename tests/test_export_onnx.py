@@ -172,6 +172,9 @@ def test_compare_sees_every_kind_of_error():
         (["--end2end", "--iou-thres", "-1"], "--iou-thres -1"),
         (["--end2end", "--nms-steps", "3"], "--nms-steps go with --nms static"),
         (["--end2end", "--nms", "static", "--nms-candidates", "5"], "--nms-candidates 5"),
+        (["--topk-all", "100"], "--topk-all goes with --end2end"),
+        (["--nms-steps", "31"], "--nms-steps goes with --end2end"),
+        (["--conf-thres", "2"], "--conf-thres 2: expected 0 to 1"),
         (["--opset", "18"], "--opset 18"),
         (["--opset", "9"], "--opset 9"),
         (["--batch-size", "0"], "--batch-size 0"),
@@ -210,6 +213,17 @@ def test_end2end_finds_what_nms_outside_finds(weights, form, flags, capsys):
         for value, other in zip(poses, others):
             np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-3)
     assert "NMS inside (%s): conf 0.1, iou 0.6" % form in capsys.readouterr().out
+
+
+def test_the_plugin_is_proved_with_all_boxes_it_takes(tmp_path, capsys):
+    """More than the static form takes by default: it must not look as if the plugin failed."""
+    torch.manual_seed(0)
+    model = randomized(Model(tiny_cfg(), nc=2, nkpt=5))
+    for convolution in model.head.m:
+        convolution.bias.data[4] = convolution.bias.data[5] = 6.0  # anchor 0 is sure everywhere
+    save_checkpoint(tmp_path / "sure.pt", model)
+    run(tmp_path / "sure.pt", "--img-size", "256", "--end2end", "--topk-all", "300")
+    assert "finds what NMS outside finds" in capsys.readouterr().out
 
 
 def test_an_nms_that_differs_is_not_kept(weights, monkeypatch):

@@ -245,6 +245,24 @@ def test_thresholds_are_those_of_greedy_nms():
             assert check(result, raw, 1, nms) == count
 
 
+@pytest.mark.parametrize("form", ["static", "efficientnms", "swapped"])
+@pytest.mark.parametrize("column", range(9 + 2))
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_overflow_hides_nobody(form, column, value):
+    """Whatever of a better row is no number, the person below it stays."""
+    raw = np.ones((1, 3, 8 + 3), F32)
+    raw[0, :, :5] = [[50, 50, 20, 20, 0.9], [51, 50, 20, 20, 0.8], [90, 50, 20, 20, 0.7]]
+    raw[0, :, 5:8] = [0.2, 1, 0.1]
+    raw[0, 0, column] = value
+    nms = Nms("static" if form == "static" else "efficientnms", 0.25, 0.45, 3)
+    model = raw_graph(3, nc=3)
+    add_nms(model, 3, nms)
+    if form == "swapped":
+        swap_efficientnms(model)
+    result = run_with_plugin(model, raw) if form == "efficientnms" else run(model, raw)
+    assert check(result, raw, 3, nms) == 2
+
+
 def test_overflow_is_nobody():
     raw = random_raw(4, n=20)
     raw[0, 3, 0], raw[0, 4, 4], raw[0, 5, 5], raw[0, 6, 2] = np.inf, np.nan, np.nan, np.inf

@@ -134,6 +134,9 @@ def test_every_anchor_starts_alike():
     assert bias[:, 5].min() > 5  # nc = 1: the class is certain
 
 
+DETECT = [[[0, 0, 0, 0], 1, "Detect", []]]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -142,6 +145,21 @@ def test_every_anchor_starts_alike():
         ({"anchors": [[1, 2], [3]]}, "anchors"),
         ({"act": "Explode"}, "Explode"),
         ({"nkpt": 0}, "nkpt"),
+        ({"backbone": [[-1, 1, "Conv", [8]], [-2, 1, "Conv", [8]]]}, "layer 1 Conv: from -2"),
+        ({"backbone": [[-2, 1, "Conv", [8]]]}, "layer 0 Conv: from -2"),
+        (
+            {"backbone": [[-1, 7, "nn.Upsample", [None, 2, "nearest"]]], "head": DETECT},
+            "more than 64",
+        ),
+        (
+            {"backbone": [[-1, 1, "Upsample", [None, float("nan"), "nearest"]]], "head": DETECT},
+            "more than 64",
+        ),
+        ({"backbone": [[-1, 1, "Upsample", [None]]]}, "expected None, factor, mode"),
+        (
+            {"backbone": [[-1, 1, "Conv", [8]], [[0] * 9999, 1, "Concat", [1]]], "head": DETECT},
+            "79992 channels",
+        ),
     ],
 )
 def test_bad_cfg_is_named(change, message):
