@@ -241,7 +241,12 @@ def quantised(
         pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)[:BIAS_IMAGES]
         size = source.batch or 1
         chosen = batches(pictures, hw, size, args.calib_letterbox, size > 1, "correct biases")
-        quantize.correct_bias(model, plan, chosen)
+        view = runnable(model)
+        quantize.correct_bias(view, plan, chosen)
+        if view is not model:
+            corrected = {c.name: c for c in view.graph.initializer}
+            for constant in model.graph.initializer:
+                constant.CopyFrom(corrected.get(constant.name, constant))
     return Quantised(model, len(plan.convs), len(graph.convs) - len(plan.convs), coverage)
 
 
@@ -272,6 +277,8 @@ def main(args: argparse.Namespace) -> None:
     check_calibration(args)
     source = read_onnx(args.onnx)
     refuse_quantised(source)
+    if args.report and len(source.graph.outputs) > 1:
+        raise InputError("--report: takes the ONNX without NMS inside")
     path = cache_path(args, source)
     method = args.calib_method or DEFAULT_METHOD
     fresh = args.recalibrate or not path.is_file()

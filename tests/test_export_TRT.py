@@ -286,6 +286,24 @@ def test_nms_inside(tmp_path, pictures, version, form):
     assert len(rows) == len(expected) >= 10
 
 
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_nms_inside_in_int8(tmp_path, pictures, calib, version):
+    from models.nms_graph import Nms, add_nms
+
+    model = onnx.load(str(make_small_net(tmp_path / "x.onnx", conf_thres=0.2, iou_thres=0.45,
+                                         topk=8)))  # fmt: skip
+    add_nms(model, 1, Nms("efficientnms", 0.2, 0.45, 8))
+    onnx.save(model, str(tmp_path / "x-NMS.onnx"))
+    flags = ["--onnx", tmp_path / "x-NMS.onnx", *calib, "--quant", "explicit"]
+    good(run(version, "models/export_TRT.py", *flags))
+    for weights in ("x-NMS-INT8.trt", "x-NMS-INT8.onnx"):
+        _, rows = predictions(version, tmp_path / weights, pictures, tmp_path / weights[-4:])
+        assert len(rows) >= 10
+    done = run(version, "models/export_INT8.py", "--onnx", tmp_path / "x-NMS.onnx", "--report",
+               "--cache_dir", tmp_path / "caches")  # fmt: skip
+    bad(done, "--report", "without NMS inside")
+
+
 def test_builder_settings(tmp_path):
     path = make_small_net(tmp_path / "x.onnx")
     export = ["models/export_TRT.py", "--onnx", path, "--workspace", 2]

@@ -13,11 +13,15 @@ Where the pairs go follows what TensorRT fuses:
   and their inputs carry pairs, too, so that the moving is done in INT8.
 - Weights are symmetric with one scale an output channel, activations symmetric with one a tensor,
   zero points are 0: what TensorRT takes.
+- Where only 1x1 convolutions read, a SiLU tensor is quantised around the middle of its range
+  instead of around 0: x - c, and c times the sum of the weights in the bias. Its negative half is
+  nearly empty, so this doubles the resolution, with zero points still 0. (A padded convolution
+  would need c in its padding.)
 - The convolutions that make the raw predictions, and the decode, stay in floating point; `keep`
   names more.
 """
 
-from typing import Any, Dict, Iterable, List, NamedTuple, Sequence, Set
+from typing import Any, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -26,6 +30,8 @@ from utils.onnx_graph import PASSING, Graph, attribute, conv_macs, find, union
 from utils.ranges import LEVELS
 
 PREFIX = "int8/"  # of everything that is put into the graph
+SILU_LOWEST = -0.27846454  # x sigmoid(x) at x = -1.2784645
+WIDER = 1.15  # per bit: clipping a Laplacian best, Banner et al. 2019, arXiv 1810.05723, table 1
 
 
 class Plan(NamedTuple):
@@ -33,12 +39,14 @@ class Plan(NamedTuple):
 
     convs: Conv nodes in INT8. tensors: activations that get a pair, in graph order.
     group: tensor -> representative of those that share its scale.
+    lowest: representative -> the least value of the group, of those that may be shifted.
     """
 
     graph: Graph
     convs: List[Any]
     tensors: List[str]
     group: Dict[str, str]
+    lowest: Dict[str, float]
 
 
 def make_plan(graph: Graph, keep: Iterable[str] = ()) -> Plan:
@@ -70,7 +78,53 @@ def make_plan(graph: Graph, keep: Iterable[str] = ()) -> Plan:
             union(groups, [node.output[0], *moved])
     order = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
     tensors = [name for name in order if name in wanted]
-    return Plan(graph, convs, tensors, {name: find(groups, name) for name in tensors})
+    group = {name: find(groups, name) for name in tensors}
+    return Plan(graph, convs, tensors, group, _shiftable(graph, convs, group))
+
+
+def _shiftable(graph: Graph, convs: Sequence[Any], group: Dict[str, str]) -> Dict[str, float]:
+    """Lowest value of the groups whose range is known below and that only 1x1 convolutions read.
+
+    Additions may read, too; they get c back.
+    """
+    low: Dict[str, float] = {}
+    for node in graph.nodes:
+        known = [low[n] for n in node.input if n in low]
+        silu = node.op_type == "Mul" and any(
+            n in graph.maker and graph.maker[n].op_type == "Sigmoid" for n in node.input
+        )
+        every = len(known) == len(node.input)
+        if silu:
+            low[node.output[0]] = SILU_LOWEST
+        elif node.op_type == "Relu":
+            low[node.output[0]] = 0.0
+        elif node.op_type == "Add" and every:
+            low[node.output[0]] = sum(known)
+        elif node.op_type in PASSING and known:
+            low[node.output[0]] = min(known)
+    quantised = {id(conv) for conv in convs}
+    lowest: Dict[str, float] = {}
+    refused: Set[str] = set()
+    for name, key in group.items():
+        made_here = graph.maker.get(name)
+        moved = made_here is not None and made_here.op_type in PASSING
+        for node in graph.readers.get(name, []):
+            if node.op_type == "Conv" and id(node) in quantised:
+                weights = graph.weights(node)
+                fits = weights.shape[2:] == (1, 1) and len(node.input) == 3  # type: ignore
+                fits = fits and node.input[2] in graph.constants
+                fits = fits and len(graph.readers[node.input[2]]) == 1
+            else:  # what reads the float tensor must find it unshifted
+                fits = node.op_type == "Add" or (
+                    node.op_type in PASSING and node.output[0] in group
+                )
+                fits = fits or not moved
+            if not fits:
+                refused.add(key)
+        if name not in low:
+            refused.add(key)
+        lowest[key] = min(lowest.get(key, 0.0), low.get(name, 0.0))
+    return {key: value for key, value in lowest.items() if key not in refused}
 
 
 def matches(conv: Any, words: Iterable[str]) -> bool:
@@ -91,14 +145,30 @@ def shared_scales(plan: Plan, amax: Dict[str, float]) -> Dict[str, float]:
     return {n: max(largest[plan.group[n]], floor) / LEVELS for n in plan.tensors}
 
 
+def shifts(plan: Plan, scales: Dict[str, float]) -> Dict[str, Tuple[float, float]]:
+    """Tensor -> (c, scale) of those that are quantised around c instead of around 0.
+
+    The scale stands for one more bit, with which the range of least error is WIDER.
+    """
+    found = {}
+    for name in plan.tensors:
+        if plan.group[name] in plan.lowest:
+            low, high = plan.lowest[plan.group[name]], scales[name] * LEVELS * WIDER
+            if high > -3 * low:  # else the negative half is in use
+                found[name] = ((high + low) / 2, (high - low) / 2 / LEVELS)
+    return found
+
+
 def weight_scales(weights: np.ndarray) -> np.ndarray:
     """Scale of each output channel of (out, in, k, k) weights: largest magnitude over 127."""
     largest = np.abs(weights).reshape(len(weights), -1).max(1)
     return np.maximum(largest, 1e-12).astype(np.float32) / np.float32(LEVELS)
 
 
-def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
+def insert(model: Any, plan: Plan, scales: Dict[str, float], shift: bool = True) -> None:
     """Put the pairs into a ModelProto, in place; float32 scales.
+
+    Args: shift: quantise around the middle of the range where that costs nothing, see above.
 
     Weights stay float32 with a pair of their own, which every TensorRT folds; not all of them take
     INT8 constants.
@@ -127,8 +197,29 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
             helper.make_node("DequantizeLinear", [q, *inputs], [dq], name=dq, **attributes),
         ]
 
+    moved_about = shifts(plan, scales) if shift else {}
+    back: Dict[str, str] = {}  # tensor -> its quantised values, unshifted
+
+    def add_node(kind: str, name: str, value: float, label: str) -> Any:
+        constants.append(numpy_helper.from_array(np.float32(value), label + "/c"))
+        return helper.make_node(kind, [name, label + "/c"], [label], name=label)
+
     for name in plan.tensors:
-        nodes[name] = pair(name, scales[name], zero, PREFIX + name)
+        label = PREFIX + name
+        if name not in moved_about:
+            nodes[name] = pair(name, scales[name], zero, label)
+            continue
+        c, scale = moved_about[name]
+        maker = plan.graph.maker[name]
+        first = []
+        x = name
+        if maker.op_type not in PASSING:  # what those pass on is shifted already
+            x = label + "/shifted"
+            first = [add_node("Sub", name, c, x)]
+        nodes[name] = [*first, *pair(x, scale, zero, label)]
+        if any(r.op_type == "Add" for r in plan.graph.readers.get(name, [])):
+            back[name] = label + "/back"
+            nodes[name].append(add_node("Add", label + "/dq", c, back[name]))
     quantised = {id(conv) for conv in plan.convs}
     moved = {id(n) for n in plan.graph.nodes if n.op_type in PASSING and n.output[0] in nodes}
     done: Dict[str, str] = {}
@@ -139,7 +230,10 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
         if reads:
             for i, name in enumerate(node.input):
                 if name in nodes:
-                    node.input[i] = nodes[name][1].output[0]
+                    unshifted = node.op_type == "Add" and name in back
+                    node.input[i] = back[name] if unshifted else PREFIX + name + "/dq"
+                    if name in moved_about and id(node) in quantised:
+                        _fold(model, plan, node, moved_about[name][0])
         if id(node) in quantised:
             name = node.input[1]
             if name not in done:
@@ -166,6 +260,19 @@ def coverage(model: Any, convs: Sequence[Any], hw: Any) -> float:
     return sum(macs[conv.output[0]] for conv in convs) / float(sum(macs.values()))
 
 
+def _fold(model: Any, plan: Plan, conv: Any, c: float) -> None:
+    """Add c times the sum of the (rounded) weights to the bias of a 1x1 convolution."""
+    from onnx import numpy_helper
+
+    weights = original_weights(plan, conv)
+    scale = weight_scales(weights).reshape(-1, 1, 1, 1)
+    rounded = np.clip(np.round(weights / scale), -LEVELS, LEVELS).astype(np.float64) * scale
+    for constant in model.graph.initializer:
+        if constant.name == conv.input[2]:
+            bias = numpy_helper.to_array(constant) + c * rounded.sum((1, 2, 3))
+            constant.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), constant.name))
+
+
 def depthwise(graph: Graph) -> List[str]:
     """Outputs of the depthwise convolutions: hardly any arithmetic, much of the INT8 error."""
     names = []
@@ -190,11 +297,13 @@ def correct_bias(model: Any, plan: Plan, batches: Iterable[np.ndarray]) -> None:
     sources = {id(conv): source(conv) for conv in plan.convs}
     names = sorted(set(sources.values()))
     pairs = {}
+    read = {}  # what is rounded: the tensor, or the tensor shifted
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in names:
-            pairs[node.input[0]] = node.output[0][: -len("/q")] + "/dq"
+        tensor = node.name[len(PREFIX) : -len("/q")]
+        if node.op_type == "QuantizeLinear" and tensor in names:
+            pairs[tensor], read[tensor] = PREFIX + tensor + "/dq", node.input[0]
     entry = model.graph.input[0].name
-    inner = [n for n in names if n != entry] + [pairs[n] for n in names]
+    inner = [read[n] for n in names if read[n] != entry] + [pairs[n] for n in names]
     session = open_session(with_outputs(model, inner))
     errors: Dict[str, Any] = {}
     images = 0
@@ -202,12 +311,14 @@ def correct_bias(model: Any, plan: Plan, batches: Iterable[np.ndarray]) -> None:
         found = dict(zip(inner, session.run(inner, {entry: batch})))
         found[entry] = batch
         for name in names:
-            mean = (found[pairs[name]] - found[name]).mean((2, 3), dtype=np.float64).sum(0)
+            mean = (found[pairs[name]] - found[read[name]]).mean((2, 3), dtype=np.float64).sum(0)
             errors[name] = errors.get(name, 0.0) + mean
         images += len(batch)
     constants = {i.name: i for i in model.graph.initializer}
     for conv in plan.convs if images else []:
         if len(conv.input) < 3 or conv.input[2] not in constants:
+            continue
+        if len(plan.graph.readers[conv.input[2]]) > 1:  # another convolution has the same one
             continue
         sums = original_weights(plan, conv).sum((2, 3))  # (out, in / groups)
         groups = attribute(conv, "group", 1)

@@ -87,6 +87,9 @@ def import_tensorrt(verbose: bool = False) -> Tensorrt:
             if not (isinstance(e, ModuleNotFoundError) and e.name == name):
                 reasons.append(one_line(e, 100))
             continue
+        if not hasattr(module, "Builder"):  # a folder of that name, or type stubs
+            reasons.append("%s is no library" % name)
+            continue
         return Tensorrt(module, verbose)
     raise InputError(INSTALL % (", ".join(reasons) or "no module tensorrt"))
 

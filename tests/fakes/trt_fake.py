@@ -88,6 +88,35 @@ def cache_version(version):
     return major * (1000 if major < 10 else 10000) + minor * 100 + patch
 
 
+def widen_half_pairs(model):
+    """Q/DQ pairs with FP16 scales, which TensorRT takes and ONNX does from opset 19 on, in FP32."""
+    from onnx import helper, numpy_helper
+
+    constants = {i.name: i for i in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        pair = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if not pair or constants[node.input[1]].data_type != 10:
+            nodes.append(node)
+            continue
+        wide = node.input[1] + "/wide"
+        if wide not in constants:
+            value = numpy_helper.to_array(constants[node.input[1]]).astype(np.float32)
+            constants[wide] = numpy_helper.from_array(value, wide)
+            model.graph.initializer.append(constants[wide])
+        node.input[1] = wide
+        if node.op_type == "QuantizeLinear":
+            name = node.output[0] + "/wide"
+            nodes += [helper.make_node("Cast", [node.input[0]], [name], to=1), node]
+            node.input[0] = name
+        else:
+            name = node.output[0]
+            node.output[0] = name + "/wide"
+            nodes += [node, helper.make_node("Cast", [name + "/wide"], [name], to=10)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 def executable(data):
     """An ONNX Runtime session of what the engine holds."""
     import onnx
@@ -98,9 +127,7 @@ def executable(data):
     model = onnx.load_model_from_string(data)
     if has_efficientnms(model):
         swap_efficientnms(model)
-    typed = {i.name: i.data_type for i in model.graph.initializer}
-    if any(n.op_type == "QuantizeLinear" and typed.get(n.input[1]) == 10 for n in model.graph.node):
-        model.opset_import[0].version = 19  # where ONNX allows FP16 scales; TensorRT always does
+    widen_half_pairs(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # as it is written: fusing Q/DQ into kernels of this CPU would round otherwise

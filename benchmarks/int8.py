@@ -1,0 +1,158 @@
+"""Accuracy of X-INT8.onnx in ONNX Runtime: methods x letterbox x number of images.
+
+    python benchmarks/int8.py --onnx weights/x.onnx --data data/coco_kpts.yaml \
+        --calib_path data/coco_kpts/images/train2017 more/images --counts 64 256 1024
+
+Of several --calib_path the first one's pictures come first. Prints a Markdown table: keypoint and
+box AP on the val task and their ratio to FP32; agreement, the share of FP32 poses with score >= 0.3
+that have an INT8 pose with OKS >= 0.9 to it. The pictures must not be those of the val task.
+"""
+
+import argparse
+import copy
+import sys
+import tempfile
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.machine import describe
+from utils import cli, letterbox, quantize, ranges
+from utils.backends import OnnxBackend
+from utils.calibration import batches, choose_pictures
+from utils.data_yaml import read_data
+from utils.errors import InputError
+from utils.eval_set import read_eval_set
+from utils.evaluate import evaluate
+from utils.keypoints import AREA_OF_BOX
+from utils.labels import list_images
+from utils.onnx_graph import Graph
+from utils.predictor import Predictor
+
+MIN_SCORE, MIN_OKS = 0.3, 0.9
+BIAS_IMAGES = 32
+
+
+def get_args_parser():
+    parser = argparse.ArgumentParser(
+        "int8.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--onnx", required=True)
+    add("--data", default="data/coco_kpts.yaml")
+    add("--calib_path", nargs="+", required=True)
+    add("--counts", nargs="+", type=int, default=[64, 256, 1024])
+    add("--methods", nargs="+", default=["MinMax", "Entropy", "Percentile", "Mse"])
+    add("--place", nargs="+", choices=("letterbox", "resize"), default=["letterbox", "resize"])
+    add("--variants", action="store_true", help="for Mse also: without shift, bias correction")
+    add("--seed", type=int, default=0)
+    return parser
+
+
+def run(path, eval_set):
+    """Evaluation of a file at 640 or its own size, conf 0.001, IoU 0.6, square."""
+    backend = OnnxBackend(Path(path), gpu=-1, throughput=True)
+    predictor = Predictor(backend, None, 0.001, 0.6, auto=False)
+    return evaluate(predictor, eval_set, progress=False)
+
+
+def agreement(reference, found, sigmas):
+    """Share of the reference's poses that are found again, and how many there are."""
+    total = good = 0
+    for wanted, rows in zip(reference.rows, found.rows):
+        sure = wanted.scores >= MIN_SCORE
+        for points, box in zip(wanted.keypoints[sure], wanted.boxes[sure]):
+            total += 1
+            area = max(float(box[2] * box[3]), 1.0) * AREA_OF_BOX
+            distance = ((rows.keypoints[..., :2] - points[:, :2]) ** 2).sum(-1)
+            oks = np.exp(-distance / (2 * area * (2 * np.asarray(sigmas)) ** 2)).mean(-1)
+            good += bool(len(oks) and oks.max() >= MIN_OKS)
+    return good / max(total, 1), total
+
+
+def histograms(model, pictures, hw, letterboxed, counts, names):
+    """{count: histograms of the first `count` pictures}, one pass."""
+    kept, seen = {}, [0]
+
+    def remember(count, found):
+        seen[0] += count
+        if seen[0] in counts:
+            kept[seen[0]] = copy.deepcopy(found)
+
+    images = batches(pictures, hw, 1, letterboxed)
+    ranges.collect(model, images, names, remember)
+    return kept
+
+
+def main(args):
+    import onnx
+
+    eval_set = read_eval_set(read_data(args.data), "val")
+    model = onnx.load(args.onnx)
+    graph = Graph(model)
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    if shape[0] != 1 or not shape[2]:
+        raise InputError("--onnx %s: expected a static model of batch 1" % args.onnx)
+    hw = letterbox.parse_size(shape[2:])
+    pictures = []
+    for folder in args.calib_path:
+        every = len(list_images(folder))
+        pictures += choose_pictures(folder, every, args.seed)
+    pictures = pictures[: max(args.counts)]
+    if len(pictures) < max(args.counts):
+        raise InputError("--counts: only %d pictures" % len(pictures))
+    print(describe())
+    reference = run(args.onnx, eval_set)
+    ap, box = reference.pose["AP"], reference.box["AP"]
+    plan = quantize.make_plan(graph, quantize.depthwise(graph))
+    share = quantize.coverage(model, plan.convs, hw)
+    print("%d images, %.1f %% of the multiplications in INT8" % (eval_set.count, 100 * share))
+    print("| images | preparation | ranges | kpt AP | of FP32 | box AP | of FP32 | agreement |")
+    print("|---|---|---|---|---|---|---|---|")
+    print("| | | FP32 | %.4f | 1.000 | %.4f | 1.000 | |" % (ap, box), flush=True)
+    for place in args.place:
+        boxed = place == "letterbox"
+        kept = histograms(model, pictures, hw, boxed, args.counts, plan.tensors)
+        for count in args.counts:
+            for method in args.methods:
+                amax = ranges.choose(kept[count], method)
+                forms = [(True, True)]
+                if args.variants and method == "Mse":
+                    forms += [(True, False), (False, True), (False, False)]
+                for shift, bias in forms:
+                    images = list(
+                        batches(pictures[: min(count, BIAS_IMAGES)], hw, 1, boxed, title=None)
+                    )
+                    found = measure(args.onnx, amax, shift, images if bias else [], eval_set)
+                    again, _ = agreement(reference, found, eval_set.sigmas)
+                    name = method + ("" if shift else ", no shift")
+                    name += "" if bias else ", no bias correction"
+                    k, b = found.pose["AP"], found.box["AP"]
+                    print(
+                        "| %d | %s | %s | %.4f | %.3f | %.4f | %.3f | %.3f |"
+                        % (count, place, name, k, k / ap, b, b / box, again),
+                        flush=True,
+                    )
+
+
+def measure(path, amax, shift, images, eval_set):
+    """Quantise a fresh copy and evaluate it."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = Graph(model)
+    plan = quantize.make_plan(graph, quantize.depthwise(graph))
+    quantize.insert(model, plan, quantize.shared_scales(plan, amax), shift)
+    if images:
+        quantize.correct_bias(model, plan, images)
+    with tempfile.TemporaryDirectory() as folder:
+        target = str(Path(folder) / "x.onnx")
+        onnx.save(model, target)
+        return run(target, eval_set)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())
