@@ -422,6 +422,8 @@ def validate(trainer: Trainer, eval_set: EvalSet, args: argparse.Namespace) -> A
     """(figures for results.csv, AP of each class) of the averaged weights."""
     import copy
 
+    import torch
+
     from utils.backends import TorchBackend
     from utils.evaluate import evaluate
     from utils.predictor import Predictor
@@ -431,7 +433,14 @@ def validate(trainer: Trainer, eval_set: EvalSet, args: argparse.Namespace) -> A
     backend = TorchBackend.of_model(copy.deepcopy(trainer.ema.model), gpu, half=gpu >= 0)
     predictor = Predictor(backend, trainer.batches.spec.size, CHECK_CONF, CHECK_IOU)
     batch = 32 if gpu >= 0 else 1
-    found = evaluate(predictor, eval_set, batch, args.single_cls)
+    # cuDNN keeps what it measures for one thread, and evaluate starts new ones: in every validation
+    # it would measure every shape anew, two seconds each.
+    measured = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        found = evaluate(predictor, eval_set, batch, args.single_cls)
+    finally:
+        torch.backends.cudnn.benchmark = measured
     pose, box = found.accuracy.pose_rows[0], found.accuracy.box_rows[0]
     figures = {
         "kpt_p": pose.precision, "kpt_r": pose.recall, "kpt_ap50": pose.ap50, "kpt_ap": pose.ap,

@@ -1,7 +1,7 @@
 """NMS inside the model: exactness on random sets and real images, and what it costs.
 
     python benchmarks/nms.py --stress 10000          # random sets against greedy NMS, 5 minutes
-    python benchmarks/nms.py --cost weights/yolov5s6_pose_demo.pt     # ONNX Runtime CPU
+    python benchmarks/nms.py --cost weights/yolov5n6_pose.pt     # ONNX Runtime CPU
     python benchmarks/nms.py --images ../shared/data/coco_kpts/images/val2017 --cost x.pt
     python benchmarks/nms.py --gpu                   # the same arithmetic in PyTorch on CUDA
 
