@@ -7,6 +7,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(wildcard *.py) models utils escalator benchmarks tests
 WEIGHTS := weights/yolov5n6_pose
+STUBS  := tensorrt-stubs==10.13.0.35.1
 # A Python 3.8, if this machine has one, also runs the tests that need no torch.
 PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
                     "$$p" -c '' 2>/dev/null && echo "$$p" && break; done)
@@ -52,6 +53,9 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r requirements-dev.txt
+	# Beside the other packages: as one of them it would pass for a module named tensorrt.
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/stubs \
+		--upgrade $(STUBS) || echo "$(STUBS) was not to be had: its test is skipped"
 	touch $@
 
 .venv38/.installed: requirements.txt requirements-dev.txt

@@ -4,8 +4,9 @@
     python models/export_onnx.py --weights weights/yolov5n6_pose.pt --img-size 1280 --half
     python benchmarks/half.py --onnx fp32.onnx --half half.onnx --data data/coco_kpts.yaml
 
-Both run in ONNX Runtime on the val pictures, letterboxed. Prints a Markdown table: of the keypoints of
-all rows above a score, before NMS, the largest, 99th percentile and mean distance, px of the input.
+Both run in ONNX Runtime on the val pictures, letterboxed. Prints a Markdown table: of the keypoints
+of all rows above a score, before NMS, the largest, 99th percentile and mean distance, px of the
+input.
 """
 
 import argparse
