@@ -86,7 +86,7 @@ def check_args(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise InputError("--%s %d: expected at least 1" % (flag.replace("_", "-"), value))
     if not 0 < args.workspace <= 1024:
-        raise InputError("--workspace %g: expected GB, above 0" % args.workspace)
+        raise InputError("--workspace %g: expected GB, above 0 and up to 1024" % args.workspace)
     if args.opt_level is not None and not 0 <= args.opt_level <= 5:
         raise InputError("--opt-level %d: expected 0 to 5" % args.opt_level)
     if args.dla is not None and not (args.fp16 or args.int8):
