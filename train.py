@@ -328,6 +328,9 @@ def build_model(args: argparse.Namespace, data: DataYaml) -> Any:
     lines = ["%s: %.1f M parameters" % (args.cfg or args.weights, count)]
     if checkpoint is not None:
         lines.append(transfer(model, checkpoint.model, args))
+        if model.head.nc == 1:
+            model.head.settle_class()
+            lines.append("one class: its probability starts at 1")
     else:
         lines.append("no --weights: from scratch")
     return model, lines

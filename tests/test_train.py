@@ -158,7 +158,8 @@ def test_freeze_and_transfer(people, finished, tmp_path, capsys):
     frozen = [k for k in before if int(k.split(".")[1]) < 12 and "tracked" not in k]
     assert frozen and all(torch.equal(before[k], after[k]) for k in frozen)
     assert not torch.equal(before["model.33.m.0.weight"], after["model.33.m.0.weight"])
-    assert "tensors taken over" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "tensors taken over" in said and "one class: its probability starts at 1" in said
 
 
 def test_other_classes_and_keypoints(people, tmp_path, capsys):

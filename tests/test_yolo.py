@@ -76,6 +76,23 @@ def test_dynamic_grids_equal_static_ones():
 
 
 @pytest.mark.parametrize("dw", [False, True])
+def test_a_single_class_can_be_settled(dw):
+    torch.manual_seed(0)
+    model = randomized(Model(tiny_cfg(dw_conv_kpt=dw)))
+    images = torch.rand(1, 3, 64, 128)
+    with torch.no_grad():
+        for value in model.head.parameters():
+            value.normal_(0, 0.1)
+        before = model(images)
+        model.head.settle_class()
+        after = model(images)
+    assert float(before[..., 5].min()) < 0.9
+    assert float((after[..., 5] - 1).abs().max()) < 1e-4
+    others = [i for i in range(before.shape[2]) if i != 5]
+    assert torch.equal(before[..., others], after[..., others])
+
+
+@pytest.mark.parametrize("dw", [False, True])
 def test_fused_model_computes_the_same(dw):
     torch.manual_seed(0)
     model = randomized(Model(tiny_cfg(dw_conv_kpt=dw)))
