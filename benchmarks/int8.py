@@ -107,7 +107,7 @@ def main(args):
     print(describe())
     reference = run(args.onnx, eval_set)
     ap, box = reference.pose["AP"], reference.box["AP"]
-    plan = quantize.make_plan(graph, quantize.depthwise(graph))
+    plan = quantize.usual_plan(model, graph, [], hw)
     share = quantize.coverage(model, plan.convs, hw)
     print("%d images, %.1f %% of the multiplications in INT8" % (eval_set.count, 100 * share))
     print("| images | preparation | ranges | kpt AP | of FP32 | box AP | of FP32 | agreement |")
@@ -115,7 +115,8 @@ def main(args):
     print("| | | FP32 | %.4f | 1.000 | %.4f | 1.000 | |" % (ap, box), flush=True)
     for place in args.place:
         boxed = place == "letterbox"
-        kept = histograms(model, pictures, hw, boxed, args.counts, plan.tensors)
+        names = list(dict.fromkeys(quantize.tensor_of(name) for name in plan.tensors))
+        kept = histograms(model, pictures, hw, boxed, args.counts, names)
         for count in args.counts:
             for method in args.methods:
                 amax = ranges.choose(kept[count], method)
@@ -144,7 +145,8 @@ def measure(path, amax, shift, images, eval_set):
 
     model = onnx.load(path)
     graph = Graph(model)
-    plan = quantize.make_plan(graph, quantize.depthwise(graph))
+    hw = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:]]
+    plan = quantize.usual_plan(model, graph, [], hw)
     quantize.insert(model, plan, quantize.shared_scales(plan, amax), shift)
     if images:
         quantize.correct_bias(model, plan, images)

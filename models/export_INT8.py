@@ -188,10 +188,11 @@ def runnable(model: Any) -> Any:
 
 
 def needed_tensors(source: Source) -> List[str]:
-    """Tensors a cache must know for this model: inputs of the convolutions in INT8."""
+    """Tensors a cache must know for this model: inputs of convolutions that may be INT8."""
     from utils.quantize import depthwise, make_plan
 
-    plan = make_plan(source.graph, depthwise(source.graph))
+    final = [conv.output[0] for conv in source.graph.head]
+    plan = make_plan(source.graph, depthwise(source.graph), final)
     return list(dict.fromkeys(conv.input[0] for conv in plan.convs))
 
 
@@ -230,8 +231,8 @@ def quantised(
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     graph = Graph(model)
-    plan = quantize.make_plan(graph, list(args.keep) + quantize.depthwise(graph))
     hw = calibration_hw(args, source)
+    plan = quantize.usual_plan(runnable(model), graph, args.keep, hw)
     coverage = quantize.coverage(runnable(model), plan.convs, hw)
     scales = quantize.shared_scales(plan, amax)
     quantize.insert(model, plan, scales)
@@ -256,10 +257,11 @@ def print_report(args: argparse.Namespace, source: Source, amax: Dict[str, float
     from utils.calibration import batches, choose_pictures
     from utils.sensitivity import sensitivity
 
-    plan = quantize.make_plan(source.graph, list(args.keep) + quantize.depthwise(source.graph))
+    hw = calibration_hw(args, source)
+    plan = quantize.usual_plan(source.model, source.graph, args.keep, hw)
     count = min(REPORT_IMAGES, args.calib_num)
     pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)[:count]
-    size, hw = source.batch or 1, calibration_hw(args, source)
+    size = source.batch or 1
     images = list(batches(pictures, hw, size, args.calib_letterbox, size > 1, None))
     losses = sensitivity(source.model, plan, quantize.shared_scales(plan, amax), images)
     total = sum(loss.points**2 for loss in losses) ** 0.5

@@ -61,11 +61,45 @@ def test_what_concat_pool_and_resize_touch_shares_a_scale(tmp_path):
     model = load(tmp_path)
     quantised(model)
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    scale = {n.input[0]: float(constants[n.input[1]]) for n in model.graph.node
+    scale = {n.name: float(constants[n.input[1]]) for n in model.graph.node
              if n.op_type == "QuantizeLinear" and constants[n.input[1]].ndim == 0}  # fmt: skip
-    shared = {scale[n] for n in ("cat_out", "pool_out", "up_out", "small/m_out", "residual_out")}
+    moved = ("cat_out", "pool_out", "up_out", "small/m_out", "residual_out/moved")
+    shared = {scale["int8/%s/q" % n] for n in moved}
     assert len(shared) == 1
-    assert scale["stem/m_out"] not in shared and len(set(scale.values())) > 3
+    assert scale["int8/stem/m_out/q"] not in shared and len(set(scale.values())) > 3
+
+
+def test_a_level_that_goes_on_and_is_moved_about_has_two_pairs(tmp_path):
+    """residual_out: to convolution `small` by its own range, to the pool by that of the concat."""
+    model = load(tmp_path)
+    amax = ranges_of(model)
+    amax["small/m_out"] = 7 * amax["residual_out"]
+    plan = quantize.make_plan(Graph(model))
+    quantize.insert(model, plan, quantize.shared_scales(plan, amax))
+    onnx.checker.check_model(model)
+    inputs = readers(model)
+    assert inputs["small"][0] == "int8/residual_out/dq"
+    assert inputs["pool"][0] == "int8/residual_out/moved/dq"
+    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    own, moved = (float(constants["int8/residual_out%s/scale" % s]) for s in ("", "/moved"))
+    assert moved == pytest.approx(7 * own) == float(constants["int8/cat_out/scale"])
+
+
+def test_final_convolutions_are_int8_where_the_share_needs_it(tmp_path, monkeypatch):
+    model = load(tmp_path)
+    graph = Graph(model)
+    assert quantize.final_for_share(model, graph, [], (64, 64)) == []
+    monkeypatch.setattr(quantize, "MIN_SHARE", 0.99)
+    assert quantize.final_for_share(model, graph, [], (64, 64)) == ["head_out"]
+    plan = quantize.usual_plan(model, graph, [], (64, 64))
+    assert {c.name for c in graph.convs} - {c.name for c in plan.convs} == {"depth"}
+    quantize.insert(model, plan, quantize.shared_scales(plan, ranges_of(load(tmp_path))))
+    inputs = readers(model)
+    made = {name: n.op_type for n in model.graph.node for name in n.output}
+    assert [made[i] for i in inputs["head"][:2]] == ["DequantizeLinear"] * 2
+    assert inputs["decode/rows"][0] == "head_out"  # float
+    kept = quantize.usual_plan(load(tmp_path), Graph(load(tmp_path)), ["head"], (64, 64))
+    assert "head" not in {c.name for c in kept.convs}
 
 
 def test_symmetric_and_per_channel(tmp_path):

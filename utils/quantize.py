@@ -11,6 +11,9 @@ Where the pairs go follows what TensorRT fuses:
   its convolution reads, too, is INT8 and read once.
 - Concat, MaxPool and Resize move values about: what goes in and what comes out share one scale,
   and their inputs carry pairs, too, so that the moving is done in INT8.
+- A tensor that is moved about and read by a convolution larger than 1x1, too (a backbone level: on
+  to the next one, and to a concat of the neck), has two pairs. With one scale for all of these the
+  levels of the backbone, which everything else is made of, lose more than any other tensor.
 - Weights are symmetric with one scale an output channel, activations symmetric with one a tensor,
   zero points are 0: what TensorRT takes.
 - Where only 1x1 convolutions read, a SiLU tensor is quantised around the middle of its range
@@ -18,7 +21,8 @@ Where the pairs go follows what TensorRT fuses:
   nearly empty, so this doubles the resolution, with zero points still 0. (A padded convolution
   would need c in its padding.)
 - The convolutions that make the raw predictions, and the decode, stay in floating point; `keep`
-  names more.
+  names more. Of a network so small that these are more than a twentieth of it, `final_for_share`
+  chooses some: with INT8 inputs and weights, but what they make is float all the same.
 """
 
 from typing import Any, Dict, Iterable, List, NamedTuple, Sequence, Set, Tuple
@@ -30,6 +34,8 @@ from utils.onnx_graph import PASSING, Graph, attribute, conv_macs, find, union
 from utils.ranges import LEVELS
 
 PREFIX = "int8/"  # of everything that is put into the graph
+MOVED = "/moved"  # after the name of a tensor: its second pair
+MIN_SHARE = 0.95  # of the multiply-accumulates
 SILU_LOWEST = -0.27846454  # x sigmoid(x) at x = -1.2784645
 WIDER = 1.15  # per bit: clipping a Laplacian best, Banner et al. 2019, arXiv 1810.05723, table 1
 
@@ -37,7 +43,8 @@ WIDER = 1.15  # per bit: clipping a Laplacian best, Banner et al. 2019, arXiv 18
 class Plan(NamedTuple):
     """What is quantised.
 
-    convs: Conv nodes in INT8. tensors: activations that get a pair, in graph order.
+    convs: Conv nodes in INT8. tensors: activations that get a pair, in graph order; second pairs
+    have the tensor's name with MOVED behind it.
     group: tensor -> representative of those that share its scale.
     lowest: representative -> the least value of the group, of those that may be shifted.
     """
@@ -49,35 +56,44 @@ class Plan(NamedTuple):
     lowest: Dict[str, float]
 
 
-def make_plan(graph: Graph, keep: Iterable[str] = ()) -> Plan:
+def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ()) -> Plan:
     """Decide which convolutions and tensors are INT8.
 
-    Args: keep: convolutions that stay floating point, by parts of the name of node or output;
-        the head's final ones always do.
+    Args:
+        keep: convolutions that stay floating point, by parts of the name of node or output.
+        final: outputs of the head's final ones that are INT8 nevertheless.
 
     Raises InputError for a `keep` that names nothing, or if nothing is left.
     """
-    final = {id(node) for node in graph.head}
+    wanted_final = set(final)
+    last = {id(node) for node in graph.head if node.output[0] not in wanted_final}
     for word in keep:
         if not any(matches(conv, [word]) for conv in graph.convs):
             raise InputError("--keep %s: no convolution of that name in the model" % word)
     convs = [
         conv
         for conv in graph.convs
-        if id(conv) not in final and not matches(conv, keep) and graph.weights(conv) is not None
+        if id(conv) not in last and not matches(conv, keep) and graph.weights(conv) is not None
     ]
     if not convs:
         raise InputError("no convolution is left to be INT8")
     wanted: Set[str] = {conv.input[0] for conv in convs}
+    large = {
+        conv.input[0]
+        for conv in convs
+        if graph.weights(conv).shape[2:] != (1, 1)  # type: ignore
+        and (conv.input[0] in graph.inputs or graph.maker[conv.input[0]].op_type not in PASSING)
+    }
     groups: Dict[str, str] = {}
     for node in reversed(graph.nodes):
         if node.op_type in PASSING and id(node) not in graph.decode and node.output[0] in wanted:
             moved = [n for n in node.input if n in graph.maker or n in graph.inputs]
             moved = moved if node.op_type == "Concat" else moved[:1]
+            moved = [name + MOVED if name in large else name for name in moved]
             wanted.update(moved)
             union(groups, [node.output[0], *moved])
     order = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
-    tensors = [name for name in order if name in wanted]
+    tensors = [n for name in order for n in (name, name + MOVED) if n in wanted]
     group = {name: find(groups, name) for name in tensors}
     return Plan(graph, convs, tensors, group, _shiftable(graph, convs, group))
 
@@ -106,7 +122,8 @@ def _shiftable(graph: Graph, convs: Sequence[Any], group: Dict[str, str]) -> Dic
     lowest: Dict[str, float] = {}
     refused: Set[str] = set()
     for name, key in group.items():
-        made_here = graph.maker.get(name)
+        tensor = tensor_of(name)
+        made_here = graph.maker.get(tensor)
         moved = made_here is not None and made_here.op_type in PASSING
         for node in graph.readers.get(name, []):
             if node.op_type == "Conv" and id(node) in quantised:
@@ -121,15 +138,20 @@ def _shiftable(graph: Graph, convs: Sequence[Any], group: Dict[str, str]) -> Dic
                 fits = fits or not moved
             if not fits:
                 refused.add(key)
-        if name not in low:
+        if tensor not in low:
             refused.add(key)
-        lowest[key] = min(lowest.get(key, 0.0), low.get(name, 0.0))
+        lowest[key] = min(lowest.get(key, 0.0), low.get(tensor, 0.0))
     return {key: value for key, value in lowest.items() if key not in refused}
 
 
 def matches(conv: Any, words: Iterable[str]) -> bool:
     """Whether one of the words is in the name of a node or of its output."""
     return any(word in conv.name or word in conv.output[0] for word in words)
+
+
+def tensor_of(name: str) -> str:
+    """The tensor that a pair of the plan quantises."""
+    return name[: -len(MOVED)] if name.endswith(MOVED) else name
 
 
 def shared_scales(plan: Plan, amax: Dict[str, float]) -> Dict[str, float]:
@@ -140,7 +162,7 @@ def shared_scales(plan: Plan, amax: Dict[str, float]) -> Dict[str, float]:
     largest: Dict[str, float] = {}
     for name in plan.tensors:
         group = plan.group[name]
-        largest[group] = max(largest.get(group, 0.0), amax[name])
+        largest[group] = max(largest.get(group, 0.0), amax[tensor_of(name)])
     floor = 1e-6  # a tensor that is always 0
     return {n: max(largest[plan.group[n]], floor) / LEVELS for n in plan.tensors}
 
@@ -205,17 +227,17 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float], shift: bool = True)
         return helper.make_node(kind, [name, label + "/c"], [label], name=label)
 
     for name in plan.tensors:
-        label = PREFIX + name
+        label, tensor = PREFIX + name, tensor_of(name)
         if name not in moved_about:
-            nodes[name] = pair(name, scales[name], zero, label)
+            nodes[name] = pair(tensor, scales[name], zero, label)
             continue
         c, scale = moved_about[name]
-        maker = plan.graph.maker[name]
+        maker = plan.graph.maker[tensor]
         first = []
-        x = name
+        x = tensor
         if maker.op_type not in PASSING:  # what those pass on is shifted already
             x = label + "/shifted"
-            first = [add_node("Sub", name, c, x)]
+            first = [add_node("Sub", tensor, c, x)]
         nodes[name] = [*first, *pair(x, scale, zero, label)]
         if any(r.op_type == "Add" for r in plan.graph.readers.get(name, [])):
             back[name] = label + "/back"
@@ -223,13 +245,23 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float], shift: bool = True)
     quantised = {id(conv) for conv in plan.convs}
     moved = {id(n) for n in plan.graph.nodes if n.op_type in PASSING and n.output[0] in nodes}
     done: Dict[str, str] = {}
-    ordered: List[Any] = [n for i in plan.graph.inputs for n in nodes.get(i, [])]
+    ordered: List[Any] = []
+
+    def place(name: str) -> None:
+        """The pairs of a tensor that is made now."""
+        ordered.extend(nodes.get(name, []))
+        ordered.extend(nodes.get(name + MOVED, []))
+
+    for name in plan.graph.inputs:
+        place(name)
     for node in plan.graph.nodes:
         reads = id(node) in quantised or id(node) in moved
         reads = reads or (node.op_type == "Add" and id(node) not in plan.graph.decode)
         if reads:
             for i, name in enumerate(node.input):
-                if name in nodes:
+                if id(node) in moved and name + MOVED in nodes:
+                    node.input[i] = PREFIX + name + MOVED + "/dq"
+                elif name in nodes:
                     unshifted = node.op_type == "Add" and name in back
                     node.input[i] = back[name] if unshifted else PREFIX + name + "/dq"
                     if name in moved_about and id(node) in quantised:
@@ -248,7 +280,7 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float], shift: bool = True)
             node.input[1] = done[name]
         ordered.append(node)
         for name in node.output:
-            ordered += nodes.get(name, [])
+            place(name)
     del graph.node[:]
     graph.node.extend(ordered)
     graph.initializer.extend(constants)
@@ -271,6 +303,37 @@ def _fold(model: Any, plan: Plan, conv: Any, c: float) -> None:
         if constant.name == conv.input[2]:
             bias = numpy_helper.to_array(constant) + c * rounded.sum((1, 2, 3))
             constant.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), constant.name))
+
+
+def usual_plan(model: Any, graph: Graph, keep: Sequence[str], hw: Any) -> Plan:
+    """The plan of export_INT8.py: depthwise convolutions in float, final ones for MIN_SHARE.
+
+    Args:
+        model: what `graph` is of, as ONNX Runtime takes it. keep: further ones in float.
+        hw: (height, width) px of its input.
+
+    Raises InputError as make_plan does.
+    """
+    thin = depthwise(graph)
+    final = final_for_share(model, graph, thin, hw)
+    final = [c.output[0] for c in graph.head if c.output[0] in final and not matches(c, keep)]
+    return make_plan(graph, [*keep, *thin], final)
+
+
+def final_for_share(model: Any, graph: Graph, keep: Sequence[str], hw: Any) -> List[str]:
+    """Outputs of the final convolutions that have to be INT8 so that MIN_SHARE of all work is.
+
+    The one with most work first: at the finest level, where a rounding error is the fewest pixels.
+    """
+    macs = conv_macs(model, hw)
+    missing = MIN_SHARE * sum(macs.values())
+    missing -= sum(macs[conv.output[0]] for conv in make_plan(graph, keep).convs)
+    chosen: List[str] = []
+    for conv in sorted(graph.head, key=lambda conv: -macs[conv.output[0]]):
+        if missing > 0:
+            chosen.append(conv.output[0])
+            missing -= macs[conv.output[0]]
+    return chosen
 
 
 def depthwise(graph: Graph) -> List[str]:
