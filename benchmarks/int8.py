@@ -1,17 +1,20 @@
-"""Accuracy of X-INT8.onnx in ONNX Runtime: methods x letterbox x number of images.
+"""Accuracy of X-INT8.onnx in ONNX Runtime: methods x letterbox x number of images x distillation.
 
     python benchmarks/int8.py --onnx weights/x.onnx --data data/coco_kpts.yaml \
         --calib_path data/coco_kpts/images/train2017 more/images --counts 64 256 1024
+    python benchmarks/int8.py --onnx weights/x.onnx --calib_path more/images --counts 256 \
+        --methods Mse --place letterbox --distill 0 300 --task train
 
 Of several --calib_path the first one's pictures come first. Prints a Markdown table: keypoint and
-box AP on the val task and their ratio to FP32; agreement, the share of FP32 poses with score >= 0.3
-that have an INT8 pose with OKS >= 0.9 to it. The pictures must not be those of the val task.
+box AP on the task [val] and their ratio to FP32; agreement, the share of FP32 poses with score
+>= 0.3 that have an INT8 pose with OKS >= 0.9 to it. The pictures must not be those of the task.
 """
 
 import argparse
 import copy
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 if not __package__:
@@ -24,6 +27,7 @@ from utils import cli, letterbox, quantize, ranges
 from utils.backends import OnnxBackend
 from utils.calibration import batches, choose_pictures
 from utils.data_yaml import read_data
+from utils.distill import Options, distill
 from utils.errors import InputError
 from utils.eval_set import read_eval_set
 from utils.evaluate import evaluate
@@ -48,6 +52,11 @@ def get_args_parser():
     add("--methods", nargs="+", default=["MinMax", "Entropy", "Percentile", "Mse"])
     add("--place", nargs="+", choices=("letterbox", "resize"), default=["letterbox", "resize"])
     add("--variants", action="store_true", help="for Mse also: without shift, bias correction")
+    add(
+        "--distill", nargs="+", type=int, default=[0], metavar="STEPS", help="rows of as many steps"
+    )
+    add("--device", default="cpu", help="of --distill, as PyTorch names it: cpu, cuda:0")
+    add("--task", default="val", help="val, train or test of --data")
     add("--seed", type=int, default=0)
     return parser
 
@@ -90,7 +99,7 @@ def histograms(model, pictures, hw, letterboxed, counts, names):
 def main(args):
     import onnx
 
-    eval_set = read_eval_set(read_data(args.data), "val")
+    eval_set = read_eval_set(read_data(args.data), args.task)
     model = onnx.load(args.onnx)
     graph = Graph(model)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
@@ -120,17 +129,25 @@ def main(args):
         for count in args.counts:
             for method in args.methods:
                 amax = ranges.choose(kept[count], method)
-                forms = [(True, True)]
+                forms = [(True, True, steps) for steps in args.distill]
                 if args.variants and method == "Mse":
-                    forms += [(True, False), (False, True), (False, False)]
-                for shift, bias in forms:
-                    images = list(
-                        batches(pictures[: min(count, BIAS_IMAGES)], hw, 1, boxed, title=None)
+                    forms += [(True, False, 0), (False, True, 0), (False, False, 0)]
+                biased = pictures[: min(count, BIAS_IMAGES)]
+                for shift, bias, steps in forms:
+                    begin = time.perf_counter()
+                    made, plan = quantised(
+                        args.onnx, amax, shift, biased if bias else [], hw, boxed
                     )
-                    found = measure(args.onnx, amax, shift, images if bias else [], eval_set)
+                    if steps:
+                        options = Options(steps, seed=args.seed, device=args.device)
+                        distill(made, model, plan, pictures[:count], hw, options, boxed)
+                        print("%d steps: %.0f s" % (steps, time.perf_counter() - begin),
+                              file=sys.stderr)  # fmt: skip
+                    found = measure(made, eval_set)
                     again, _ = agreement(reference, found, eval_set.sigmas)
                     name = method + ("" if shift else ", no shift")
                     name += "" if bias else ", no bias correction"
+                    name += ", distilled %d steps" % steps if steps else ""
                     k, b = found.pose["AP"], found.box["AP"]
                     print(
                         "| %d | %s | %s | %.4f | %.3f | %.4f | %.3f | %.3f |"
@@ -139,17 +156,22 @@ def main(args):
                     )
 
 
-def measure(path, amax, shift, images, eval_set):
-    """Quantise a fresh copy and evaluate it."""
+def quantised(path, amax, shift, pictures, hw, boxed):
+    """(model with pairs, plan), biases corrected on the pictures."""
     import onnx
 
     model = onnx.load(path)
-    graph = Graph(model)
-    hw = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[2:]]
-    plan = quantize.usual_plan(model, graph, [], hw)
+    plan = quantize.usual_plan(model, Graph(model), [], hw)
     quantize.insert(model, plan, quantize.shared_scales(plan, amax), shift)
-    if images:
-        quantize.correct_bias(model, plan, images)
+    if pictures:
+        quantize.correct_bias(model, plan, batches(pictures, hw, 1, boxed, title=None))
+    return model, plan
+
+
+def measure(model, eval_set):
+    """Evaluate a model."""
+    import onnx
+
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "x.onnx")
         onnx.save(model, target)

@@ -3,13 +3,14 @@
     python models/export_INT8.py --onnx weights/yolov5l6_pose.onnx \
         --calib_path data/custom_kpts/images --calib_num 256
     python models/export_INT8.py --onnx weights/yolov5l6_pose.onnx --report
+    python models/export_INT8.py --onnx weights/yolov5l6_pose.onnx --distill 300   # needs PyTorch
     python detect_multi_backend.py --weights weights/yolov5l6_pose-INT8.onnx --source data/images
 
 Writes caches/X.cache, the ranges in TensorRT's format, and X-INT8.onnx beside X.onnx, with explicit
 Q/DQ pairs. Either goes to the machine that builds the engine: X.onnx and X.cache for TensorRT 8.5
 to 10.x, X-INT8.onnx for every version. X-INT8.onnx runs in ONNX Runtime, so test_multi_backend.py
 shows what INT8 costs before an engine is built. With a cache of this model there, no images are
-needed.
+needed, but for --distill, which trains X-INT8.onnx to predict what X.onnx predicts on them.
 """
 
 import argparse
@@ -70,6 +71,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recalibrate", action="store_true", help="also where a cache is there")
     parser.add_argument("--no-bias-correction", action="store_true",
         help="leave the biases as they are")  # fmt: skip
+    parser.add_argument("--distill", type=int, default=0, metavar="STEPS",
+        help="train the INT8 network for so many steps to predict what the FP32 one does, on the "
+        "calibration images [0]")  # fmt: skip
+    parser.add_argument("--device", default="", help="where --distill trains: a GPU index such as "
+        "0, or cpu [GPU 0 if there is one]")  # fmt: skip
     parser.add_argument("--report", action="store_true",
         help="print how much each tensor loses, alone in INT8")  # fmt: skip
     return parser
@@ -214,6 +220,7 @@ class Quantised(NamedTuple):
     convs: int  # in INT8
     kept: int  # not
     coverage: float  # of the multiply-accumulates
+    plan: Any  # utils.quantize.Plan
 
 
 def quantised(
@@ -248,7 +255,47 @@ def quantised(
             corrected = {c.name: c for c in view.graph.initializer}
             for constant in model.graph.initializer:
                 constant.CopyFrom(corrected.get(constant.name, constant))
-    return Quantised(model, len(plan.convs), len(graph.convs) - len(plan.convs), coverage)
+    return Quantised(model, len(plan.convs), len(graph.convs) - len(plan.convs), coverage, plan)
+
+
+def check_distill(args: argparse.Namespace) -> str:
+    """PyTorch's name of the device. Raises InputError for what --distill cannot run with."""
+    if args.distill < 0:
+        raise InputError("--distill %d: expected a number of steps" % args.distill)
+    if not args.distill:
+        return "cpu"
+    try:
+        import torch
+    except ImportError as e:
+        raise InputError("--distill needs PyTorch: pip install torch (%s)" % e) from e
+    from utils.backends import parse_device
+
+    gpu = parse_device(args.device)
+    if gpu is None:
+        gpu = 0 if torch.cuda.is_available() else -1
+    if gpu >= torch.cuda.device_count():
+        raise InputError(
+            "--device %d: PyTorch %s sees %d CUDA GPUs; use --device cpu"
+            % (gpu, torch.__version__, torch.cuda.device_count())
+        )
+    return "cpu" if gpu < 0 else "cuda:%d" % gpu
+
+
+def distilled(args: argparse.Namespace, source: Source, result: Quantised, device: str) -> None:
+    """Train the quantised model in place."""
+    from utils.calibration import choose_pictures
+    from utils.distill import Options, distill
+
+    pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)
+    options = Options(args.distill, seed=args.calib_seed, device=device)
+    hw = calibration_hw(args, source)
+    losses = distill(
+        result.model, source.model, result.plan, pictures, hw, options, args.calib_letterbox
+    )
+    part = max(len(losses) // 10, 1)
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    print("distilled on %d images, %d steps: loss %.4f at first, %.4f at last"
+          % (len(pictures), len(losses), first, last))  # fmt: skip
 
 
 def print_report(args: argparse.Namespace, source: Source, amax: Dict[str, float]) -> None:
@@ -277,6 +324,7 @@ def main(args: argparse.Namespace) -> None:
     from utils.calibration_cache import make_cache, write_cache
 
     check_calibration(args)
+    device = check_distill(args)
     source = read_onnx(args.onnx)
     refuse_quantised(source)
     if args.report and len(source.graph.outputs) > 1:
@@ -296,6 +344,8 @@ def main(args: argparse.Namespace) -> None:
             print("warning: --calib_method is not used, %s is there; --recalibrate makes it anew"
                   % path)  # fmt: skip
     result = quantised(args, source, amax, fresh and not args.no_bias_correction)
+    if args.distill:
+        distilled(args, source, result, device)
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
     write_onnx(target, result.model)
     print("%s: %d convolutions in INT8, %d in floating point, %.1f %% of the multiplications in "
