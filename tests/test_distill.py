@@ -136,7 +136,13 @@ def test_the_same_seed_gives_the_same_model(tmp_path, pictures):
 
 def test_levels_are_what_a_concat_joins(tmp_path):
     graph = Graph(quantised(tmp_path)[0])
-    assert [level.names for level in read_levels(graph)] == [["head_out"]]
+    assert read_levels(graph) == [["head_out"]]
+
+
+def test_a_head_of_another_kind(tmp_path):
+    maps = torch.zeros(1, 56, 2, 2)
+    with pytest.raises(InputError, match="56 channels, not a multiple of 57"):
+        pose_loss(maps, maps, read_layout(quantised(tmp_path)[0]))
 
 
 def test_operations_without_a_rule(tmp_path):

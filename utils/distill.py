@@ -10,7 +10,7 @@ are put back into the ONNX, whose nodes stay what they were. Imports torch, so c
 import json
 import math
 import random
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from utils.keypoints import AREA_OF_BOX, COCO_NAMES, oks_sigmas
 from utils.letterbox import HW
 from utils.onnx_graph import Graph
 from utils.quantize import PREFIX, Plan, weight_scales
+from utils.ranges import LEVELS
 from utils.torch_graph import TorchGraph
 
 MULTIPLE = 64  # px, of every stride
@@ -31,23 +32,21 @@ WARM_UP = 0.05  # of the steps
 
 
 class Options(NamedTuple):
-    """How to distil. Rates are for weights and biases relative to their size, for scales in log."""
+    """How to distil.
+
+    Rates are for weights and biases relative to their size, for scales in log. INT8 is off by so
+    little that larger steps do more harm than good: 3e-5 ends worse than it began.
+    """
 
     steps: int
     size: int = 320  # px of the square crops
     batch: int = 4
-    rate: float = 3e-4
+    rate: float = 5e-6
     scale_rate: float = 1e-3
     features: float = 1.0  # gain of the head's inputs
     seed: int = 0
     device: str = "cpu"
     progress: bool = True
-
-
-class Level(NamedTuple):
-    """One level of the head: the outputs that are its channels, in order."""
-
-    names: List[str]
 
 
 class Layout(NamedTuple):
@@ -72,21 +71,25 @@ def read_layout(model: Any) -> Layout:
     return Layout(nc, nkpt)
 
 
-def read_levels(graph: Graph) -> List[Level]:
-    """Levels of the head: what one Concat joins is one of them, other convolutions are alone."""
+def read_levels(graph: Graph) -> List[List[str]]:
+    """Outputs that are the channels of each level of the head, in their order.
+
+    What one Concat joins is a level, other convolutions are alone.
+    """
     names = {conv.output[0] for conv in graph.head}
-    levels, joined = [], set()
+    levels: List[List[str]] = []
+    joined: Set[str] = set()
     for node in graph.nodes:
         if node.op_type == "Concat" and set(node.input) <= names:
-            levels.append(Level(list(node.input)))
+            levels.append(list(node.input))
             joined.update(node.input)
     alone = [conv.output[0] for conv in graph.head if conv.output[0] not in joined]
-    return levels + [Level([name]) for name in alone]
+    return levels + [[name] for name in alone]
 
 
 def crops(
     pictures: Sequence[str], net_hw: HW, options: Options, letterboxed: bool
-) -> Iterator[Tuple[np.ndarray, float]]:
+) -> Iterator[np.ndarray]:
     """Endless batches (B, 3, size, size) of pieces, zoomed and mirrored at random.
 
     The zoom goes from the whole picture in the crop to a little more than what the model sees, so
@@ -119,7 +122,12 @@ def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
     (from the extent of its points, the anchors being in the decode) and the keypoint's sigma.
     Its logarithm keeps a hopeless point from deciding.
     """
-    b, c, h, w = wanted.shape
+    b, channels, h, w = wanted.shape
+    if channels % layout.width:
+        raise InputError(
+            "--distill: a level of the head has %d channels, not a multiple of %d (5 + %d classes "
+            "+ 3 x %d keypoints)" % (channels, layout.width, *layout)
+        )
     found, wanted = (t.reshape(b, -1, layout.width, h, w).transpose(2, 4) for t in (found, wanted))
     score = torch.sigmoid(wanted[..., 4])
     objects = score.sum() + 1
@@ -129,9 +137,7 @@ def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
         return loss
     found, wanted, weight = found[sure], wanted[sure], score[sure]  # (n, width)
     first = 5 + layout.nc
-    if layout.nc > 1:
-        classes = divergence(found[:, 5:first], wanted[:, 5:first]).sum(1)
-        loss = loss + (weight * classes).sum() / objects
+    classes = divergence(found[:, 5:first], wanted[:, 5:first]).sum(1)  # the score is a product
     points, target = (t[:, first:].reshape(len(t), -1, 3) for t in (found, wanted))
     extent = 2 * (target[..., :2].max(1).values - target[..., :2].min(1).values)  # cells
     area = extent.prod(1).clamp(min=1.0)  # about that of the box
@@ -143,7 +149,7 @@ def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
     center = 2 * (found[:, :2].sigmoid() - wanted[:, :2].sigmoid()) / size
     side = 2 * (F.logsigmoid(found[:, 2:4]) - F.logsigmoid(wanted[:, 2:4]))
     box = torch.log1p(50 * (center.square() + side.square()).sum(1))
-    each = 2 * oks.mean(1) + box + 0.2 * seen
+    each = 2 * oks.mean(1) + box + 0.2 * seen + classes
     return loss + (weight * each).sum() / objects
 
 
@@ -196,7 +202,7 @@ class Student:
             for name, scale in self.weights:
                 if scale is not None:
                     largest = values[name].abs().amax((1, 2, 3))
-                    values[scale] = largest.clamp(min=1e-12) / 127
+                    values[scale] = largest.clamp(min=1e-12) / LEVELS
 
     def parameters(self, options: Options) -> List[Dict[str, Any]]:
         """Groups of Adam, whose steps are as large as the rate: a share of each tensor's size."""
@@ -246,13 +252,15 @@ def distill(
     Args:
         model: onnx.ModelProto with the pairs of `plan`. teacher: the same before `insert`.
         pictures: files. net_hw: (height, width) px the model is used at.
+
+    Raises InputError for a head that is no YOLO-Pose one, or if it diverges.
     """
     from tqdm import tqdm
 
     if options.steps < 1:
         return []
     layout, levels = read_layout(teacher), read_levels(plan.graph)
-    heads = [name for level in levels for name in level.names]
+    heads = [name for level in levels for name in level]
     features = list(dict.fromkeys(source(conv.input[0]) for conv in plan.graph.head))
     student = Student(model, plan, heads + features, options.device)
     reference = TorchGraph(teacher, heads + features, options.device)
@@ -267,8 +275,8 @@ def distill(
             found = dict(zip(student.graph.outputs, student(images)))
             loss = sum(
                 pose_loss(
-                    torch.cat([found[n] for n in level.names], 1),
-                    torch.cat([wanted[n] for n in level.names], 1),
+                    torch.cat([found[n] for n in level], 1),
+                    torch.cat([wanted[n] for n in level], 1),
                     layout,
                 )
                 for level in levels
@@ -282,6 +290,8 @@ def distill(
                 group["lr"] = group["rate"] * share(step, options.steps)
             optimizer.step()
             losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise InputError("--distill: the loss is not finite after %d steps" % len(losses))
             bar.set_postfix(loss="%.3f" % np.mean(losses[-20:]), refresh=False)
     student.write(model)
     return losses
