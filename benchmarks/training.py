@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import train
+from models import common
 from utils import cli
 from utils.data_yaml import read_data
 from utils.distributed import Ranks
@@ -29,11 +30,15 @@ from utils.trainer import Options, Trainer, to_device
 def get_args_parser() -> argparse.ArgumentParser:
     parser = train.get_args_parser()
     parser.add_argument("--steps", type=int, default=40, help="of each part")
+    parser.add_argument("--plain-norm", action="store_true", help="PyTorch's own operations")
+    parser.add_argument("--network-only", action="store_true", help="the other parts are left out")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     device = train.parse_devices(args.device)[0]
+    if args.plain_norm:
+        common.usable = lambda *_: False
     data = read_data(args.data)
     hyp = read_hyp(args.hyp)
     model, lines = train.build_model(args, data)
@@ -44,9 +49,10 @@ def main(args: argparse.Namespace) -> None:
     size = parse_size(args.img_size)
     batches = train.make_batches(args, model, train_set, hyp, size, Ranks(), device)
     amp = not args.no_amp
-    trainer = Trainer(
-        model, batches, hyp, Options(10, device, amp=amp, compile=args.compile, progress=False)
+    options = Options(
+        10, device, amp=amp, compile=args.compile, graphs=not args.no_graphs, progress=False
     )
+    trainer = Trainer(model, batches, hyp, options)
     count = batches.steps * args.batch_size
 
     def clock(name: str, run) -> None:
@@ -59,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
         elapsed = time.perf_counter() - started
         print("%-8s %8.0f images/s" % (name, count / elapsed), flush=True)
 
-    for _ in range(2 if args.cache_images else 1):
+    for _ in range(0 if args.network_only else 2 if args.cache_images else 1):
         clock("loader", lambda: [None for _ in batches.epoch(0)])
     batch = batches.one(0, 0)
     print("pixels a batch: %.0f MB, matches %s" % (len(batch.pixels) / 1e6, batch.matches.counts))
@@ -76,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     print("first 5 steps: %.1f s" % (time.perf_counter() - started))
     clock("network", lambda: [trainer._step(images, targets, s, False)
                               for s in range(batches.steps)])  # fmt: skip
-    for epoch in (1, 2):
+    for epoch in () if args.network_only else (1, 2):
         stats = trainer.train_epoch(epoch)
         print("%-8s %8.0f images/s, %.1f GB" % ("whole", stats.images_per_s, stats.memory_gb))
 

@@ -14,8 +14,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import cv2
 import numpy as np
 
-from utils import augment, targets
+from utils import augment, collage, targets
 from utils.augment import Persons
+from utils.collage import Collage
 from utils.errors import InputError
 from utils.hyper_parameters import Hyp
 from utils.labels import Labels
@@ -197,6 +198,8 @@ class _Assembler:
         parts = train_set.labels
         self.labels = Labels(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
         self.starts = np.cumsum([0, *(p.count for p in parts)])
+        # images that a mosaic would enlarge
+        self.small = np.flatnonzero(self.hws.max(1) < longest)
         self.cache = _Cache(self.hws, spec.world) if spec.cache else None
 
     def __getitem__(self, job: _Job) -> TrainBatch:
@@ -209,15 +212,12 @@ class _Assembler:
         if spec.multi_scale:  # alike on all ranks
             shared = np.random.default_rng([spec.seed, job.epoch, job.step, 0])
             size = augment.multi_scale_hw(shared, size, max(spec.strides))
+        collages = self._collages(rng, job, size) if hyp.collage and not spec.rect else {}
+        hws[list(collages)] = size
         samples = augment.draw(rng, hyp, job.own, hws, size, job.mosaic)
         used = np.unique(np.where(samples.single[:, None], samples.images[:, -1:], samples.images))
-        pixels, offsets, broken = self._pixels(job.window, used)
-        labels, starts = augment.select(self.labels, self.starts, job.window)
-        if broken:  # nobody is to be found on a grey picture
-            bad = {path for path, _ in broken}
-            gone = np.array([self.paths[int(i)] in bad for i in job.window])
-            labels = labels._replace(boxes=labels.boxes.copy())
-            labels.boxes[np.repeat(gone, np.diff(starts)), 2:] = 0
+        pixels, offsets, broken = self._pixels(job.window, used, hws, collages)
+        labels, starts = self._labels(job.window, collages, broken)
         persons = augment.transform_labels(samples, labels, starts, hws, size)
         matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
         return TrainBatch(
@@ -227,34 +227,84 @@ class _Assembler:
             persons,
             size,
             bool((samples.blend < 1).any()),
-            broken,
+            [(self.paths[image], reason) for image, reason in broken.items()],
         )
 
+    def _collages(self, rng: np.random.Generator, job: _Job, size: HW) -> Dict[int, Collage]:
+        """Place in the window -> the collage that is shown instead of the small image there."""
+        shown = rng.random(len(job.window)) < self.hyp.collage
+        small = self.hws[job.window].max(1) < max(size)
+        return {
+            int(i): collage.arrange(rng, int(job.window[i]), self.small, self.hws, size)
+            for i in np.flatnonzero(shown & small & (len(self.small) > 1))
+        }
+
     def _pixels(
-        self, window: np.ndarray, used: np.ndarray
-    ) -> Tuple[Any, np.ndarray, List[Tuple[str, str]]]:
-        """(bytes of the images used, first byte of each of the window, what cannot be decoded)."""
+        self, window: np.ndarray, used: np.ndarray, hws: np.ndarray, collages: Dict[int, Collage]
+    ) -> Tuple[Any, np.ndarray, Dict[int, str]]:
+        """(bytes of the images used, first byte of each of the window, image -> why it is broken).
+
+        Broken images are grey.
+        """
         import torch
 
         counts = np.zeros(len(window), np.int64)
-        counts[used] = self.hws[window[used]].prod(1) * 3
+        counts[used] = hws[used].prod(1) * 3
         offsets = np.cumsum(counts) - counts
         pixels = torch.empty(int(counts.sum()), dtype=torch.uint8)
-        flat, broken = pixels.numpy(), []
+        flat = pixels.numpy()
+        broken: Dict[int, str] = {}
+
+        def read(image: int) -> Optional[np.ndarray]:
+            target = np.empty((*self.hws[image], 3), np.uint8)
+            self._read(image, target, broken)
+            return None if image in broken else target
+
         for i in used:
-            image = int(window[i])
-            target = flat[offsets[i] : offsets[i] + counts[i]].reshape(*self.hws[image], 3)
-            if self.cache is not None and self.cache.read(image, target):
-                continue
-            try:
-                decode(self.paths[image], self.sizes[image], target)
-            except (OSError, ValueError) as e:
-                broken.append((self.paths[image], getattr(e, "strerror", None) or str(e)))
-                target[:] = PAD_VALUE
-                continue
-            if self.cache is not None:
-                self.cache.write(image, target)
+            target = flat[offsets[i] : offsets[i] + counts[i]].reshape(*hws[i], 3)
+            if int(i) in collages:
+                collage.draw(collages[int(i)], target, read)
+            else:
+                self._read(int(window[i]), target, broken)
         return pixels, offsets, broken
+
+    def _read(self, image: int, target: np.ndarray, broken: Dict[int, str]) -> None:
+        """An image of the set into `target`; grey, and a reason in `broken`, if there is none."""
+        if self.cache is not None and self.cache.read(image, target):
+            return
+        try:
+            decode(self.paths[image], self.sizes[image], target)
+        except (OSError, ValueError) as e:
+            broken[image] = getattr(e, "strerror", None) or str(e)
+            target[:] = PAD_VALUE
+            return
+        if self.cache is not None:
+            self.cache.write(image, target)
+
+    def _labels(
+        self, window: np.ndarray, collages: Dict[int, Collage], broken: Dict[int, str]
+    ) -> Tuple[Labels, np.ndarray]:
+        """(labels of the window one after the other, where each begins).
+
+        On a grey picture nobody is to be found.
+        """
+        if not (collages or broken):
+            return augment.select(self.labels, self.starts, window)
+        items = []
+        for place, image in enumerate(window):
+            if place not in collages:
+                items.append(self._labels_of(image, image in broken))
+                continue
+            made = collages[place]
+            lost = [k for k, i in enumerate(made.images) if int(i) in broken]
+            parts = [self._labels_of(i) for i in made.images]
+            items.append(collage.merge(made, parts, self.hws, lost))
+        starts = np.cumsum([0, *(item.count for item in items)])
+        return Labels(*(np.concatenate([item[k] for item in items]) for k in range(3))), starts
+
+    def _labels_of(self, image: int, none: bool = False) -> Labels:
+        rows = slice(self.starts[image], self.starts[image if none else image + 1])
+        return Labels(*(part[rows] for part in self.labels))
 
     def _rect(self, hws: np.ndarray) -> HW:
         """Smallest size, in multiples of the stride, that holds these images as letterboxed."""
