@@ -25,7 +25,7 @@ from utils.targets import Targets
 from utils.train_set import TrainSet
 from utils.warp import Plan, make_plan
 
-POOL = 128  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
+POOL = 64  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
 AHEAD = 2  # batches each worker makes in advance
 
 
@@ -246,12 +246,10 @@ class _Assembler:
 
         Broken images are grey.
         """
-        import torch
-
         counts = np.zeros(len(window), np.int64)
         counts[used] = hws[used].prod(1) * 3
         offsets = np.cumsum(counts) - counts
-        pixels = torch.empty(int(counts.sum()), dtype=torch.uint8)
+        pixels = shared_bytes(int(counts.sum()))
         flat = pixels.numpy()
         broken: Dict[int, str] = {}
 
@@ -348,6 +346,19 @@ class _Cache:
         """Two workers may write one image: the same bytes."""
         self._slot(image)[:] = pixels.reshape(-1)
         self.there[image] = 1
+
+
+def shared_bytes(count: int) -> Any:
+    """An uninitialised uint8 tensor (count,); in a worker process in the memory it is handed over
+    in, so that handing over copies nothing."""
+    import torch
+    from torch.utils.data import get_worker_info
+
+    if get_worker_info() is None or not count:
+        return torch.empty(count, dtype=torch.uint8)
+    return torch.empty(0, dtype=torch.uint8).set_(
+        torch.UntypedStorage._new_shared(count, device="cpu")
+    )
 
 
 def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:

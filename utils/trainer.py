@@ -93,7 +93,10 @@ class Trainer:
             self._capture(network)
         if ranks.world > 1:
             where = [device.index] if self.gpu else None
-            network = nn.parallel.DistributedDataParallel(network, device_ids=where)
+            # running statistics are those of the first process, which validates and saves
+            network = nn.parallel.DistributedDataParallel(
+                network, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.network: Any = torch.compile(network) if options.compile else network
         total = batches.spec.batch * ranks.world
         self.accumulate = max(round(NOMINAL_BATCH / total), 1)
