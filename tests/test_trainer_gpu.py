@@ -35,7 +35,7 @@ def losses(tmp_path, graphs, freeze=0):
     one = Labels(np.zeros(1, np.int64), np.array([[0.5, 0.5, 0.6, 0.8]]), points)
     train_set = TrainSet(paths, np.full((8, 2), 64), [one] * 8, np.ones(8), [])
     anchors = (model.head.anchors * model.head.stride.view(-1, 1, 1)).numpy().astype(float)
-    spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=0, pin=True)
+    spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=2 * graphs, pin=True)
     hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
     batches = TrainBatches(train_set, hyp, spec, 3)
     options = Options(3, torch.device("cuda", 0), freeze=freeze, amp=False, graphs=graphs,

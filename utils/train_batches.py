@@ -9,7 +9,8 @@ Everything random comes from generators seeded with (seed, epoch, step, rank), s
 taken up again sees what it would have seen, whatever the number of workers.
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+import collections
+from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -21,12 +22,15 @@ from utils.errors import InputError
 from utils.hyper_parameters import Hyp
 from utils.labels import Labels
 from utils.letterbox import HW, PAD_VALUE, fit, stride_multiple
+from utils.pixel_ring import PixelRing
 from utils.targets import Targets
 from utils.train_set import TrainSet
 from utils.warp import Plan, make_plan
 
 POOL = 64  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
 AHEAD = 2  # batches each worker makes in advance
+HELD = 2  # batches whose pixels stay as they are: the last one and the one before
+ROOM = 1.3  # bytes of a slot, over what a batch needs on average
 
 
 class Spec(NamedTuple):
@@ -49,13 +53,14 @@ class Spec(NamedTuple):
 class TrainBatch(NamedTuple):
     """One step of one process; tensors on the host."""
 
-    pixels: Any  # flat uint8 tensor: all images the plan names
+    pixels: Any  # flat uint8 tensor: all images the plan names (None on the way from a worker)
     plan: Plan
     matches: Targets  # its arrays as tensors
     persons: Persons
     size: HW
     blended: bool  # some pictures are mixed with others
     broken: List[Tuple[str, str]]  # (path, reason) of images that are grey instead
+    slot: Tuple[int, int] = (-1, 0)  # of the ring, and bytes used; -1: pixels are not there
 
 
 class _Job(NamedTuple):
@@ -66,6 +71,7 @@ class _Job(NamedTuple):
     own: np.ndarray  # (B,) images whose turn it is, as indices into `window`
     window: np.ndarray  # (W,) images of the set that may be shown
     mosaic: bool
+    slot: int = -1  # of the ring, for the pixels; -1: into memory of their own
 
 
 class TrainBatches:
@@ -95,16 +101,31 @@ class TrainBatches:
         self._assembler = _Assembler(train_set, hyp, spec)
         self._stream: Optional[Iterator[TrainBatch]] = None
         self._next = -1  # epoch the stream has come to
+        self._held: Deque[int] = collections.deque()  # slots of the last batches
 
     def epoch(self, epoch: int) -> Iterator[TrainBatch]:
-        """The batches of an epoch, `steps` of them."""
+        """The batches of an epoch, `steps` of them.
+
+        The pixels of a batch stay as they are until the second one after it is asked for.
+        """
         if self._stream is None or self._next != epoch:
+            self.restart()
             self._stream = self._start(epoch)
         self._next = -1  # unless all of it is taken
         for _ in range(self.steps):
             batch = next(self._stream)
             self.broken.update(batch.broken)
-            yield batch._replace(size=(batch.size[0], batch.size[1]))  # pinning makes a list of it
+            batch = batch._replace(
+                size=(batch.size[0], batch.size[1])
+            )  # pinning makes a list of it
+            slot, count = batch.slot
+            if slot >= 0:
+                if batch.pixels is None:
+                    batch = batch._replace(pixels=self._assembler.ring.view(slot, count))
+                self._held.append(slot)
+            if len(self._held) > HELD:
+                self._assembler.ring.give_back(self._held.popleft())
+            yield batch
         self._next = epoch + 1
 
     def one(self, epoch: int, step: int) -> TrainBatch:
@@ -112,14 +133,21 @@ class TrainBatches:
         return self._assembler[self._jobs(epoch)[step]]
 
     def restart(self) -> None:
-        """Forget what was made in advance."""
+        """Forget what was made in advance; the workers end."""
         self._stream, self._next = None, -1
+        self._held.clear()
+        if self._assembler.ring is not None:
+            self._assembler.ring.close()
+            self._assembler.ring = None
 
     def _start(self, epoch: int) -> Iterator[TrainBatch]:
         from torch.utils.data import DataLoader
 
         spec = self.spec
-        jobs = _Lazy(lambda: (j for e in range(epoch, self.epochs) for j in self._jobs(e)))
+        ring = self._assembler.open_ring()
+        if ring is not None and spec.pin and not ring.pin():
+            print("note: the memory of the batches cannot be page-locked; copies are slower")
+        jobs = _Lazy(lambda: self._with_slots(epoch, ring))
         loader = DataLoader(
             self._assembler,  # type: ignore  # a map from jobs to batches
             batch_size=None,
@@ -131,6 +159,13 @@ class TrainBatches:
             worker_init_fn=_start_worker,
         )
         return iter(loader)
+
+    def _with_slots(self, epoch: int, ring: Optional[PixelRing]) -> Iterator[_Job]:
+        """All jobs to come, each with a slot that is free when it is given to a worker."""
+        for e in range(epoch, self.epochs):
+            for job in self._jobs(e):
+                slot = None if ring is None else ring.take()
+                yield job if slot is None else job._replace(slot=slot)
 
     def order(self, epoch: int) -> np.ndarray:
         """(steps, batch) image indices of this process.
@@ -201,6 +236,20 @@ class _Assembler:
         # images that a mosaic would enlarge
         self.small = np.flatnonzero(self.hws.max(1) < longest)
         self.cache = _Cache(self.hws, spec.world) if spec.cache else None
+        self.ring: Optional[PixelRing] = None
+
+    def open_ring(self) -> Optional[PixelRing]:
+        """Memory for the batches of the workers, if there are any."""
+        spec = self.spec
+        if not spec.workers:
+            return None
+        pixels = self.hws.prod(1).astype(np.float64)
+        share = self.hyp.collage * (self.hws.max(1) < max(spec.size))
+        pixels += share * (spec.size[0] * spec.size[1] - pixels)
+        images = min(max(spec.batch, POOL), len(pixels))
+        size = int(ROOM * 3 * images * pixels.mean()) // 4096 * 4096 + 4096
+        self.ring = PixelRing(spec.workers * AHEAD + HELD + 1, size)
+        return self.ring
 
     def __getitem__(self, job: _Job) -> TrainBatch:
         import torch
@@ -216,10 +265,15 @@ class _Assembler:
         hws[list(collages)] = size
         samples = augment.draw(rng, hyp, job.own, hws, size, job.mosaic)
         used = np.unique(np.where(samples.single[:, None], samples.images[:, -1:], samples.images))
-        pixels, offsets, broken = self._pixels(job.window, used, hws, collages)
+        pixels, offsets, broken = self._pixels(job, used, hws, collages)
         labels, starts = self._labels(job.window, collages, broken)
         persons = augment.transform_labels(samples, labels, starts, hws, size)
         matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
+        slot = (-1, 0)
+        if self._fits(job, len(pixels)):
+            slot, pixels = (job.slot, len(pixels)), None
+        elif job.slot >= 0:  # it comes back unused
+            slot = (job.slot, 0)
         return TrainBatch(
             pixels,
             make_plan(samples, offsets, hws),
@@ -228,6 +282,7 @@ class _Assembler:
             size,
             bool((samples.blend < 1).any()),
             [(self.paths[image], reason) for image, reason in broken.items()],
+            slot,
         )
 
     def _collages(self, rng: np.random.Generator, job: _Job, size: HW) -> Dict[int, Collage]:
@@ -240,16 +295,21 @@ class _Assembler:
         }
 
     def _pixels(
-        self, window: np.ndarray, used: np.ndarray, hws: np.ndarray, collages: Dict[int, Collage]
+        self, job: _Job, used: np.ndarray, hws: np.ndarray, collages: Dict[int, Collage]
     ) -> Tuple[Any, np.ndarray, Dict[int, str]]:
         """(bytes of the images used, first byte of each of the window, image -> why it is broken).
 
         Broken images are grey.
         """
+        window = job.window
         counts = np.zeros(len(window), np.int64)
         counts[used] = hws[used].prod(1) * 3
         offsets = np.cumsum(counts) - counts
-        pixels = shared_bytes(int(counts.sum()))
+        total = int(counts.sum())
+        if self._fits(job, total):
+            pixels = self.ring.view(job.slot, total)  # type: ignore
+        else:
+            pixels = shared_bytes(total)
         flat = pixels.numpy()
         broken: Dict[int, str] = {}
 
@@ -265,6 +325,10 @@ class _Assembler:
             else:
                 self._read(int(window[i]), target, broken)
         return pixels, offsets, broken
+
+    def _fits(self, job: _Job, count: int) -> bool:
+        """Whether the pixels go into the ring; those of an unusually large batch do not."""
+        return job.slot >= 0 and self.ring is not None and count <= self.ring.size
 
     def _read(self, image: int, target: np.ndarray, broken: Dict[int, str]) -> None:
         """An image of the set into `target`; grey, and a reason in `broken`, if there is none."""

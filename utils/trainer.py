@@ -195,7 +195,9 @@ class Trainer:
                 ready = torch.cuda.Event()
                 ready.record(side)
             if waiting is not None:
+                before = waiting[2]
                 yield self._handed_over(*waiting)
+                before.synchronize()  # its bytes have left the host: the loader may use them anew
             waiting = images, targets, ready
         if waiting is not None:
             yield self._handed_over(*waiting)
