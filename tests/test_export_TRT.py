@@ -232,6 +232,8 @@ def test_qdq_and_half_models_are_named_after_what_they_are(tmp_path, pictures):
         good(run(version, "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx"))
         assert json.loads((tmp_path / "x-INT8.trt.json").read_text())["precision"] == "INT8"
         (tmp_path / "x-INT8.trt").unlink()
+    bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx", "--int8", "--quant",
+            "implicit"), "--quant implicit", "has Q/DQ pairs")  # fmt: skip
     from utils.half import to_half
 
     model = onnx.load(str(path))
@@ -257,9 +259,10 @@ def test_dynamic(tmp_path, calib, pictures, version):
     assert "?x3x?x?" in text
     good(run(version, *export, "--batch-size", 2))  # static, of a dynamic ONNX
     assert facts(engine)["profile"] == {"input": ((2, 3, 128, 128),) * 3}
-    good(run(version, *export, "--dynamic", "--max-batch", 4, *calib))
-    if version == "v85":
-        assert facts(tmp_path / "x-dynamic-INT8.trt")["calibrated_images"] >= 10
+    good(run(version, *export, "--dynamic", "--max-batch", 4, *calib, "--calib_imgsz", 192))
+    if version == "v85":  # at the size asked for, which is none of the engine's
+        built = facts(tmp_path / "x-dynamic-INT8.trt")
+        assert built["calibrated_images"] >= 10 and built["calibrated_shape"] == (1, 3, 192, 192)
     bad(run(version, *export, "--dynamic", "--min-size", 128, "--max-size", 64), "must not shrink")
     bad(run(version, *export, "--max-batch", 2), "--max-batch goes with --dynamic")
     bad(run(version, *export, "--opt-size", 100), "multiples of 64")
@@ -318,6 +321,8 @@ def test_builder_settings(tmp_path):
     bad(run("v85", *export, "--opt-level", 5), "--opt-level", "8.6 and newer")
     bad(run("v86", *export, "--fp16", "--dla", 2), "--dla 2", "2 DLA cores")
     bad(run("v86", *export, "--dla", 0), "--dla", "--fp16 or --int8")
+    bad(run("v86", *export, "--fp16", "--dla", -1), "--dla -1")
+    bad(run("v86", *export, "--timing-cache", tmp_path), "--timing-cache", "is a folder")
 
 
 def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, pictures, calib):
@@ -356,6 +361,86 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     for name in ("x.trt", "x-INT8.trt", "x-FP16.trt"):
         assert (tmp_path / name).read_bytes() == b"old"
     assert not list(tmp_path.rglob(".tmp*"))
+
+
+def stopped_at(error, picture, monkeypatch):
+    """A picture that cannot be read for a reason of its own."""
+    from utils import sources
+
+    read = sources.read_image
+
+    def read_image(path):
+        if path.endswith(picture):
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(sources, "read_image", read_image)
+
+
+def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, pictures, calib):
+    """The bindings swallow what a calibrator raises, and TensorRT goes on with half the images."""
+    path = make_small_net(tmp_path / "x.onnx")
+    engine, cache = tmp_path / "x-INT8.trt", tmp_path / "caches" / "x.cache"
+    engine.write_bytes(b"old")
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "3.png").write_bytes(b"broken")
+    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", "3.png")
+    assert engine.read_bytes() == b"old" and not cache.exists()
+    for picture in pictures.iterdir():  # then there is nothing to build from either
+        picture.write_bytes(b"broken")
+    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", ".png")
+    assert engine.read_bytes() == b"old" and not cache.exists()
+    for picture in pictures.iterdir():
+        picture.write_bytes(whole)
+    good(run("v85", "models/export_TRT.py", "--onnx", path, *calib))
+    assert facts(engine)["calibrated_images"] == 10
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (MemoryError(), None)])
+def test_calibration_interrupted(tmp_path, calib, monkeypatch, error, code):
+    path = make_small_net(tmp_path / "x.onnx")
+    stopped_at(error, "3.png", monkeypatch)
+    if code is None:  # no error of the user's: it keeps its traceback
+        with pytest.raises(MemoryError):
+            run("v85", "models/export_TRT.py", "--onnx", path, *calib)
+    else:
+        assert run("v85", "models/export_TRT.py", "--onnx", path, *calib).returncode == code
+    assert not list(tmp_path.rglob("*.trt")) and not (tmp_path / "caches").exists()
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, calib):
+    path = make_small_net(tmp_path / "x.onnx")
+    (tmp_path / "caches").write_bytes(b"a file where the folder should be")
+    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "caches")
+    assert not list(tmp_path.rglob("*.trt"))
+
+
+def test_builds_on_the_gpu_asked_for(tmp_path):
+    path = make_small_net(tmp_path / "x.onnx")
+    for version in ("v85", "v11"):
+        good(run(version, "models/export_TRT.py", "--onnx", path, "--device", 1, FAKE_GPUS="2"))
+        assert facts(tmp_path / "x.trt")["gpu_index"] == 1
+        good(run(version, "models/export_TRT.py", "--onnx", path))
+        assert facts(tmp_path / "x.trt")["gpu_index"] == 0
+
+
+def test_half_static(tmp_path, pictures):
+    """A dynamic batch of one size, or any size of one batch, as other exporters make."""
+    for name, batch, hw in (("b.onnx", None, (64, 64)), ("s.onnx", 2, None)):
+        dims = onnx.load(str(make_small_net(tmp_path / name, batch, None)))
+        for dim, value in zip(dims.graph.input[0].type.tensor_type.shape.dim[2:], hw or ()):
+            dim.dim_value = value
+        onnx.save(dims, str(tmp_path / name))
+    export = ["models/export_TRT.py", "--onnx", tmp_path / "b.onnx"]
+    good(run("v85", *export, "--dynamic", "--max-batch", 3))
+    wanted = ((1, 3, 64, 64), (1, 3, 64, 64), (3, 3, 64, 64))
+    assert facts(tmp_path / "b.trt")["profile"] == {"input": wanted}
+    bad(run("v85", *export, "--dynamic", "--max-size", 128), "--max-size", "static, 64 64")
+    bad(run("v85", *export, "--opt-size", 128), "--opt-size", "static, 64 64")
+    export = ["models/export_TRT.py", "--onnx", tmp_path / "s.onnx", "--opt-size", 128]
+    good(run("v85", *export))
+    assert facts(tmp_path / "s.trt")["profile"] == {"input": ((2, 3, 128, 128),) * 3}
+    bad(run("v85", *export, "--batch-size", 4), "--batch-size 4", "static, 2")
 
 
 def test_engines_that_cannot_run(tmp_path, pictures):
