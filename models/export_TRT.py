@@ -29,7 +29,7 @@ from models import export_INT8
 from models.export_INT8 import Source
 from utils import cli
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 
 QUANT = ("implicit", "explicit")
 
@@ -100,8 +100,6 @@ def check_args(args: argparse.Namespace) -> None:
                 raise InputError("--%s goes with --dynamic" % flag.replace("_", "-"))
     if (args.quant or args.calib_by) and not args.int8:
         raise InputError("--quant and --calib_by go with --int8")
-    if args.timing_cache is not None and Path(args.timing_cache).is_dir():
-        raise InputError("--timing-cache %s: is a folder, expected a file" % args.timing_cache)
     export_INT8.check_calibration(args)
 
 
@@ -240,11 +238,17 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
 
 
 def precise_names(model: Any, keep: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
-    """(names of the decode and NMS: FP32, names of what is no INT8), nodes and their outputs."""
+    """(names of the decode and NMS: FP32, names of what is no INT8), nodes and their outputs.
+
+    Raises InputError for a `keep` that names nothing.
+    """
     from utils.onnx_graph import Graph
     from utils.quantize import depthwise, matches
 
     graph = Graph(model)
+    for word in keep:
+        if not any(matches(conv, [word]) for conv in graph.convs):
+            raise InputError("--keep %s: no convolution of that name in the model" % word)
     behind = [n for n in graph.nodes if id(n) in graph.decode]
     float32 = [name for n in behind for name in (n.name, *n.output) if name]
     words = list(keep) + depthwise(graph)
@@ -268,6 +272,8 @@ def quantise(
     cached = path.is_file() and not args.recalibrate
     method = args.calib_method or ("MinMax" if by == "tensorrt" else export_INT8.DEFAULT_METHOD)
     facts: Dict[str, Any] = {"quantization": quant, "cache": path.name}
+    if not cached:
+        check_writable(path)
     if by == "tensorrt" and not cached:
         if method not in ("MinMax", "Entropy"):
             raise InputError(
@@ -386,6 +392,7 @@ def main(args: argparse.Namespace) -> None:
     timing = read_timing_cache(args)
     prepared = prepare(args, source, trt, profile)
     target = engine_path(source.path, prepared.precision)
+    check_writable(target)
     settings = BuildSettings(
         prepared.fp16 and not trt.typed,
         prepared.int8 and not trt.typed,
@@ -415,6 +422,7 @@ def read_timing_cache(args: argparse.Namespace) -> Optional[bytes]:
     if args.timing_cache is None:
         return None
     path = Path(args.timing_cache)
+    check_writable(path)
     return path.read_bytes() if path.is_file() else b""
 
 

@@ -322,7 +322,7 @@ def test_builder_settings(tmp_path):
     bad(run("v86", *export, "--fp16", "--dla", 2), "--dla 2", "2 DLA cores")
     bad(run("v86", *export, "--dla", 0), "--dla", "--fp16 or --int8")
     bad(run("v86", *export, "--fp16", "--dla", -1), "--dla -1")
-    bad(run("v86", *export, "--timing-cache", tmp_path), "--timing-cache", "is a folder")
+    bad(run("v86", *export, "--timing-cache", tmp_path), "is a folder")
 
 
 def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, pictures, calib):
@@ -354,6 +354,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     bad(run("v85", *export, "--int8", "--cache_dir", foreign), "not a calibration cache")
     (pictures / "3.png").write_bytes(b"broken")
     bad(run("v85", *export, *calib), "calibration", "3.png")
+    bad(run("v85", *export, *calib, "--keep", "nothing"), "--keep nothing: no convolution")
     bad(run("v85", "models/export_TRT.py", "--onnx", dynamic, "--opt-size", 0), "--img-size 0")
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
     bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "bad.onnx"), "not a valid ONNX")
@@ -405,14 +406,19 @@ def test_calibration_interrupted(tmp_path, calib, monkeypatch, error, code):
             run("v85", "models/export_TRT.py", "--onnx", path, *calib)
     else:
         assert run("v85", "models/export_TRT.py", "--onnx", path, *calib).returncode == code
-    assert not list(tmp_path.rglob("*.trt")) and not (tmp_path / "caches").exists()
+    assert not list(tmp_path.rglob("*.trt")) and not list(tmp_path.rglob("*.cache"))
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, calib):
     path = make_small_net(tmp_path / "x.onnx")
     (tmp_path / "caches").write_bytes(b"a file where the folder should be")
-    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "caches")
-    assert not list(tmp_path.rglob("*.trt"))
+    done = run("v85", "models/export_TRT.py", "--onnx", path, *calib)
+    bad(done, "caches: cannot write into this folder")
+    assert "image/s" not in done.stderr  # before any picture is read
+    (tmp_path / "x.trt").mkdir()
+    done = run("v85", "models/export_TRT.py", "--onnx", path)
+    bad(done, "x.trt: is a folder")
+    assert "building" not in done.stdout
 
 
 def test_builds_on_the_gpu_asked_for(tmp_path):
