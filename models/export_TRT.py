@@ -27,6 +27,7 @@ if not __package__:
 
 from models import export_INT8
 from models.export_INT8 import Source
+from models.export_onnx import ROUND
 from utils import cli
 from utils.errors import InputError
 from utils.files import atomic_path, check_writable
@@ -47,6 +48,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--device", default="0", help="GPU index [0]")
     add("--fp16", action="store_true", help="FP16; boxes and points are computed in FP32")
     add("--int8", action="store_true", help="INT8, the rest in FP16")
+    add("--round", choices=ROUND, default=None, help="with --fp16: cancel, weights are rounded so "
+        "that their errors cancel, which takes minutes and needs onnxruntime; nearest [cancel "
+        "where onnxruntime is there; a --half ONNX is rounded already]")  # fmt: skip
     add("--workspace", type=float, default=4, metavar="GB",
         help="GPU memory the builder may use, GB [4]")  # fmt: skip
     add("--verbose", action="store_true", help="everything TensorRT says")
@@ -94,6 +98,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError("--dla %d: expected the number of an accelerator, 0 or 1" % args.dla)
     if args.dla is not None and not (args.fp16 or args.int8):
         raise InputError("--dla: the accelerator computes in FP16 or INT8; add --fp16 or --int8")
+    if args.round and (args.int8 or not args.fp16):
+        raise InputError("--round goes with --fp16, without --int8")
     if not args.dynamic:
         for flag in ("min_batch", "opt_batch", "max_batch", "min_size", "max_size"):
             if getattr(args, flag) is not None:
@@ -220,6 +226,8 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
             print("%s has Q/DQ pairs: building INT8, the rest in %s" % (source.path.name, rest))
     elif fp16 and not args.fp16:
         print("%s has FP16 weights: building FP16" % source.path.name)
+    if fp16 and not int8 and not half.is_half(model) and args.round != "nearest":
+        fine_rounding(args, source, profile)
     float32, not_int8 = precise_names(model, args.keep)
     if trt.typed and fp16:
         half.to_half(model)
@@ -235,6 +243,23 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
         () if explicit else not_int8,
         how,
     )
+
+
+def fine_rounding(args: argparse.Namespace, source: Source, profile: Any) -> None:
+    """Round the weights of a float32 model for FP16, in place, so that errors cancel.
+
+    TensorRT then has nothing left to round. Raises InputError where --round asks for it and it
+    cannot be done; otherwise a line says so.
+    """
+    from utils import rounding
+
+    try:
+        hw = source.hw if profile is None else profile.common[2:]
+        rounding.prepare(source.model, rounding.sample_pictures(hw))
+    except InputError as e:
+        if args.round:
+            raise InputError("--round %s: %s" % (args.round, e)) from e
+        print("weights are rounded to the nearest FP16: %s" % e)
 
 
 def precise_names(model: Any, keep: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:

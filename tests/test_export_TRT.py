@@ -247,6 +247,33 @@ def test_qdq_and_half_models_are_named_after_what_they_are(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("version", ["v85", "v11"])
+def test_fp16_weights_are_rounded_here(tmp_path, version, monkeypatch):
+    """Typed or not: every weight TensorRT gets is an FP16 number already."""
+    path = make_small_net(tmp_path / "x.onnx")
+    export = ["models/export_TRT.py", "--onnx", path, "--fp16"]
+
+    def convs():
+        model = onnx.load_model_from_string(facts(tmp_path / "x-FP16.trt")["onnx"])
+        arrays = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
+        kinds = [n.op_type for n in model.graph.node]
+        return kinds, [arrays[n.input[1]] for n in model.graph.node if n.op_type == "Conv"]
+
+    good(run(version, *export))
+    kinds, fine = convs()
+    assert "Round" in kinds  # pixels, too
+    assert all(np.array_equal(w.astype(np.float16), w) for w in fine)
+    good(run(version, *export, "--round", "nearest"))
+    kinds, plain = convs()
+    assert "Round" not in kinds
+    assert any((a != b.astype(np.float16)).any() for a, b in zip(fine, plain))
+    bad(run(version, *export[:-1], "--round", "cancel"), "--round goes with --fp16")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as on a Jetson
+    text = good(run(version, *export))
+    assert "rounded to the nearest FP16: fine rounding needs onnxruntime" in text
+    bad(run(version, *export, "--round", "cancel"), "--round cancel", "pip install onnxruntime")
+
+
+@pytest.mark.parametrize("version", ["v85", "v11"])
 def test_dynamic(tmp_path, calib, pictures, version):
     path = make_small_net(tmp_path / "x-dynamic.onnx", None, None, imgsz=[128, 128])
     export = ["models/export_TRT.py", "--onnx", path]

@@ -84,6 +84,20 @@ def test_half_export_on_a_cpu(weights, flags):
     assert np.abs(got - want)[..., 7::3].max() < 3 and np.abs(got - want)[..., 8::3].max() < 3
 
 
+def test_half_rounds_so_that_errors_cancel(weights):
+    x = images(1, 128, 128)
+    x = np.round(x * 255) / np.float32(255)
+    want = expected(weights, x)
+    errors = []
+    for flags in ([], ["--round", "nearest"]):
+        run(weights, "--half", *flags)
+        found = load_backend(str(weights.with_suffix(".onnx")), "cpu")(x)
+        errors.append(float(((found - want)[..., 7:] ** 2).mean()))
+    assert errors[0] < errors[1] / 2
+    with pytest.raises(InputError, match="--round goes with --half"):
+        run(weights, "--round", "cancel")
+
+
 def test_interface_of_the_file(weights):
     run(weights, "--simplify")
     graph = onnx.load(str(weights.with_suffix(".onnx")))
@@ -260,7 +274,8 @@ def test_wrong_suffix(tmp_path):
 def test_tensorrt_parses_and_builds(weights, flags):
     """With TensorRT-RTX: the parser of TensorRT 11, and a builder that needs no GPU."""
     trt = pytest.importorskip("tensorrt_rtx")
-    run(weights, *flags)
+    quick = ["--round", "nearest"] if "--half" in flags else []
+    run(weights, *flags, *quick)
     path = next(weights.parent.glob("*.onnx"))
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = builder.create_network()
