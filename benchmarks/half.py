@@ -32,7 +32,7 @@ SCORES = (0.1, 0.25, 0.5)
 LIMIT = 0.5  # px asked for
 SURE = 0.5  # confidence of a keypoint
 HEADER = (
-    "| weights | run | score | rows | above 0.5 px | largest px | 99 % within px | mean px "
+    "| weights | run | score | rows | points above 0.5 px | largest px | 99 % within px | mean px "
     "| largest of sure points px | largest of box |"
 )
 
@@ -152,8 +152,8 @@ def print_row(key: Any, score: float, wanted: np.ndarray, found: np.ndarray, nc:
         return
     box = wanted[sure][:, 2:4].max(1)[:, None]
     seen = d[points[0][..., 2] >= SURE]
-    figures = (len(d), (d.max(1) > LIMIT).sum(), d.max(), np.percentile(d, 99), d.mean())
-    print("| %s | %s | >= %g | %d | %d | %.3f | %.3f | %.4f | %.3f | %.2g |"
+    figures = (len(d), (d > LIMIT).sum(), d.size, d.max(), np.percentile(d, 99), d.mean())
+    print("| %s | %s | >= %g | %d | %d of %d | %.3f | %.3f | %.4f | %.3f | %.2g |"
           % (*key, score, *figures, seen.max() if seen.size else 0, (d / box).max()))  # fmt: skip
 
 

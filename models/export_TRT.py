@@ -253,6 +253,7 @@ def fine_rounding(args: argparse.Namespace, source: Source, profile: Any) -> Non
     """
     from utils import rounding
 
+    print("rounding the weights so that errors cancel; --round nearest leaves that out", flush=True)
     try:
         hw = source.hw if profile is None else profile.common[2:]
         rounding.prepare(source.model, rounding.sample_pictures(hw))

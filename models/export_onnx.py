@@ -10,7 +10,8 @@
 X.pt becomes X.onnx (with --dynamic X-dynamic.onnx) beside it. Input `input` (B, 3, H, W) RGB 0..1;
 output `output` (B, N, 5 + nc + 3K) float32: cx cy w h objectness, classes, x y conf a keypoint,
 in network pixels, confidences after sigmoid. With --half weights, input and convolutions are FP16
-and the decode stays FP32, because FP16 coordinates above 1024 px have steps of 1 px.
+and the decode stays FP32, because FP16 coordinates above 1024 px have steps of 1 px; weights are
+rounded so that their errors cancel (utils/rounding.py).
 
 With --end2end NMS is in the model, X-NMS.onnx (X-dynamic-NMS.onnx): outputs num_dets, det_indices,
 det_boxes, det_pose, det_scores, see models/nms_graph.py and docs/nms.md.
