@@ -92,6 +92,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--sync-bn", action="store_true", help="batch statistics over all GPUs")
     add("--no-amp", action="store_true", help="FP32 only")
     add("--compile", action="store_true", help="torch.compile: slow start, faster steps")
+    add("--no-graphs", action="store_true", help="no CUDA graphs of the network")
     add("--noautoanchor", action="store_true", help="keep the anchors, whatever the boxes")
     add("--notest", action="store_true", help="validate after the last epoch only")
     add("--val-period", type=int, default=1, metavar="N", help="validate every N epochs [1]")
@@ -251,7 +252,7 @@ def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
     batches = make_batches(args, model, train_set, hyp, size, ranks, device)
     options = Options(
         args.epochs, device, ranks, args.adam, args.linear_lr, args.label_smoothing, args.sync_bn,
-        args.freeze, not args.no_amp, args.compile, data.sigmas,
+        args.freeze, not args.no_amp, args.compile, not args.no_graphs, data.sigmas,
     )  # fmt: skip
     trainer = Trainer(model, batches, hyp, options)
     folder = Path()

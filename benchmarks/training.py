@@ -1,10 +1,13 @@
 """Images a second of training, whole and in parts, in one run.
 
     python benchmarks/training.py --cfg models/hub/yolov5s6_kpts.yaml --data data/coco_kpts.yaml \\
-        --batch-size 128 --img-size 640 --device 0 --workers 16
+        --batch-size 128 --img-size 640 --device 0 --workers 15 --cache-images
+    torchrun --nproc_per_node 2 benchmarks/training.py ... --device 0,1
 
-loader: files to batches of bytes. warp: bytes to pictures on the device. network: forward, loss,
-backward, update on one batch that stays. whole: everything, as train.py runs it.
+loader: files to batches of bytes. warp: bytes to pictures on the device. pictures: both, and the
+copy between. network: forward, loss, backward, update on one batch that stays. host: the same until
+the last kernel is launched: what a GPU of any speed would have to wait for. whole: everything, as
+train.py runs it, `--steps` after as many that fill the queues.
 """
 
 import argparse
@@ -17,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import train
-from utils import cli
+from models import common
+from utils import cli, distributed
 from utils.data_yaml import read_data
-from utils.distributed import Ranks
 from utils.hyper_parameters import read_hyp
 from utils.letterbox import parse_size
 from utils.train_set import read_train_set
@@ -28,57 +31,87 @@ from utils.trainer import Options, Trainer, to_device
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = train.get_args_parser()
-    parser.add_argument("--steps", type=int, default=40, help="of each part")
+    add = parser.add_argument
+    add("--steps", type=int, default=150, help="of each part")
+    add("--plain-norm", action="store_true", help="PyTorch's own batch normalisation and SiLU")
+    add("--network-only", action="store_true", help="the other parts are left out")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    device = train.parse_devices(args.device)[0]
+    ranks = distributed.from_environment()
+    devices = train.parse_devices(args.device)
+    device = devices[ranks.local % len(devices)]
+    gpu = device.type == "cuda"
+    if gpu:
+        torch.cuda.set_device(device)
+    distributed.join_group(ranks, gpu)
+    if args.plain_norm:
+        common.usable = lambda *_: False
     data = read_data(args.data)
     hyp = read_hyp(args.hyp)
     model, lines = train.build_model(args, data)
-    print("\n".join(lines), "on", train.device_name(device))
-    train_set = read_train_set(data, args.single_cls, args.workers)
+    train_set = read_train_set(data, args.single_cls, max(args.workers, 1))
     factor = args.steps * args.batch_size / train_set.repeats.sum()
     train_set = train_set._replace(repeats=train_set.repeats * factor)
     size = parse_size(args.img_size)
-    batches = train.make_batches(args, model, train_set, hyp, size, Ranks(), device)
-    amp = not args.no_amp
-    trainer = Trainer(
-        model, batches, hyp, Options(10, device, amp=amp, compile=args.compile, progress=False)
-    )
+    batches = train.make_batches(args, model, train_set, hyp, size, ranks, device)
+    options = Options(
+        10, device, ranks, args.adam, amp=not args.no_amp, compile=args.compile,
+        graphs=not args.no_graphs, progress=False,
+    )  # fmt: skip
+    trainer = Trainer(model, batches, hyp, options)
     count = batches.steps * args.batch_size
 
-    def clock(name: str, run) -> None:
-        if device.type == "cuda":
+    def say(*words) -> None:
+        if ranks.first:
+            print(*words, flush=True)
+
+    say("\n".join(lines), "on %d x" % ranks.world, train.device_name(device))
+
+    def synchronize() -> None:
+        if gpu:
             torch.cuda.synchronize()
+
+    def clock(name: str, run, wait: bool = True) -> None:
+        synchronize()
+        distributed.wait(ranks)
         started = time.perf_counter()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        if wait:
+            synchronize()
         elapsed = time.perf_counter() - started
-        print("%-8s %8.0f images/s" % (name, count / elapsed), flush=True)
+        synchronize()
+        say("%-8s %8.0f images/s, %5.1f ms a step" % (name, count / elapsed,
+                                                     1e3 * elapsed / batches.steps))  # fmt: skip
 
-    for _ in range(2 if args.cache_images else 1):
-        clock("loader", lambda: [None for _ in batches.epoch(0)])
     batch = batches.one(0, 0)
-    print("pixels a batch: %.0f MB, matches %s" % (len(batch.pixels) / 1e6, batch.matches.counts))
+    say("pixels a batch: %.0f MB, matches %s" % (len(batch.pixels) / 1e6, batch.matches.counts))
     images, targets = to_device(batch, device)
-    clock("warp", lambda: [to_device(batch, device) for _ in range(batches.steps)])
-    if device.type == "cuda":
+    if gpu:
         images = images.to(memory_format=torch.channels_last)
     trainer.network.train()
+
+    def steps() -> None:
+        for step in range(batches.steps):
+            trainer._step(images, targets, step, False)
+
     started = time.perf_counter()
     for step in range(5):
         trainer._step(images, targets, step, False)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    print("first 5 steps: %.1f s" % (time.perf_counter() - started))
-    clock("network", lambda: [trainer._step(images, targets, s, False)
-                              for s in range(batches.steps)])  # fmt: skip
-    for epoch in (1, 2):
-        stats = trainer.train_epoch(epoch)
-        print("%-8s %8.0f images/s, %.1f GB" % ("whole", stats.images_per_s, stats.memory_gb))
+    synchronize()
+    say("first 5 steps: %.1f s" % (time.perf_counter() - started))
+    clock("network", steps)
+    clock("host", steps, wait=False)
+    if not args.network_only:
+        clock("warp", lambda: [to_device(batch, device) for _ in range(batches.steps)])
+        for _ in range(2 if args.cache_images else 1):  # the first time fills the memory
+            clock("loader", lambda: [None for _ in batches.epoch(0)])
+        clock("pictures", lambda: [None for _ in trainer._pictures(batches.epoch(1))])
+        for epoch in (2, 3):
+            stats = trainer.train_epoch(epoch)
+            say("%-8s %8.0f images/s, %.1f GB" % ("whole", stats.images_per_s, stats.memory_gb))
+    distributed.leave_group()
 
 
 if __name__ == "__main__":

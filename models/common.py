@@ -9,6 +9,8 @@ from typing import List, Sequence, Tuple, Union
 import torch
 from torch import nn
 
+from models.norm_silu import norm_silu, usable
+
 ACTIVATIONS = {
     "SiLU": nn.SiLU,
     "ReLU": nn.ReLU,
@@ -67,7 +69,10 @@ class Conv(nn.Module):
         self.act = make_activation(act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.act(self.bn(self.conv(x)))
+        x = self.conv(x)
+        if self.training and usable(x, self.bn, self.act):
+            return norm_silu(x, self.bn)
+        return self.act(self.bn(x))
 
     def fuse(self) -> None:
         """Fold the BatchNorm into the convolution; inference only."""

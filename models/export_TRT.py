@@ -17,6 +17,7 @@ which version, and models/export_INT8.py for calibration without TensorRT.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Tuple
@@ -26,9 +27,10 @@ if not __package__:
 
 from models import export_INT8
 from models.export_INT8 import Source
+from models.export_onnx import ROUND
 from utils import cli
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import atomic_path, check_writable
 
 QUANT = ("implicit", "explicit")
 
@@ -46,6 +48,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--device", default="0", help="GPU index [0]")
     add("--fp16", action="store_true", help="FP16; boxes and points are computed in FP32")
     add("--int8", action="store_true", help="INT8, the rest in FP16")
+    add("--round", choices=ROUND, default=None, help="with --fp16: cancel, weights are rounded so "
+        "that their errors cancel, which takes minutes and needs onnxruntime; nearest [cancel "
+        "where onnxruntime is there; a --half ONNX is rounded already]")  # fmt: skip
     add("--workspace", type=float, default=4, metavar="GB",
         help="GPU memory the builder may use, GB [4]")  # fmt: skip
     add("--verbose", action="store_true", help="everything TensorRT says")
@@ -89,8 +94,12 @@ def check_args(args: argparse.Namespace) -> None:
         raise InputError("--workspace %g: expected GB, above 0 and up to 1024" % args.workspace)
     if args.opt_level is not None and not 0 <= args.opt_level <= 5:
         raise InputError("--opt-level %d: expected 0 to 5" % args.opt_level)
+    if args.dla is not None and args.dla < 0:
+        raise InputError("--dla %d: expected the number of an accelerator, 0 or 1" % args.dla)
     if args.dla is not None and not (args.fp16 or args.int8):
         raise InputError("--dla: the accelerator computes in FP16 or INT8; add --fp16 or --int8")
+    if args.round and (args.int8 or not args.fp16):
+        raise InputError("--round goes with --fp16, without --int8")
     if not args.dynamic:
         for flag in ("min_batch", "opt_batch", "max_batch", "min_size", "max_size"):
             if getattr(args, flag) is not None:
@@ -119,6 +128,7 @@ def input_shapes(args: argparse.Namespace, source: Source) -> Any:
         if args.opt_size and tuple(parse_size(args.opt_size)) != source.hw:
             raise InputError("--opt-size: %s is static, %d %d" % ((name,) + source.hw))
         return None
+    _refuse_static_part(args, source)
     known = onnx_metadata(source.model)
     stride = known.get("stride", 64)
 
@@ -128,14 +138,15 @@ def input_shapes(args: argparse.Namespace, source: Source) -> Any:
             raise InputError("--%s %d %d: expected multiples of %d" % (flag, *hw, stride))
         return hw  # type: ignore
 
-    if args.opt_size is None and "imgsz" not in known:
+    if args.opt_size is None and source.hw is None and "imgsz" not in known:
         raise InputError("--opt-size: %s does not say for which size; name one" % name)
-    middle = size(args.opt_size, known.get("imgsz"), "opt-size")
-    batch = args.batch_size or 1
+    middle = source.hw or size(args.opt_size, known.get("imgsz"), "opt-size")
+    batch = source.batch or args.batch_size or 1
     if not args.dynamic:
-        return Profile(*[(source.batch or batch, 3) + (source.hw or middle)] * 3)
-    low = size(args.min_size, (min(stride, middle[0]), min(stride, middle[1])), "min-size")
-    high = size(args.max_size, middle, "max-size")
+        return Profile(*[(batch, 3) + middle] * 3)
+    smallest = source.hw or (min(stride, middle[0]), min(stride, middle[1]))
+    low = source.hw or size(args.min_size, smallest, "min-size")
+    high = source.hw or size(args.max_size, middle, "max-size")
     batches = [args.min_batch or 1, args.opt_batch or batch, args.max_batch or batch]
     batches[1] = args.opt_batch or min(max(batch, batches[0]), batches[2])
     if source.batch is not None:
@@ -147,6 +158,28 @@ def input_shapes(args: argparse.Namespace, source: Source) -> Any:
             % ", ".join("x".join(map(str, s)) for s in shapes)
         )
     return Profile(*shapes)
+
+
+def _refuse_static_part(args: argparse.Namespace, source: Source) -> None:
+    """Raise InputError for a flag that asks a half-static ONNX for what it does not vary in.
+
+    Ours vary in all; other exporters also make a dynamic batch of one size, or the reverse.
+    """
+    from utils.letterbox import parse_size
+
+    name = source.path.name
+    for flag in ("batch_size", "min_batch", "opt_batch", "max_batch"):
+        if source.batch is not None and getattr(args, flag) not in (None, source.batch):
+            raise InputError(
+                "--%s %d: the batch of %s is static, %d"
+                % (flag.replace("_", "-"), getattr(args, flag), name, source.batch)
+            )
+    for flag in ("min_size", "opt_size", "max_size"):
+        values = getattr(args, flag)
+        if source.hw is not None and values and tuple(parse_size(values)) != source.hw:
+            raise InputError(
+                "--%s: the size of %s is static, %d %d" % (flag.replace("_", "-"), name, *source.hw)
+            )
 
 
 class Prepared(NamedTuple):
@@ -175,6 +208,10 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
         swap_efficientnms(model)
         print("%s has no EfficientNMS plugin: its NMS is replaced by standard ops" % trt)
     source = source._replace(model=model)
+    if args.quant == "implicit" and half.has_qdq(model):
+        raise InputError(
+            "--quant implicit: %s has Q/DQ pairs; name the ONNX it was made of" % source.path.name
+        )
     int8 = args.int8 or half.has_qdq(model)
     fp16 = args.fp16 or half.is_half(model) or args.int8
     calibrator, how = None, {}
@@ -185,9 +222,12 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
     elif int8:
         how = {"quantization": "explicit"}
         if not args.int8:
-            print("%s has Q/DQ pairs: building INT8" % source.path.name)
+            rest = "FP16" if fp16 else "FP32 (--fp16 makes that FP16, which is faster)"
+            print("%s has Q/DQ pairs: building INT8, the rest in %s" % (source.path.name, rest))
     elif fp16 and not args.fp16:
         print("%s has FP16 weights: building FP16" % source.path.name)
+    if fp16 and not int8 and not half.is_half(model) and args.round != "nearest":
+        fine_rounding(args, source, profile)
     float32, not_int8 = precise_names(model, args.keep)
     if trt.typed and fp16:
         half.to_half(model)
@@ -205,12 +245,36 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
     )
 
 
+def fine_rounding(args: argparse.Namespace, source: Source, profile: Any) -> None:
+    """Round the weights of a float32 model for FP16, in place, so that errors cancel.
+
+    TensorRT then has nothing left to round. Raises InputError where --round asks for it and it
+    cannot be done; otherwise a line says so.
+    """
+    from utils import rounding
+
+    print("rounding the weights so that errors cancel; --round nearest leaves that out", flush=True)
+    try:
+        hw = source.hw if profile is None else profile.common[2:]
+        rounding.prepare(source.model, rounding.sample_pictures(hw))
+    except InputError as e:
+        if args.round:
+            raise InputError("--round %s: %s" % (args.round, e)) from e
+        print("weights are rounded to the nearest FP16: %s" % e)
+
+
 def precise_names(model: Any, keep: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
-    """(names of the decode and NMS: FP32, names of what is no INT8), nodes and their outputs."""
+    """(names of the decode and NMS: FP32, names of what is no INT8), nodes and their outputs.
+
+    Raises InputError for a `keep` that names nothing.
+    """
     from utils.onnx_graph import Graph
     from utils.quantize import depthwise, matches
 
     graph = Graph(model)
+    for word in keep:
+        if not any(matches(conv, [word]) for conv in graph.convs):
+            raise InputError("--keep %s: no convolution of that name in the model" % word)
     behind = [n for n in graph.nodes if id(n) in graph.decode]
     float32 = [name for n in behind for name in (n.name, *n.output) if name]
     words = list(keep) + depthwise(graph)
@@ -234,6 +298,8 @@ def quantise(
     cached = path.is_file() and not args.recalibrate
     method = args.calib_method or ("MinMax" if by == "tensorrt" else export_INT8.DEFAULT_METHOD)
     facts: Dict[str, Any] = {"quantization": quant, "cache": path.name}
+    if not cached:
+        check_writable(path)
     if by == "tensorrt" and not cached:
         if method not in ("MinMax", "Entropy"):
             raise InputError(
@@ -288,7 +354,8 @@ def tensorrt_calibrator(
 
     use_cache = path.is_file() and (not args.recalibrate or args.calib_by == "onnxruntime")
     content = images = None
-    hw = export_INT8.calibration_hw(args, source) if profile is None else profile.common[2:]
+    # a dynamic ONNX is calibrated in batches of its engine: one of 128 may not fit a small GPU
+    hw = export_INT8.calibration_hw(args, source)
     size = source.batch or (profile.common[0] if profile is not None else 1)
     if use_cache:
         content = format_cache(adapted(read_cache(path), trt.version, method))
@@ -351,6 +418,7 @@ def main(args: argparse.Namespace) -> None:
     timing = read_timing_cache(args)
     prepared = prepare(args, source, trt, profile)
     target = engine_path(source.path, prepared.precision)
+    check_writable(target)
     settings = BuildSettings(
         prepared.fp16 and not trt.typed,
         prepared.int8 and not trt.typed,
@@ -364,11 +432,10 @@ def main(args: argparse.Namespace) -> None:
         timing,
     )
     print("building %s with %s; this takes minutes on a small GPU" % (target, trt), flush=True)
-    network = read_network(trt, args.onnx, prepared.data)
-    built = build(trt, network, settings)
-    failed = getattr(prepared.calibrator, "error", None)
-    if failed is not None:
-        raise InputError("calibration stopped: %s" % failed)
+    # The builder takes the GPU that is current, which without this is the first one.
+    with memory.active() if memory is not None else contextlib.nullcontext():
+        network = read_network(trt, args.onnx, prepared.data)
+        built = build(trt, network, settings)
     write_engine(args, source, trt, memory, profile, prepared, built.plan, target)
     if args.timing_cache and built.timing_cache:
         with atomic_path(args.timing_cache) as tmp:
@@ -381,6 +448,7 @@ def read_timing_cache(args: argparse.Namespace) -> Optional[bytes]:
     if args.timing_cache is None:
         return None
     path = Path(args.timing_cache)
+    check_writable(path)
     return path.read_bytes() if path.is_file() else b""
 
 

@@ -10,7 +10,8 @@
 X.pt becomes X.onnx (with --dynamic X-dynamic.onnx) beside it. Input `input` (B, 3, H, W) RGB 0..1;
 output `output` (B, N, 5 + nc + 3K) float32: cx cy w h objectness, classes, x y conf a keypoint,
 in network pixels, confidences after sigmoid. With --half weights, input and convolutions are FP16
-and the decode stays FP32, because FP16 coordinates above 1024 px have steps of 1 px.
+and the decode stays FP32, because FP16 coordinates above 1024 px have steps of 1 px; weights are
+rounded so that their errors cancel (utils/rounding.py).
 
 With --end2end NMS is in the model, X-NMS.onnx (X-dynamic-NMS.onnx): outputs num_dets, det_indices,
 det_boxes, det_pose, det_scores, see models/nms_graph.py and docs/nms.md.
@@ -24,7 +25,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,6 +40,7 @@ from utils.files import atomic_path
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
 OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
+ROUND = ("cancel", "nearest")
 SPARE = 64  # candidates more than boxes above the threshold, which rounding may add to
 PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS
 NMS_FLAGS = {
@@ -82,6 +84,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="cpu or a GPU index, where PyTorch traces [cpu]")
     add("--dynamic", action="store_true", help="dynamic batch, height and width")
     add("--half", action="store_true", help="FP16 weights and convolutions; needs no GPU")
+    add("--round", choices=ROUND, default=None, help="with --half: cancel, weights are rounded so "
+        "that their errors cancel, which takes a minute; nearest [cancel]")  # fmt: skip
     add("--simplify", action="store_true", help="run onnx-simplifier")
     add("--opset", type=int, default=DEFAULT_OPSET,
         help="ONNX opset, %d to %d [%d]" % (OPSETS + (DEFAULT_OPSET,)))  # fmt: skip
@@ -115,6 +119,8 @@ def check_args(args: argparse.Namespace) -> None:
             "--opset %d: expected %d to %d (TensorRT 8.5 parses up to %d)"
             % ((args.opset,) + OPSETS + OPSETS[1:])
         )
+    if args.round and not args.half:
+        raise InputError("--round goes with --half")
     nms = nms_settings(args)
     if not args.end2end:
         given = [flag for flag in NMS_FLAGS if getattr(args, flag) is not None]
@@ -153,12 +159,15 @@ def export(
     opset: int = DEFAULT_OPSET,
     simplify: bool = False,
     device: str = "cpu",
+    pictures: Sequence[np.ndarray] = (),
 ) -> Any:
     """Write a fused Model to `path` and return the loaded onnx.ModelProto.
 
     Args:
-        model: models.yolo.Model in eval mode, fused; it is changed (moved, halved).
+        model: models.yolo.Model in eval mode, fused; it is moved to the device.
         net_hw: (height, width) px, multiples of the stride; for `dynamic` the size traced.
+        pictures: with `half`: (1, 3, height, width) float32, weights are rounded so that their
+            errors cancel on them; without any to the nearest.
 
     Raises InputError if onnx or, with `simplify`, onnxsim is not installed.
     """
@@ -168,8 +177,6 @@ def export(
     model = model.to(device)
     model.head.dynamic = dynamic
     images = torch.zeros(batch, 3, *net_hw, device=device)
-    if half:
-        model, images = model.half(), images.half()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of every int() and of itself
         torch.onnx.export(
@@ -186,6 +193,8 @@ def export(
     ir_version = graph.ir_version
     if simplify:
         graph = _simplify(graph)
+    if half:
+        _to_half(graph, pictures)
     # The tracer loses the known width of the rows when height and width are dynamic.
     graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value = model.head.no
     graph.ir_version = ir_version  # simplifiers stamp their own, which old parsers refuse
@@ -194,6 +203,13 @@ def export(
     onnx.checker.check_model(graph)
     onnx.save(graph, str(path))
     return graph
+
+
+def _to_half(graph: Any, pictures: Sequence[np.ndarray]) -> None:
+    from utils import half, rounding
+
+    rounding.prepare(graph, pictures)
+    half.to_half(graph, half_input=True)
 
 
 def _exporter_options() -> Dict[str, Any]:
@@ -419,6 +435,7 @@ def main(args: argparse.Namespace) -> None:
     device = torch_device(args.device)
     from models.checkpoint import load_checkpoint
     from utils.predictor import warn_if_rounded
+    from utils.rounding import sample_pictures
 
     path = output_path(args.weights, args.dynamic, args.end2end)
     replaced = path.exists()
@@ -436,10 +453,13 @@ def main(args: argparse.Namespace) -> None:
         pairs.append((other, reference_output(model, other)))
     nc = model.nc
     model.fuse()
+    pictures: List[np.ndarray] = []
+    if args.half and args.round != "nearest":
+        pictures = sample_pictures(net_hw, [args.check_image] if args.check_image else [])
     with atomic_path(path) as tmp:
         graph = export(
             model, tmp, net_hw, args.batch_size, args.dynamic, args.half, args.opset,
-            args.simplify, device,
+            args.simplify, device, pictures,
         )  # fmt: skip
         checks = [verify(tmp, wanted, images, nc, args.half) for images, wanted in pairs]
         difference = checks[0]

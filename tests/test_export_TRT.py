@@ -232,6 +232,8 @@ def test_qdq_and_half_models_are_named_after_what_they_are(tmp_path, pictures):
         good(run(version, "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx"))
         assert json.loads((tmp_path / "x-INT8.trt.json").read_text())["precision"] == "INT8"
         (tmp_path / "x-INT8.trt").unlink()
+    bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx", "--int8", "--quant",
+            "implicit"), "--quant implicit", "has Q/DQ pairs")  # fmt: skip
     from utils.half import to_half
 
     model = onnx.load(str(path))
@@ -242,6 +244,33 @@ def test_qdq_and_half_models_are_named_after_what_they_are(tmp_path, pictures):
     assert facts(tmp_path / "h-FP16.trt")["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
     bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "h.onnx", "--int8", "--calib_path",
             pictures), "FP16 weights", "without --half")  # fmt: skip
+
+
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_fp16_weights_are_rounded_here(tmp_path, version, monkeypatch):
+    """Typed or not: every weight TensorRT gets is an FP16 number already."""
+    path = make_small_net(tmp_path / "x.onnx")
+    export = ["models/export_TRT.py", "--onnx", path, "--fp16"]
+
+    def convs():
+        model = onnx.load_model_from_string(facts(tmp_path / "x-FP16.trt")["onnx"])
+        arrays = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
+        kinds = [n.op_type for n in model.graph.node]
+        return kinds, [arrays[n.input[1]] for n in model.graph.node if n.op_type == "Conv"]
+
+    good(run(version, *export))
+    kinds, fine = convs()
+    assert "Round" in kinds  # pixels, too
+    assert all(np.array_equal(w.astype(np.float16), w) for w in fine)
+    good(run(version, *export, "--round", "nearest"))
+    kinds, plain = convs()
+    assert "Round" not in kinds
+    assert any((a != b.astype(np.float16)).any() for a, b in zip(fine, plain))
+    bad(run(version, *export[:-1], "--round", "cancel"), "--round goes with --fp16")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as on a Jetson
+    text = good(run(version, *export))
+    assert "rounded to the nearest FP16: fine rounding needs onnxruntime" in text
+    bad(run(version, *export, "--round", "cancel"), "--round cancel", "pip install onnxruntime")
 
 
 @pytest.mark.parametrize("version", ["v85", "v11"])
@@ -257,9 +286,10 @@ def test_dynamic(tmp_path, calib, pictures, version):
     assert "?x3x?x?" in text
     good(run(version, *export, "--batch-size", 2))  # static, of a dynamic ONNX
     assert facts(engine)["profile"] == {"input": ((2, 3, 128, 128),) * 3}
-    good(run(version, *export, "--dynamic", "--max-batch", 4, *calib))
-    if version == "v85":
-        assert facts(tmp_path / "x-dynamic-INT8.trt")["calibrated_images"] >= 10
+    good(run(version, *export, "--dynamic", "--max-batch", 4, *calib, "--calib_imgsz", 192))
+    if version == "v85":  # at the size asked for, which is none of the engine's
+        built = facts(tmp_path / "x-dynamic-INT8.trt")
+        assert built["calibrated_images"] >= 10 and built["calibrated_shape"] == (1, 3, 192, 192)
     bad(run(version, *export, "--dynamic", "--min-size", 128, "--max-size", 64), "must not shrink")
     bad(run(version, *export, "--max-batch", 2), "--max-batch goes with --dynamic")
     bad(run(version, *export, "--opt-size", 100), "multiples of 64")
@@ -318,6 +348,8 @@ def test_builder_settings(tmp_path):
     bad(run("v85", *export, "--opt-level", 5), "--opt-level", "8.6 and newer")
     bad(run("v86", *export, "--fp16", "--dla", 2), "--dla 2", "2 DLA cores")
     bad(run("v86", *export, "--dla", 0), "--dla", "--fp16 or --int8")
+    bad(run("v86", *export, "--fp16", "--dla", -1), "--dla -1")
+    bad(run("v86", *export, "--timing-cache", tmp_path), "is a folder")
 
 
 def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, pictures, calib):
@@ -349,6 +381,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     bad(run("v85", *export, "--int8", "--cache_dir", foreign), "not a calibration cache")
     (pictures / "3.png").write_bytes(b"broken")
     bad(run("v85", *export, *calib), "calibration", "3.png")
+    bad(run("v85", *export, *calib, "--keep", "nothing"), "--keep nothing: no convolution")
     bad(run("v85", "models/export_TRT.py", "--onnx", dynamic, "--opt-size", 0), "--img-size 0")
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
     bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "bad.onnx"), "not a valid ONNX")
@@ -356,6 +389,91 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     for name in ("x.trt", "x-INT8.trt", "x-FP16.trt"):
         assert (tmp_path / name).read_bytes() == b"old"
     assert not list(tmp_path.rglob(".tmp*"))
+
+
+def stopped_at(error, picture, monkeypatch):
+    """A picture that cannot be read for a reason of its own."""
+    from utils import sources
+
+    read = sources.read_image
+
+    def read_image(path):
+        if path.endswith(picture):
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(sources, "read_image", read_image)
+
+
+def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, pictures, calib):
+    """The bindings swallow what a calibrator raises, and TensorRT goes on with half the images."""
+    path = make_small_net(tmp_path / "x.onnx")
+    engine, cache = tmp_path / "x-INT8.trt", tmp_path / "caches" / "x.cache"
+    engine.write_bytes(b"old")
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "3.png").write_bytes(b"broken")
+    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", "3.png")
+    assert engine.read_bytes() == b"old" and not cache.exists()
+    for picture in pictures.iterdir():  # then there is nothing to build from either
+        picture.write_bytes(b"broken")
+    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", ".png")
+    assert engine.read_bytes() == b"old" and not cache.exists()
+    for picture in pictures.iterdir():
+        picture.write_bytes(whole)
+    good(run("v85", "models/export_TRT.py", "--onnx", path, *calib))
+    assert facts(engine)["calibrated_images"] == 10
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (MemoryError(), None)])
+def test_calibration_interrupted(tmp_path, calib, monkeypatch, error, code):
+    path = make_small_net(tmp_path / "x.onnx")
+    stopped_at(error, "3.png", monkeypatch)
+    if code is None:  # no error of the user's: it keeps its traceback
+        with pytest.raises(MemoryError):
+            run("v85", "models/export_TRT.py", "--onnx", path, *calib)
+    else:
+        assert run("v85", "models/export_TRT.py", "--onnx", path, *calib).returncode == code
+    assert not list(tmp_path.rglob("*.trt")) and not list(tmp_path.rglob("*.cache"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, calib):
+    path = make_small_net(tmp_path / "x.onnx")
+    (tmp_path / "caches").write_bytes(b"a file where the folder should be")
+    done = run("v85", "models/export_TRT.py", "--onnx", path, *calib)
+    bad(done, "caches: cannot write into this folder")
+    assert "image/s" not in done.stderr  # before any picture is read
+    (tmp_path / "x.trt").mkdir()
+    done = run("v85", "models/export_TRT.py", "--onnx", path)
+    bad(done, "x.trt: is a folder")
+    assert "building" not in done.stdout
+
+
+def test_builds_on_the_gpu_asked_for(tmp_path):
+    path = make_small_net(tmp_path / "x.onnx")
+    for version in ("v85", "v11"):
+        good(run(version, "models/export_TRT.py", "--onnx", path, "--device", 1, FAKE_GPUS="2"))
+        assert facts(tmp_path / "x.trt")["gpu_index"] == 1
+        good(run(version, "models/export_TRT.py", "--onnx", path))
+        assert facts(tmp_path / "x.trt")["gpu_index"] == 0
+
+
+def test_half_static(tmp_path, pictures):
+    """A dynamic batch of one size, or any size of one batch, as other exporters make."""
+    for name, batch, hw in (("b.onnx", None, (64, 64)), ("s.onnx", 2, None)):
+        dims = onnx.load(str(make_small_net(tmp_path / name, batch, None)))
+        for dim, value in zip(dims.graph.input[0].type.tensor_type.shape.dim[2:], hw or ()):
+            dim.dim_value = value
+        onnx.save(dims, str(tmp_path / name))
+    export = ["models/export_TRT.py", "--onnx", tmp_path / "b.onnx"]
+    good(run("v85", *export, "--dynamic", "--max-batch", 3))
+    wanted = ((1, 3, 64, 64), (1, 3, 64, 64), (3, 3, 64, 64))
+    assert facts(tmp_path / "b.trt")["profile"] == {"input": wanted}
+    bad(run("v85", *export, "--dynamic", "--max-size", 128), "--max-size", "static, 64 64")
+    bad(run("v85", *export, "--opt-size", 128), "--opt-size", "static, 64 64")
+    export = ["models/export_TRT.py", "--onnx", tmp_path / "s.onnx", "--opt-size", 128]
+    good(run("v85", *export))
+    assert facts(tmp_path / "s.trt")["profile"] == {"input": ((2, 3, 128, 128),) * 3}
+    bad(run("v85", *export, "--batch-size", 4), "--batch-size 4", "static, 2")
 
 
 def test_engines_that_cannot_run(tmp_path, pictures):

@@ -67,9 +67,9 @@ def test_dynamic_export_takes_any_batch_and_size(weights, flags):
         np.testing.assert_allclose(backend(x), expected(weights, x), rtol=1e-3, atol=5e-3)
 
 
-@pytest.mark.parametrize("flags", [[], ["--simplify"], ["--dynamic"]])
+@pytest.mark.parametrize("flags", [["--simplify"], ["--dynamic"]])
 def test_half_export_on_a_cpu(weights, flags):
-    run(weights, "--half", *flags)
+    run(weights, "--half", *flags, "--round", "nearest")
     name = "tiny-dynamic.onnx" if "--dynamic" in flags else "tiny.onnx"
     graph = onnx.load(str(weights.with_name(name)))
     kinds = {t.data_type for t in graph.graph.initializer if len(t.dims) == 4}
@@ -82,6 +82,20 @@ def test_half_export_on_a_cpu(weights, flags):
     np.testing.assert_allclose(got[..., 4:7], want[..., 4:7], atol=0.02)
     assert np.abs(got - want)[..., :4].max() < 3
     assert np.abs(got - want)[..., 7::3].max() < 3 and np.abs(got - want)[..., 8::3].max() < 3
+
+
+def test_half_rounds_so_that_errors_cancel(weights):
+    x = images(1, 128, 128)
+    x = np.round(x * 255) / np.float32(255)
+    want = expected(weights, x)
+    errors = []
+    for flags in ([], ["--round", "nearest"]):
+        run(weights, "--half", *flags)
+        found = load_backend(str(weights.with_suffix(".onnx")), "cpu")(x)
+        errors.append(float(((found - want)[..., 7:] ** 2).mean()))
+    assert errors[0] < errors[1] / 2
+    with pytest.raises(InputError, match="--round goes with --half"):
+        run(weights, "--round", "cancel")
 
 
 def test_interface_of_the_file(weights):
@@ -260,7 +274,8 @@ def test_wrong_suffix(tmp_path):
 def test_tensorrt_parses_and_builds(weights, flags):
     """With TensorRT-RTX: the parser of TensorRT 11, and a builder that needs no GPU."""
     trt = pytest.importorskip("tensorrt_rtx")
-    run(weights, *flags)
+    quick = ["--round", "nearest"] if "--half" in flags else []
+    run(weights, *flags, *quick)
     path = next(weights.parent.glob("*.onnx"))
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = builder.create_network()

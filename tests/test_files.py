@@ -4,7 +4,7 @@ import pytest
 
 from tests.conftest import not_root
 from utils.errors import InputError
-from utils.files import atomic_path, increment_dir, walk_files
+from utils.files import atomic_path, check_writable, increment_dir, walk_files
 
 
 def test_atomic_path_keeps_suffix_and_makes_folders(tmp_path):
@@ -23,6 +23,16 @@ def test_atomic_path_keeps_the_old_file_on_failure(tmp_path):
         tmp.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_check_writable_makes_the_folder_and_no_file(tmp_path):
+    check_writable(tmp_path / "a" / "b.trt")
+    assert list((tmp_path / "a").iterdir()) == []
+    with pytest.raises(InputError, match="is a folder"):
+        check_writable(tmp_path / "a")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot write into this folder"):
+        check_writable(tmp_path / "file" / "b.trt")
 
 
 def test_two_machines_with_one_process_number(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from utils.hyper_parameters import Hyp, check_hyp, read_hyp
 SCRATCH = ROOT / "data" / "hyp.scratch.yaml"
 
 
-@pytest.mark.parametrize("name", ["scratch", "finetune_evolve", "finetune_custom", "n6"])
+@pytest.mark.parametrize("name", ["scratch", "finetune_evolve", "finetune_custom", "n6", "collage"])
 def test_shipped_files(name):
     hyp = read_hyp(ROOT / "data" / ("hyp.%s.yaml" % name))
     assert 0 < hyp.lr0 < 0.1 and 0 <= hyp.mosaic <= 1
@@ -16,7 +16,7 @@ def test_shipped_files(name):
 
 def test_defaults_of_newer_keys():
     hyp = read_hyp(SCRATCH)
-    assert (hyp.zoom, hyp.obj_oks, hyp.close_mosaic) == (1.0, 0.0, 0.0)
+    assert (hyp.zoom, hyp.obj_oks, hyp.collage, hyp.close_mosaic) == (1.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,28 @@ def same(a, b):
 def test_the_same_whatever_the_number_of_workers(train_set):
     here, there = make(train_set), make(train_set, workers=2)
     for epoch in (0, 1):
-        pairs = list(zip(here.epoch(epoch), there.epoch(epoch)))
-        assert len(pairs) == here.steps == 3
-        assert all(same(a, b) for a, b in pairs)
+        alike = [same(a, b) for a, b in zip(here.epoch(epoch), there.epoch(epoch))]
+        assert alike == [True] * 3 and here.steps == 3
+
+
+@pytest.mark.parametrize("room", [0.5, 3.0])
+def test_memory_of_batches_is_used_again(train_set, monkeypatch, room):
+    """Many more batches than slots, some of them too large for one: the same bytes as without."""
+    monkeypatch.setattr(module, "ROOM", room)
+    hyp = HYP._replace(collage=0.5)
+    many = train_set._replace(repeats=np.full(10, 20.0))
+    here, there = make(many, hyp=hyp), make(many, hyp=hyp, workers=2)
+    slots, own = set(), 0
+    held = []  # the two last batches, whose pixels have to be as they were
+    for a, b in zip(here.epoch(0), there.epoch(0)):
+        held = [*held[-1:], (a, b)]
+        assert all(same(x, y) for x, y in held)
+        slots.add(b.slot[0])
+        own += b.slot[1] == 0
+    assert slots <= set(range(2 * module.AHEAD + module.HELD + 1)) and here.steps == 50
+    assert (own > 0) if room < 1 else (own < 50)
+    there.restart()
+    assert same(here.one(0, 0), next(there.epoch(0)))
 
 
 def test_a_run_taken_up_sees_the_same(train_set):

@@ -22,11 +22,22 @@ class Ema:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         self.decay, self.ramp, self.updates = decay, ramp, updates
+        self._pairs: Any = None  # (model, averages, values, (mine, its) of what is no float)
 
     def update(self, model: nn.Module) -> None:
         """Take in the weights after an optimizer step."""
         self.updates += 1
         keep = self.decay * (1 - math.exp(-self.updates / self.ramp))
+        if self._pairs is None or self._pairs[0] is not model:
+            self._pairs = (model, *self._pair_up(model))
+        _, mine, its, whole = self._pairs
+        with torch.no_grad():
+            torch._foreach_lerp_(mine, its, 1 - keep)
+            for tensor, value in whole:
+                tensor.copy_(value)
+
+    def _pair_up(self, model: nn.Module) -> Any:
+        """Tensors that belong together; they are changed in place only, so this is done once."""
         mine, its, whole = [], [], []
         state = model.state_dict()
         for name, tensor in self.model.state_dict().items():
@@ -35,7 +46,4 @@ class Ema:
                 its.append(state[name].detach())
             else:
                 whole.append((tensor, state[name]))
-        with torch.no_grad():
-            torch._foreach_lerp_(mine, its, 1 - keep)
-            for tensor, value in whole:
-                tensor.copy_(value)
+        return mine, its, whole

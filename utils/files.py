@@ -17,9 +17,26 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
     Missing parent folders are made. Raises InputError if the folder cannot be written.
     """
     path = Path(path)
+    check_writable(path)
     # Short: the name itself may use up the length a file system allows. Random: process numbers
     # say nothing where several machines or containers write into one folder.
     tmp = path.with_name(".tmp%s%s" % (os.urandom(6).hex(), path.suffix))
+    try:
+        yield tmp
+        os.replace(str(tmp), str(path))
+    except OSError as e:  # disk full, quota, a file system that takes no files
+        raise InputError("%s: cannot be written (%s)" % (path, e.strerror or e)) from e
+    finally:
+        if tmp.exists():
+            tmp.unlink()
+
+
+def check_writable(path: Union[str, Path]) -> None:
+    """Make the folder of a file. Raises InputError if the file cannot be written there.
+
+    For what takes minutes before it writes.
+    """
+    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(str(path.parent), os.W_OK):
@@ -30,14 +47,6 @@ def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
         ) from e
     if path.is_dir():
         raise InputError("%s: is a folder, expected the name of a file" % path)
-    try:
-        yield tmp
-        os.replace(str(tmp), str(path))
-    except OSError as e:  # disk full, quota, a file system that takes no files
-        raise InputError("%s: cannot be written (%s)" % (path, e.strerror or e)) from e
-    finally:
-        if tmp.exists():
-            tmp.unlink()
 
 
 def walk_files(folder: Union[str, Path]) -> List[str]:

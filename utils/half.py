@@ -1,9 +1,10 @@
-"""FP16 as types in the ONNX, for TensorRT 11 and RTX, whose precision is the types.
+"""FP16 as types in the ONNX: `--half`, and TensorRT 11 and RTX, whose precision is the types.
 
+    rounding.prepare(model, pictures)     # weights that lose little by it
     to_half(model)
 
 Weights and convolutions become FP16; the decode (and NMS behind it) stays FP32, because an FP16
-coordinate has steps of 0.5 px above 512 and of 1 px above 1024. Input and outputs stay FP32.
+coordinate has steps of 0.5 px above 512 and of 1 px above 1024.
 """
 
 from typing import Any, Dict, List
@@ -14,6 +15,8 @@ from utils.onnx_graph import Graph
 
 # inputs that are parameters of the node, not data (ONNX operators, opset 13)
 PARAMETERS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,)}
+# what the decode begins with, before any arithmetic: half as many bytes in FP16
+MOVING = ("Concat", "Reshape", "Transpose")
 SMALLEST = 2.0**-14  # below, FP16 loses bits
 
 
@@ -34,10 +37,11 @@ def has_qdq(model: Any) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
-def to_half(model: Any) -> None:
+def to_half(model: Any, half_input: bool = False) -> None:
     """Type everything before the decode FP16, in place. Nothing happens to a model that is.
 
-    Scales of Q/DQ pairs become FP16, too (TensorRT: what they dequantise to has their type).
+    Input and outputs stay FP32; with `half_input` the input is FP16, too. Scales of Q/DQ pairs
+    become FP16 (TensorRT: what they dequantise to has their type).
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -63,7 +67,19 @@ def to_half(model: Any) -> None:
 
     body = [n for n in graph.nodes if id(n) not in graph.decode and n.op_type != "Constant"]
     made = {name for node in body for name in node.output}
-    nodes: List[Any] = [cast(name, "/half", TensorProto.FLOAT16) for name in graph.inputs]
+    for node in graph.nodes:
+        if id(node) in graph.decode and node.op_type in MOVING:
+            data = node.input if node.op_type == "Concat" else node.input[:1]
+            if all(name in made for name in data) and not set(node.output) & set(graph.outputs):
+                body.append(node)
+                made |= set(node.output)
+    nodes: List[Any] = []
+    if half_input:
+        for entry in model.graph.input:
+            if entry.name in graph.inputs:
+                entry.type.tensor_type.elem_type = TensorProto.FLOAT16
+    else:
+        nodes = [cast(name, "/half", TensorProto.FLOAT16) for name in graph.inputs]
     casted: Dict[str, str] = {}
     floats = {n for n, c in graph.constants.items() if c.data_type == TensorProto.FLOAT}
     inside = {id(node) for node in body}
@@ -72,7 +88,7 @@ def to_half(model: Any) -> None:
             for i, name in enumerate(node.input):
                 if i in PARAMETERS.get(node.op_type, ()):
                     continue
-                if name in graph.inputs:
+                if name in graph.inputs and not half_input:
                     node.input[i] = name + "/half"
                 elif name in floats:
                     node.input[i] = twin(name)

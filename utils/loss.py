@@ -82,7 +82,9 @@ class PoseLoss:
                 cls = cls + self._classes(t, targets.classes[part])
                 score = iou.detach().clamp(0, 1)
                 if self.hyp.obj_oks:
-                    score = torch.lerp(score, oks, self.hyp.obj_oks)
+                    # NaN: nothing is labelled, so the box alone says how good it is
+                    mixed = torch.lerp(score, oks, self.hyp.obj_oks)
+                    score = torch.where(oks.isnan(), score, mixed)
                 # several persons may want one cell: the one that is predicted best has it
                 cell = ((image * raw.shape[1] + anchor) * raw.shape[2] + y) * raw.shape[3] + x
                 wanted.view(-1).scatter_reduce_(0, cell, score, "amax")
@@ -101,7 +103,8 @@ class PoseLoss:
     def _keypoints(
         self, t: torch.Tensor, boxes: torch.Tensor, keypoints: torch.Tensor
     ) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(loss of the places, loss of the confidences, OKS (n,) without gradient).
+        """(loss of the places, loss of the confidences, OKS (n,) without gradient, NaN where no
+        keypoint is labelled).
 
         A level without any labelled keypoint costs nothing, rather than 0 / 0.
         """
@@ -115,8 +118,7 @@ class PoseLoss:
         far = (loss * labelled).sum() / count.clamp(min=1)
         known = F.binary_cross_entropy_with_logits(points[..., 2], labelled)
         with torch.no_grad():
-            mine = labelled.sum(1)
-            oks = (torch.exp(-error) * labelled).sum(1) / mine.clamp(min=1)
+            oks = (torch.exp(-error) * labelled).sum(1) / labelled.sum(1)
         return far, known, oks
 
     def _classes(self, t: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:

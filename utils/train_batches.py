@@ -9,23 +9,28 @@ Everything random comes from generators seeded with (seed, epoch, step, rank), s
 taken up again sees what it would have seen, whatever the number of workers.
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+import collections
+from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-from utils import augment, targets
+from utils import augment, collage, targets
 from utils.augment import Persons
+from utils.collage import Collage
 from utils.errors import InputError
 from utils.hyper_parameters import Hyp
 from utils.labels import Labels
 from utils.letterbox import HW, PAD_VALUE, fit, stride_multiple
+from utils.pixel_ring import PixelRing
 from utils.targets import Targets
 from utils.train_set import TrainSet
 from utils.warp import Plan, make_plan
 
-POOL = 128  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
+POOL = 64  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
 AHEAD = 2  # batches each worker makes in advance
+HELD = 2  # batches whose pixels stay as they are: the last one and the one before
+ROOM = 1.3  # bytes of a slot, over what a batch needs on average
 
 
 class Spec(NamedTuple):
@@ -48,13 +53,14 @@ class Spec(NamedTuple):
 class TrainBatch(NamedTuple):
     """One step of one process; tensors on the host."""
 
-    pixels: Any  # flat uint8 tensor: all images the plan names
+    pixels: Any  # flat uint8 tensor: all images the plan names (None on the way from a worker)
     plan: Plan
     matches: Targets  # its arrays as tensors
     persons: Persons
     size: HW
     blended: bool  # some pictures are mixed with others
     broken: List[Tuple[str, str]]  # (path, reason) of images that are grey instead
+    slot: Tuple[int, int] = (-1, 0)  # of the ring, and bytes used; -1: pixels are not there
 
 
 class _Job(NamedTuple):
@@ -65,6 +71,7 @@ class _Job(NamedTuple):
     own: np.ndarray  # (B,) images whose turn it is, as indices into `window`
     window: np.ndarray  # (W,) images of the set that may be shown
     mosaic: bool
+    slot: int = -1  # of the ring, for the pixels; -1: into memory of their own
 
 
 class TrainBatches:
@@ -94,16 +101,31 @@ class TrainBatches:
         self._assembler = _Assembler(train_set, hyp, spec)
         self._stream: Optional[Iterator[TrainBatch]] = None
         self._next = -1  # epoch the stream has come to
+        self._held: Deque[int] = collections.deque()  # slots of the last batches
 
     def epoch(self, epoch: int) -> Iterator[TrainBatch]:
-        """The batches of an epoch, `steps` of them."""
+        """The batches of an epoch, `steps` of them.
+
+        The pixels of a batch stay as they are until the second one after it is asked for.
+        """
         if self._stream is None or self._next != epoch:
+            self.restart()
             self._stream = self._start(epoch)
         self._next = -1  # unless all of it is taken
         for _ in range(self.steps):
             batch = next(self._stream)
             self.broken.update(batch.broken)
-            yield batch._replace(size=(batch.size[0], batch.size[1]))  # pinning makes a list of it
+            batch = batch._replace(
+                size=(batch.size[0], batch.size[1])
+            )  # pinning makes a list of it
+            slot, count = batch.slot
+            if slot >= 0:
+                if batch.pixels is None:
+                    batch = batch._replace(pixels=self._assembler.ring.view(slot, count))
+                self._held.append(slot)
+            if len(self._held) > HELD:
+                self._assembler.ring.give_back(self._held.popleft())
+            yield batch
         self._next = epoch + 1
 
     def one(self, epoch: int, step: int) -> TrainBatch:
@@ -111,14 +133,21 @@ class TrainBatches:
         return self._assembler[self._jobs(epoch)[step]]
 
     def restart(self) -> None:
-        """Forget what was made in advance."""
+        """Forget what was made in advance; the workers end."""
         self._stream, self._next = None, -1
+        self._held.clear()
+        if self._assembler.ring is not None:
+            self._assembler.ring.close()
+            self._assembler.ring = None
 
     def _start(self, epoch: int) -> Iterator[TrainBatch]:
         from torch.utils.data import DataLoader
 
         spec = self.spec
-        jobs = _Lazy(lambda: (j for e in range(epoch, self.epochs) for j in self._jobs(e)))
+        ring = self._assembler.open_ring()
+        if ring is not None and spec.pin and not ring.pin():
+            print("note: the memory of the batches cannot be page-locked; copies are slower")
+        jobs = _Lazy(lambda: self._with_slots(epoch, ring))
         loader = DataLoader(
             self._assembler,  # type: ignore  # a map from jobs to batches
             batch_size=None,
@@ -130,6 +159,13 @@ class TrainBatches:
             worker_init_fn=_start_worker,
         )
         return iter(loader)
+
+    def _with_slots(self, epoch: int, ring: Optional[PixelRing]) -> Iterator[_Job]:
+        """All jobs to come, each with a slot that is free when it is given to a worker."""
+        for e in range(epoch, self.epochs):
+            for job in self._jobs(e):
+                slot = None if ring is None else ring.take()
+                yield job if slot is None else job._replace(slot=slot)
 
     def order(self, epoch: int) -> np.ndarray:
         """(steps, batch) image indices of this process.
@@ -197,7 +233,23 @@ class _Assembler:
         parts = train_set.labels
         self.labels = Labels(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
         self.starts = np.cumsum([0, *(p.count for p in parts)])
+        # images that a mosaic would enlarge
+        self.small = np.flatnonzero(self.hws.max(1) < longest)
         self.cache = _Cache(self.hws, spec.world) if spec.cache else None
+        self.ring: Optional[PixelRing] = None
+
+    def open_ring(self) -> Optional[PixelRing]:
+        """Memory for the batches of the workers, if there are any."""
+        spec = self.spec
+        if not spec.workers:
+            return None
+        pixels = self.hws.prod(1).astype(np.float64)
+        share = self.hyp.collage * (self.hws.max(1) < max(spec.size))
+        pixels += share * (spec.size[0] * spec.size[1] - pixels)
+        images = min(max(spec.batch, POOL), len(pixels))
+        size = int(ROOM * 3 * images * pixels.mean()) // 4096 * 4096 + 4096
+        self.ring = PixelRing(spec.workers * AHEAD + HELD + 1, size)
+        return self.ring
 
     def __getitem__(self, job: _Job) -> TrainBatch:
         import torch
@@ -209,17 +261,19 @@ class _Assembler:
         if spec.multi_scale:  # alike on all ranks
             shared = np.random.default_rng([spec.seed, job.epoch, job.step, 0])
             size = augment.multi_scale_hw(shared, size, max(spec.strides))
+        collages = self._collages(rng, job, size) if hyp.collage and not spec.rect else {}
+        hws[list(collages)] = size
         samples = augment.draw(rng, hyp, job.own, hws, size, job.mosaic)
         used = np.unique(np.where(samples.single[:, None], samples.images[:, -1:], samples.images))
-        pixels, offsets, broken = self._pixels(job.window, used)
-        labels, starts = augment.select(self.labels, self.starts, job.window)
-        if broken:  # nobody is to be found on a grey picture
-            bad = {path for path, _ in broken}
-            gone = np.array([self.paths[int(i)] in bad for i in job.window])
-            labels = labels._replace(boxes=labels.boxes.copy())
-            labels.boxes[np.repeat(gone, np.diff(starts)), 2:] = 0
+        pixels, offsets, broken = self._pixels(job, used, hws, collages)
+        labels, starts = self._labels(job.window, collages, broken)
         persons = augment.transform_labels(samples, labels, starts, hws, size)
         matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
+        slot = (-1, 0)
+        if self._fits(job, len(pixels)):
+            slot, pixels = (job.slot, len(pixels)), None
+        elif job.slot >= 0:  # it comes back unused
+            slot = (job.slot, 0)
         return TrainBatch(
             pixels,
             make_plan(samples, offsets, hws),
@@ -227,34 +281,92 @@ class _Assembler:
             persons,
             size,
             bool((samples.blend < 1).any()),
-            broken,
+            [(self.paths[image], reason) for image, reason in broken.items()],
+            slot,
         )
 
-    def _pixels(
-        self, window: np.ndarray, used: np.ndarray
-    ) -> Tuple[Any, np.ndarray, List[Tuple[str, str]]]:
-        """(bytes of the images used, first byte of each of the window, what cannot be decoded)."""
-        import torch
+    def _collages(self, rng: np.random.Generator, job: _Job, size: HW) -> Dict[int, Collage]:
+        """Place in the window -> the collage that is shown instead of the small image there."""
+        shown = rng.random(len(job.window)) < self.hyp.collage
+        small = self.hws[job.window].max(1) < max(size)
+        return {
+            int(i): collage.arrange(rng, int(job.window[i]), self.small, self.hws, size)
+            for i in np.flatnonzero(shown & small & (len(self.small) > 1))
+        }
 
+    def _pixels(
+        self, job: _Job, used: np.ndarray, hws: np.ndarray, collages: Dict[int, Collage]
+    ) -> Tuple[Any, np.ndarray, Dict[int, str]]:
+        """(bytes of the images used, first byte of each of the window, image -> why it is broken).
+
+        Broken images are grey.
+        """
+        window = job.window
         counts = np.zeros(len(window), np.int64)
-        counts[used] = self.hws[window[used]].prod(1) * 3
+        counts[used] = hws[used].prod(1) * 3
         offsets = np.cumsum(counts) - counts
-        pixels = torch.empty(int(counts.sum()), dtype=torch.uint8)
-        flat, broken = pixels.numpy(), []
+        total = int(counts.sum())
+        if self._fits(job, total):
+            pixels = self.ring.view(job.slot, total)  # type: ignore
+        else:
+            pixels = shared_bytes(total)
+        flat = pixels.numpy()
+        broken: Dict[int, str] = {}
+
+        def read(image: int) -> Optional[np.ndarray]:
+            target = np.empty((*self.hws[image], 3), np.uint8)
+            self._read(image, target, broken)
+            return None if image in broken else target
+
         for i in used:
-            image = int(window[i])
-            target = flat[offsets[i] : offsets[i] + counts[i]].reshape(*self.hws[image], 3)
-            if self.cache is not None and self.cache.read(image, target):
-                continue
-            try:
-                decode(self.paths[image], self.sizes[image], target)
-            except (OSError, ValueError) as e:
-                broken.append((self.paths[image], getattr(e, "strerror", None) or str(e)))
-                target[:] = PAD_VALUE
-                continue
-            if self.cache is not None:
-                self.cache.write(image, target)
+            target = flat[offsets[i] : offsets[i] + counts[i]].reshape(*hws[i], 3)
+            if int(i) in collages:
+                collage.draw(collages[int(i)], target, read)
+            else:
+                self._read(int(window[i]), target, broken)
         return pixels, offsets, broken
+
+    def _fits(self, job: _Job, count: int) -> bool:
+        """Whether the pixels go into the ring; those of an unusually large batch do not."""
+        return job.slot >= 0 and self.ring is not None and count <= self.ring.size
+
+    def _read(self, image: int, target: np.ndarray, broken: Dict[int, str]) -> None:
+        """An image of the set into `target`; grey, and a reason in `broken`, if there is none."""
+        if self.cache is not None and self.cache.read(image, target):
+            return
+        try:
+            decode(self.paths[image], self.sizes[image], target)
+        except (OSError, ValueError) as e:
+            broken[image] = getattr(e, "strerror", None) or str(e)
+            target[:] = PAD_VALUE
+            return
+        if self.cache is not None:
+            self.cache.write(image, target)
+
+    def _labels(
+        self, window: np.ndarray, collages: Dict[int, Collage], broken: Dict[int, str]
+    ) -> Tuple[Labels, np.ndarray]:
+        """(labels of the window one after the other, where each begins).
+
+        On a grey picture nobody is to be found.
+        """
+        if not (collages or broken):
+            return augment.select(self.labels, self.starts, window)
+        items = []
+        for place, image in enumerate(window):
+            if place not in collages:
+                items.append(self._labels_of(image, image in broken))
+                continue
+            made = collages[place]
+            lost = [k for k, i in enumerate(made.images) if int(i) in broken]
+            parts = [self._labels_of(i) for i in made.images]
+            items.append(collage.merge(made, parts, self.hws, lost))
+        starts = np.cumsum([0, *(item.count for item in items)])
+        return Labels(*(np.concatenate([item[k] for item in items]) for k in range(3))), starts
+
+    def _labels_of(self, image: int, none: bool = False) -> Labels:
+        rows = slice(self.starts[image], self.starts[image if none else image + 1])
+        return Labels(*(part[rows] for part in self.labels))
 
     def _rect(self, hws: np.ndarray) -> HW:
         """Smallest size, in multiples of the stride, that holds these images as letterboxed."""
@@ -298,6 +410,19 @@ class _Cache:
         """Two workers may write one image: the same bytes."""
         self._slot(image)[:] = pixels.reshape(-1)
         self.there[image] = 1
+
+
+def shared_bytes(count: int) -> Any:
+    """An uninitialised uint8 tensor (count,); in a worker process in the memory it is handed over
+    in, so that handing over copies nothing."""
+    import torch
+    from torch.utils.data import get_worker_info
+
+    if get_worker_info() is None or not count:
+        return torch.empty(count, dtype=torch.uint8)
+    return torch.empty(0, dtype=torch.uint8).set_(
+        torch.UntypedStorage._new_shared(count, device="cpu")
+    )
 
 
 def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:

@@ -47,6 +47,7 @@ class Options(NamedTuple):
     freeze: int = 0  # layers, from the first one
     amp: bool = True  # mixed precision, on a GPU
     compile: bool = False
+    graphs: bool = True  # CUDA graphs of the network, where nothing forbids them
     sigmas: Optional[tuple] = None
     progress: bool = True
 
@@ -74,16 +75,28 @@ class Trainer:
         self.model = model.to(device).train()
         self.frozen = freeze(model, options.freeze)
         self.ema = Ema(self.model)
+        self.dtype = torch.float32
+        if self.gpu and options.amp:
+            good = torch.cuda.is_bf16_supported()
+            self.dtype = torch.bfloat16 if good else torch.float16
         network: nn.Module = self.model
-        if options.sync_bn and ranks.world > 1 and self.gpu:
+        synced = options.sync_bn and ranks.world > 1 and self.gpu
+        if synced:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
             self.model = network  # type: ignore
+        spec = batches.spec
         if self.gpu:
             network = network.to(memory_format=torch.channels_last)
-            torch.backends.cudnn.benchmark = not batches.spec.multi_scale
+            torch.backends.cudnn.benchmark = not spec.multi_scale
+        one_shape = not (spec.multi_scale or spec.rect)
+        if self.gpu and options.graphs and one_shape and not (synced or options.compile):
+            self._capture(network)
         if ranks.world > 1:
             where = [device.index] if self.gpu else None
-            network = nn.parallel.DistributedDataParallel(network, device_ids=where)
+            # running statistics are those of the first process, which validates and saves
+            network = nn.parallel.DistributedDataParallel(
+                network, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.network: Any = torch.compile(network) if options.compile else network
         total = batches.spec.batch * ranks.world
         self.accumulate = max(round(NOMINAL_BATCH / total), 1)
@@ -95,11 +108,30 @@ class Trainer:
         self.loss = PoseLoss(
             self.model.head.anchors, model.nc, sigmas, hyp, options.label_smoothing
         )
-        self.dtype = torch.float32
-        if self.gpu and options.amp:
-            good = torch.cuda.is_bf16_supported()
-            self.dtype = torch.bfloat16 if good else torch.float16
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
+
+    def _capture(self, network: nn.Module) -> None:
+        """Replay forward and backward of the network as CUDA graphs, in place.
+
+        A step launches some 2,500 kernels; as graphs they are two launches, so the GPU never waits
+        for Python. Raises InputError if the memory of the GPU does not suffice.
+        """
+        spec = self.batches.spec
+        for layer in self.frozen:
+            layer.eval()
+        images = torch.rand(spec.batch, 3, *spec.size, device=self.options.device)
+        images = images.to(memory_format=torch.channels_last)
+        # the runs before the capture are no training: their statistics are forgotten
+        kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        try:
+            with torch.autocast(
+                "cuda", self.dtype, self.dtype != torch.float32, cache_enabled=False
+            ):
+                torch.cuda.make_graphed_callables(network, (images,))
+        except torch.cuda.OutOfMemoryError as e:
+            raise InputError(self._memory_advice()) from e
+        for name, buffer in network.named_buffers():
+            buffer.copy_(kept[name])
 
     @property
     def precision(self) -> str:
@@ -163,7 +195,9 @@ class Trainer:
                 ready = torch.cuda.Event()
                 ready.record(side)
             if waiting is not None:
+                before = waiting[2]
                 yield self._handed_over(*waiting)
+                before.synchronize()  # its bytes have left the host: the loader may use them anew
             waiting = images, targets, ready
         if waiting is not None:
             yield self._handed_over(*waiting)

@@ -12,7 +12,18 @@ the ONNX are the precision. No literal enum values: they changed their meaning b
 """
 
 import threading
-from typing import Any, Callable, Collection, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 
@@ -109,15 +120,16 @@ def make_log(module: Any, verbose: bool) -> Any:
             module.ILogger.__init__(self)
             self.errors: List[str] = []
             self.quiet = False
-            self._said: Dict[str, int] = {}
+            self._said: Set[str] = set()
 
         def log(self, level: Any, message: str) -> None:
             """Called by the library."""
             if level in (severity.INTERNAL_ERROR, severity.ERROR):
                 self.errors.append(" ".join(message.split()))
-            self._said[message] = self._said.get(message, 0) + 1
-            if level in shown and not self.quiet and self._said[message] == 1:  # some come often
-                print("[TensorRT %s] %s" % (str(level).split(".")[-1], message), flush=True)
+            if level not in shown or self.quiet or message in self._said:  # some come often
+                return
+            self._said.add(message)
+            print("[TensorRT %s] %s" % (str(level).split(".")[-1], message), flush=True)
 
         def reason(self) -> str:
             """The first error since `clear`, on one line."""
@@ -242,6 +254,7 @@ def build(trt: Tensorrt, network: Network, settings: BuildSettings) -> Built:
             config.set_timing_cache(cache, False)
     log.clear()
     plan = network.builder.build_serialized_network(network.definition, config)
+    raise_calibration_error(settings.calibrator)  # the cause, where it is one
     if plan is None:
         raise InputError("%s could not build the engine: %s" % (trt, log.reason()))
     timing = bytes(cache.serialize()) if cache is not None else None
@@ -276,22 +289,20 @@ def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: Build
 def constrain(definition: Any, names: Collection[str], dtype: Any) -> int:
     """Bind the layers of some nodes to a precision; how many that were.
 
-    Layers that compute shapes and indices are left alone.
+    Layers that compute shapes and indices are left alone, and casts, which say their type.
     """
+    layers = [definition.get_layer(i) for i in range(definition.num_layers if names else 0)]
+    named = named_layers(layers, names)
     count = 0
-    wanted = set(names)
-    for i in range(definition.num_layers if wanted else 0):
-        layer = definition.get_layer(i)
-        outputs = [layer.get_output(j) for j in range(layer.num_outputs)]
-        if layer.name not in wanted and not any(o.name in wanted for o in outputs):
-            continue
+    for layer in named + broadcasts(layers, named):
         if layer.type.name.startswith("PLUGIN"):  # NMS: float boxes and scores, int32 indices
             layer.precision = dtype
             count += 1
             continue
+        outputs = _outputs(layer)
         if not all(o.dtype.name in FLOATS for o in outputs) or not outputs:
             continue
-        if layer.type.name in ("SHAPE", "CONSTANT"):
+        if layer.type.name in ("SHAPE", "CONSTANT", "CAST"):
             continue
         layer.precision = dtype
         for j in range(layer.num_outputs):
@@ -300,9 +311,42 @@ def constrain(definition: Any, names: Collection[str], dtype: Any) -> int:
     return count
 
 
+def named_layers(layers: List[Any], names: Collection[str]) -> List[Any]:
+    """Layers that have one of the names (of nodes or tensors in the ONNX), or make a tensor so."""
+    wanted = set(names)
+    return [n for n in layers if n.name in wanted or wanted & {o.name for o in _outputs(n)}]
+
+
+def broadcasts(layers: List[Any], readers: List[Any]) -> List[Any]:
+    """Shuffles that `readers` read, and the shuffles that those read.
+
+    The parser puts them there, under names of its own, to give an operand the rank of the other:
+    the grid of the decode, pixels up to 1280, would go through them in FP16.
+    """
+    known = {layer.name for layer in readers}
+    read = {t.name for layer in readers for t in _inputs(layer)}
+    found = []
+    for layer in reversed(layers):  # what reads comes after what is read
+        if layer.type.name != "SHUFFLE" or layer.name in known:
+            continue
+        if read & {o.name for o in _outputs(layer)}:
+            found.append(layer)
+            read |= {t.name for t in _inputs(layer)}
+    return found
+
+
+def _outputs(layer: Any) -> List[Any]:
+    return [layer.get_output(j) for j in range(layer.num_outputs)]
+
+
+def _inputs(layer: Any) -> List[Any]:
+    tensors = [layer.get_input(j) for j in range(layer.num_inputs)]
+    return [t for t in tensors if t is not None]  # optional ones
+
+
 def _use_dla(trt: Tensorrt, network: Network, config: Any, settings: BuildSettings) -> None:
     cores = int(getattr(network.builder, "num_DLA_cores", 0))
-    if settings.dla >= cores:  # type: ignore
+    if not 0 <= settings.dla < cores:  # type: ignore
         raise InputError("--dla %s: this machine has %d DLA cores" % (settings.dla, cores))
     config.default_device_type = trt.module.DeviceType.DLA
     config.DLA_core = settings.dla
@@ -342,7 +386,10 @@ def make_calibrator(
         algorithm: MinMax or Entropy.
         batches: float32 arrays of `batch_shape` (B, 3, H, W), None: the cache has everything.
         cache: content of a calibration cache with the header of this version.
-        on_cache: called with the cache that TensorRT made.
+        on_cache: called with the cache that TensorRT made of all batches.
+
+    The bindings print whatever a callback raises and go on with the batches so far. So nothing is
+    raised: the calibrator keeps it in `error`, and a cache made of some of the batches is dropped.
     """
     base = {
         "MinMax": "IInt8MinMaxCalibrator",
@@ -363,7 +410,9 @@ def make_calibrator(
 
         def get_batch(self, names: List[str], *_: Any) -> Optional[List[int]]:
             """Device pointer of the next batch; None: that was all."""
-            try:  # an exception cannot pass through the library
+            if self.error is not None:
+                return None
+            try:
                 batch = next(self._batches, None)
                 if batch is None:
                     return None
@@ -373,7 +422,7 @@ def make_calibrator(
                     memory.upload(self._buffer, batch.astype(np.float32, copy=False))
                     memory.synchronize()
                 return [memory.address(self._buffer)]
-            except (InputError, ValueError, OSError) as e:
+            except BaseException as e:  # Ctrl-C, too, would end the calibration and no more
                 self.error = e
                 return None
 
@@ -381,9 +430,26 @@ def make_calibrator(
             return cache
 
         def write_calibration_cache(self, content: Any, *_: Any) -> None:
-            on_cache(bytes(content))
+            if self.error is not None:
+                return
+            try:
+                on_cache(bytes(content))
+            except BaseException as e:
+                self.error = e
 
     return Calibrator()
+
+
+def raise_calibration_error(calibrator: Any) -> None:
+    """Raise what stopped a calibrator of `make_calibrator`, as InputError where it is the user's.
+
+    None has no error.
+    """
+    error = getattr(calibrator, "error", None)
+    if isinstance(error, (InputError, ValueError, OSError)):
+        raise InputError("calibration stopped: %s" % error) from error
+    if error is not None:
+        raise error
 
 
 class IoTensor(NamedTuple):
@@ -400,7 +466,7 @@ class Engine:
 
     Args:
         memory: see device_memory.
-        cuda_graph: record a graph for each input shape and replay it.
+        cuda_graph: record a graph and replay it while the input shape stays.
 
     Attributes: tensors, the IoTensors; profile, the Profile of the first input.
 
@@ -437,8 +503,8 @@ class Engine:
             self.profile = Profile(*(tuple(int(v) for v in s) for s in shapes))
         self._buffers: Dict[str, Any] = {}
         self._shapes: Optional[Tuple[Shape, ...]] = None  # of the inputs, as the context has them
-        self._graphs: Dict[Tuple[Shape, ...], Callable[[], None]] = {}
-        self._seen: Dict[Tuple[Shape, ...], bool] = {}
+        self._graph: Optional[Callable[[], None]] = None  # replays a call of these shapes
+        self._warm = False  # has run in these shapes
 
     def _tensor(self, index: int) -> IoTensor:
         engine, module = self._engine, self._trt.module
@@ -464,15 +530,20 @@ class Engine:
                 self._bind(shapes)
             for tensor, array in zip(self.inputs, arrays):
                 memory.upload(self._buffers[tensor.name], array)
-            self._execute(shapes)
+            self._execute()
             outputs = {t.name: self._output(t) for t in self.outputs}
             memory.synchronize()
         return outputs
 
     def _bind(self, shapes: Tuple[Shape, ...]) -> None:
-        """Tell the context the shapes, and give it buffers that are large enough."""
+        """Tell the context the shapes, and give it buffers that are large enough.
+
+        Graphs go: they hold addresses, and NVIDIA's guide says that one recorded from a context
+        must not be replayed once that context was changed, as another shape does.
+        """
         context, memory = self._context, self._memory
         self._shapes = None
+        self._graph, self._warm = None, False
         for tensor, shape in zip(self.inputs, shapes):
             self._check_shape(tensor, shape)
             if min(tensor.shape) < 0 and not context.set_input_shape(tensor.name, shape):
@@ -488,8 +559,6 @@ class Engine:
             buffer = self._buffers.get(tensor.name)
             if buffer is None or memory.size(buffer) < size:
                 self._buffers[tensor.name] = memory.allocate(size)
-                self._graphs.clear()  # they hold the old addresses
-                self._seen.clear()
         for tensor in self.tensors:
             address = memory.address(self._buffers[tensor.name])
             if not context.set_tensor_address(tensor.name, address):
@@ -511,16 +580,16 @@ class Engine:
                 )
             )
 
-    def _execute(self, shapes: Tuple[Shape, ...]) -> None:
+    def _execute(self) -> None:
         """Enqueue on our stream; with graphs: plain the first time, then recorded."""
-        if not self._wants_graph or not self._seen.get(shapes):
+        if not self._wants_graph or not self._warm:
             self._enqueue()  # the first run of a shape may allocate, which no graph can hold
-            self._seen[shapes] = True
+            self._warm = True
             return
-        if shapes not in self._graphs:
+        if self._graph is None:
             self._memory.synchronize()
-            self._graphs[shapes] = self._memory.capture(self._enqueue)
-        self._graphs[shapes]()
+            self._graph = self._memory.capture(self._enqueue)
+        self._graph()
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._memory.stream):

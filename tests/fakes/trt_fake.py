@@ -78,6 +78,10 @@ LAYER_OF = {
 }  # fmt: skip
 
 
+# with operands of different rank the parser puts a shuffle behind a constant one
+BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min")
+
+
 def numbers(version):
     return tuple(int(w) for w in version.split("."))
 
@@ -137,6 +141,13 @@ def executable(data):
     )
 
 
+def gpu_index():
+    """The current device, for which a builder builds."""
+    from pycuda import driver
+
+    return driver.current_device()
+
+
 def read_memory(address, shape, dtype):
     count = int(np.prod(shape))
     size = count * np.dtype(dtype).itemsize
@@ -156,11 +167,13 @@ class ITensor:
 
 
 class ILayer:
-    def __init__(self, node, outputs):
-        self.name = node.name
-        self.type = LayerType[LAYER_OF.get(node.op_type, "ELEMENTWISE")]
-        self._outputs = outputs
-        self.num_outputs = len(outputs)
+    def __init__(self, name, kind, inputs, outputs):
+        self.name, self.type = name, LayerType[kind]
+        self._inputs, self._outputs = inputs, outputs
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+
+    def get_input(self, index):
+        return self._inputs[index]
 
     def get_output(self, index):
         return self._outputs[index]
@@ -459,18 +472,18 @@ def populate(module, version):
         if weak and explicit and "INT8" not in config.flags_set:
             logger.log(Severity.ERROR, "network has Q/DQ layers, but kINT8 is not set")
             return None
-        scales, images = None, 0
+        scales, images, shape = None, 0, None
         if weak and "INT8" in config.flags_set and not explicit:
             if config.int8_calibrator is None:
                 logger.log(Severity.ERROR, "Calibration failure: no calibrator")
                 return None
-            scales, images = run_calibration(network, config)
+            scales, images, shape = run_calibration(network, config)
             if not scales:
                 logger.log(Severity.ERROR, "Calibration failure: no data")
                 return None
         facts = {
             "version": version,
-            "gpu": os.environ.get("FAKE_GPU", "Xavier"),
+            "gpu_index": gpu_index(),
             "onnx": network.data,
             "profile": shapes,
             "flags": sorted(config.flags_set),
@@ -482,6 +495,7 @@ def populate(module, version):
             },
             "scales": scales,
             "calibrated_images": images,
+            "calibrated_shape": shape,
             "opt_level": getattr(config, "builder_optimization_level", None),
             "dla": config.DLA_core,
         }
@@ -494,7 +508,8 @@ def populate(module, version):
         cached = calibrator.read_calibration_cache()
         if cached and bytes(cached).split(b"\n")[0].decode() == header:
             lines = [line.rsplit(": ", 1) for line in bytes(cached).decode().splitlines()[1:]]
-            return {n: struct.unpack(">f", bytes.fromhex(v.zfill(8)))[0] for n, v in lines}, 0
+            scales = {n: struct.unpack(">f", bytes.fromhex(v.zfill(8)))[0] for n, v in lines}
+            return scales, 0, None
         import onnx
 
         entry = network._inputs[0]
@@ -509,7 +524,11 @@ def populate(module, version):
         session = executable(model.SerializeToString())
         images, amax = 0, {}
         while True:
-            pointers = calibrator.get_batch([entry.name])
+            try:
+                pointers = calibrator.get_batch([entry.name])
+            except BaseException as e:  # as the bindings do: this ends the calibration
+                print("[ERROR] Exception caught in get_batch(): %r" % e)
+                break
             if pointers is None:
                 break
             batch = read_memory(pointers[0], shape, np.float32)  # whatever its batch size says
@@ -519,13 +538,16 @@ def populate(module, version):
             for name, value in found.items():
                 amax[name] = max(amax.get(name, 0.0), float(np.abs(value).max()))
         if not images:
-            return None, 0
+            return None, 0, None
         lines = [header]
         for name, value in amax.items():
             word = struct.unpack(">I", struct.pack(">f", np.float32(value) / np.float32(127)))[0]
             lines.append("%s: %x" % (name, word))
-        calibrator.write_calibration_cache(("\n".join(lines) + "\n").encode())
-        return {n: v / 127 for n, v in amax.items()}, images
+        try:
+            calibrator.write_calibration_cache(("\n".join(lines) + "\n").encode())
+        except BaseException as e:
+            print("[ERROR] Exception caught in write_calibration_cache(): %r" % e)
+        return {n: v / 127 for n, v in amax.items()}, images, shape
 
     class OnnxParser:
         def __init__(self, network, logger):
@@ -553,12 +575,34 @@ def populate(module, version):
             if not self._network.explicit:
                 fail(-1, "the network must be created with EXPLICIT_BATCH")
                 return False
-            shapes = {}
+            shapes, ranks = {}, {}
             if all(n.domain == "" for n in model.graph.node):
                 inferred = onnx.shape_inference.infer_shapes(model).graph
                 for v in list(inferred.value_info) + list(inferred.output):
                     shapes[v.name] = v.type.tensor_type.elem_type
+                    ranks[v.name] = len(v.type.tensor_type.shape.dim)
             layer = WeakLayer if weak else ILayer
+            constants = {i.name: i for i in model.graph.initializer}
+            tensors, layers = {}, self._network._layers
+
+            def operand(node, name):
+                """The tensor that a node reads; None: weights, which are no tensor."""
+                if name not in constants:
+                    return tensors.get(name)
+                if node.op_type not in BROADCASTING:
+                    return None
+                constant = constants[name]
+                kind = FROM_ONNX[constant.data_type]
+                made = ITensor(name + "_output", (), kind)
+                layers.append(layer(name, "CONSTANT", [], [made]))
+                rank = max(ranks.get(n, 9) for n in node.input if n not in constants)
+                if len(constant.dims) < rank:
+                    own = "ONNXTRT_Broadcast_%d" % len(layers)
+                    wide = ITensor(own + "_output", (), kind)
+                    layers.append(layer(own, "SHUFFLE", [made], [wide]))
+                    made = wide
+                return made
+
             for number, node in enumerate(model.graph.node):
                 known = node.domain in ("", "ai.onnx") or (
                     node.domain == "TRT" and node.op_type in plugins
@@ -571,8 +615,10 @@ def populate(module, version):
                     ITensor(n, (), "INT32" if plugin else FROM_ONNX.get(shapes.get(n, 1), "INT32"))
                     for n in node.output
                 ]
-                self._network._layers.append(layer(node, outputs))
-            constants = {i.name for i in model.graph.initializer}
+                inputs = [operand(node, n) for n in node.input]
+                tensors.update(zip(node.output, outputs))
+                kind = LAYER_OF.get(node.op_type, "ELEMENTWISE")
+                layers.append(layer(node.name, kind, inputs, outputs))
             for value in model.graph.input:
                 if value.name not in constants:
                     kind = value.type.tensor_type

@@ -39,7 +39,15 @@ def init():
         raise Error("cuInit failed: no CUDA-capable device is detected")
 
 
+def current_device():
+    """Index of the device whose context is current; the CUDA runtime's default without one."""
+    return _stack()[-1].index if _stack() else 0
+
+
 class Context:
+    def __init__(self, index):
+        self.index = index
+
     def push(self):
         _stack().append(self)
 
@@ -49,7 +57,7 @@ class Context:
         _stack().pop()
 
 
-_primary = Context()
+_primary = {}  # device -> context
 
 
 class Device:
@@ -58,7 +66,7 @@ class Device:
 
     @staticmethod
     def count():
-        return 1
+        return int(os.environ.get("FAKE_GPUS", "1"))
 
     def name(self):
         return os.environ.get("FAKE_GPU", "Xavier")
@@ -67,7 +75,7 @@ class Device:
         return 8 << 30
 
     def retain_primary_context(self):
-        return _primary
+        return _primary.setdefault(self.index, Context(self.index))
 
 
 class DeviceAllocation:
