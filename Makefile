@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(PY) detect_multi_backend.py --weights $(WEIGHTS).onnx --source data/images --device cpu --conf-thres 0.4
 
 test: $(VENV)/.installed-dev lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 ifneq ($(PY38),)
 	$(MAKE) test-py38
 else
@@ -27,7 +27,7 @@ else
 endif
 
 test-py38: .venv38/.installed
-	.venv38/bin/python -m pytest -p no:cacheprovider
+	.venv38/bin/python -m pytest -n 2 -p no:cacheprovider
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check $(SOURCES)
@@ -61,5 +61,5 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 .venv38/.installed: requirements.txt requirements-dev.txt
 	test -x .venv38/bin/python || $(PY38) -m venv .venv38
 	sed '/torch/d; /onnxsim/d' requirements.txt >.venv38/requirements.txt
-	.venv38/bin/python -m pip install -q --disable-pip-version-check -r .venv38/requirements.txt 'pytest==8.3.5'
+	.venv38/bin/python -m pip install -q --disable-pip-version-check -r .venv38/requirements.txt 'pytest==8.3.5' 'pytest-xdist==3.6.1'
 	touch $@

@@ -213,7 +213,7 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
             "--quant implicit: %s has Q/DQ pairs; name the ONNX it was made of" % source.path.name
         )
     int8 = args.int8 or half.has_qdq(model)
-    fp16 = args.fp16 or half.is_half(model) or args.int8
+    fp16 = args.fp16 or half.is_half(model) or int8  # INT8 leaves the rest to FP16
     calibrator, how = None, {}
     if args.int8 and not half.has_qdq(model):
         export_INT8.refuse_quantised(source)
@@ -222,8 +222,7 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
     elif int8:
         how = {"quantization": "explicit"}
         if not args.int8:
-            rest = "FP16" if fp16 else "FP32 (--fp16 makes that FP16, which is faster)"
-            print("%s has Q/DQ pairs: building INT8, the rest in %s" % (source.path.name, rest))
+            print("%s has Q/DQ pairs: building INT8, the rest in FP16" % source.path.name)
     elif fp16 and not args.fp16:
         print("%s has FP16 weights: building FP16" % source.path.name)
     if fp16 and not int8 and not half.is_half(model) and args.round != "nearest":

@@ -60,7 +60,7 @@ def test_memory_of_batches_is_used_again(train_set, monkeypatch, room):
     """Many more batches than slots, some of them too large for one: the same bytes as without."""
     monkeypatch.setattr(module, "ROOM", room)
     hyp = HYP._replace(collage=0.5)
-    many = train_set._replace(repeats=np.full(10, 20.0))
+    many = train_set._replace(repeats=np.full(10, 8.0))
     here, there = make(many, hyp=hyp), make(many, hyp=hyp, workers=2)
     slots, own = set(), 0
     held = []  # the two last batches, whose pixels have to be as they were
@@ -69,7 +69,7 @@ def test_memory_of_batches_is_used_again(train_set, monkeypatch, room):
         assert all(same(x, y) for x, y in held)
         slots.add(b.slot[0])
         own += b.slot[1] == 0
-    assert slots <= set(range(2 * module.AHEAD + module.HELD + 1)) and here.steps == 50
+    assert slots <= set(range(2 * module.AHEAD + module.HELD + 1)) and here.steps == 20
     assert (own > 0) if room < 1 else (own < 50)
     there.restart()
     assert same(here.one(0, 0), next(there.epoch(0)))
