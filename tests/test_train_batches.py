@@ -75,6 +75,13 @@ def test_memory_of_batches_is_used_again(train_set, monkeypatch, room):
     assert same(here.one(0, 0), next(there.epoch(0)))
 
 
+def test_too_little_shared_memory_is_an_error_before_it_is_used(train_set, monkeypatch):
+    monkeypatch.setattr(module.pixel_ring, "free_memory", lambda: 10000)
+    with pytest.raises(InputError, match=r"--workers 2: .* GB of shared memory, .*--shm-size 8g"):
+        next(make(train_set, workers=2).epoch(0))
+    next(make(train_set, workers=0).epoch(0))
+
+
 def test_a_run_taken_up_sees_the_same(train_set):
     whole, second = make(train_set), make(train_set)
     first = [b.plan.inverse for b in whole.epoch(0)]

@@ -11,7 +11,10 @@ mapped in both processes, which bounds a process to about 1 GB/s. Pages of a rin
 and can be page-locked, so that the GPU fetches them itself.
 """
 
+import os
 from typing import Any, List, Optional
+
+FOLDER = "/dev/shm"  # where Linux keeps shared memory
 
 
 class PixelRing:
@@ -63,3 +66,15 @@ class PixelRing:
         if self._pinned:
             torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())
             self._pinned = False
+
+
+def free_memory() -> Optional[int]:
+    """Bytes of shared memory that are free; None where the system does not say.
+
+    More can be asked for, but writing to it then ends the process without a word.
+    """
+    try:
+        state = os.statvfs(FOLDER)
+    except (OSError, AttributeError):  # another system
+        return None
+    return state.f_bavail * state.f_frsize

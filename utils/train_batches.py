@@ -10,12 +10,13 @@ taken up again sees what it would have seen, whatever the number of workers.
 """
 
 import collections
+import os
 from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-from utils import augment, collage, targets
+from utils import augment, collage, pixel_ring, targets
 from utils.augment import Persons
 from utils.collage import Collage
 from utils.errors import InputError
@@ -239,7 +240,10 @@ class _Assembler:
         self.ring: Optional[PixelRing] = None
 
     def open_ring(self) -> Optional[PixelRing]:
-        """Memory for the batches of the workers, if there are any."""
+        """Memory for the batches of the workers, if there are any.
+
+        Raises InputError if the system has not enough.
+        """
         spec = self.spec
         if not spec.workers:
             return None
@@ -248,7 +252,15 @@ class _Assembler:
         pixels += share * (spec.size[0] * spec.size[1] - pixels)
         images = min(max(spec.batch, POOL), len(pixels))
         size = int(ROOM * 3 * images * pixels.mean()) // 4096 * 4096 + 4096
-        self.ring = PixelRing(spec.workers * AHEAD + HELD + 1, size)
+        slots = spec.workers * AHEAD + HELD + 1
+        free, processes = pixel_ring.free_memory(), min(spec.world, os.cpu_count() or 1)
+        if free is not None and slots * size * processes > free:
+            raise InputError(
+                "--workers %d: batches on their way need %.1f GB of shared memory, %.1f GB are free "
+                "in %s; take fewer workers, or give a container more (docker run --shm-size 8g)"
+                % (spec.workers, slots * size * processes / 1e9, free / 1e9, pixel_ring.FOLDER)
+            )
+        self.ring = PixelRing(slots, size)
         return self.ring
 
     def __getitem__(self, job: _Job) -> TrainBatch:
