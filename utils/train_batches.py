@@ -253,12 +253,14 @@ class _Assembler:
         images = min(max(spec.batch, POOL), len(pixels))
         size = int(ROOM * 3 * images * pixels.mean()) // 4096 * 4096 + 4096
         slots = spec.workers * AHEAD + HELD + 1
-        free, processes = pixel_ring.free_memory(), min(spec.world, os.cpu_count() or 1)
-        if free is not None and slots * size * processes > free:
+        # torchrun tells how many processes are on this host; otherwise all are
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", spec.world))
+        needed, free = slots * size * here, pixel_ring.free_memory()
+        if free is not None and needed > free:
             raise InputError(
-                "--workers %d: batches on their way need %.1f GB of shared memory, %.1f GB are free "
-                "in %s; take fewer workers, or give a container more (docker run --shm-size 8g)"
-                % (spec.workers, slots * size * processes / 1e9, free / 1e9, pixel_ring.FOLDER)
+                "--workers %d: batches on their way need %.1f GB of shared memory, %.1f GB are "
+                "free in %s; take fewer, or give a container more (docker run --shm-size 8g)"
+                % (spec.workers, needed / 1e9, free / 1e9, pixel_ring.FOLDER)
             )
         self.ring = PixelRing(slots, size)
         return self.ring
