@@ -414,6 +414,8 @@ def main(args: argparse.Namespace) -> None:
             "--workspace %g: %s has %.1f GB of memory; choose less"
             % (args.workspace, memory.device_name, memory.total_bytes() / (1 << 30))
         )
+    from utils import half
+
     timing = read_timing_cache(args)
     prepared = prepare(args, source, trt, profile)
     target = engine_path(source.path, prepared.precision)
@@ -429,6 +431,7 @@ def main(args: argparse.Namespace) -> None:
         args.opt_level,
         args.dla,
         timing,
+        args.fp16 or half.is_half(source.model),
     )
     print("building %s with %s; this takes minutes on a small GPU" % (target, trt), flush=True)
     # The builder takes the GPU that is current, which without this is the first one.

@@ -39,6 +39,7 @@ def usable(x: torch.Tensor, bn: nn.Module, act: nn.Module) -> bool:
         and bn.momentum is not None
         and bn.affine
         and bn.track_running_stats
+        and x.numel() > x.shape[1]  # one value a channel: bn says that it has no variance
         and x.is_contiguous(memory_format=torch.channels_last)
         and _there()
         and not torch.compiler.is_compiling()

@@ -7,17 +7,19 @@ adds up a share of the rows, then one program a block of channels adds up the sh
 import triton
 import triton.language as tl
 
+FIRST: tl.constexpr = tl.constexpr(8)  # rows whose mean the sums are taken around
+
 
 @triton.jit
 def sum_values(x, shares, rows, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
-    """shares[p, 0 | 1, c]: sum of x - first row and of its square over the rows of program p.
+    """shares[p, 0 | 1, c]: sum of x - origin and of its square over the rows of program p.
 
-    Taking a value of the channel away keeps the variance from being a difference of large sums.
+    Taking a value like the others away keeps the variance from being a difference of large sums.
     """
     p, programs = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     there = c < channels
-    origin = tl.load(x + c, mask=there, other=0.0).to(tl.float32)[None, :]
+    origin = _origin(x, rows, channels, c, there)[None, :]
     first = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     second = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     for begin in range(p * BLOCK_M, rows, programs * BLOCK_M):
@@ -46,7 +48,7 @@ def finish_forward(
     old_mean = tl.load(running_mean + c, mask=there, other=0.0)
     old_var = tl.load(running_var + c, mask=there, other=0.0)
     far = first / rows
-    mean = tl.load(x + c, mask=there, other=0.0).to(tl.float32) + far
+    mean = _origin(x, rows, channels, c, there) + far
     var = tl.maximum(second / rows - far * far, 0.0)
     inverse = 1.0 / tl.sqrt(var + eps)
     scale = inverse * tl.load(weight + c, mask=there, other=0.0)
@@ -135,6 +137,15 @@ def apply_gradients(
     dz = _through_silu(value * scale + offset, tl.load(dy + at, mask=mask, other=0.0))
     left = dz - middle - value * inverse * along
     tl.store(dx + at, left * scale, mask=mask)
+
+
+@triton.jit
+def _origin(x, rows, channels, c, there):
+    """Mean of the first rows."""
+    row = tl.arange(0, FIRST)
+    mask = (row < rows)[:, None] & there[None, :]
+    values = tl.load(x + row[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    return tl.sum(values, 0) / tl.minimum(rows, FIRST)
 
 
 @triton.jit

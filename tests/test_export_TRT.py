@@ -366,6 +366,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     bad(run("v85", *export, FAKE_NO_CUDA="1"), "needs a CUDA GPU")
     bad(run("v85", *export, FAKE_BUILD_FAILS="1"), "could not build", "Could not find any impl")
     bad(run("v85", *export, *calib, FAKE_NO_INT8="1"), "no fast INT8")
+    bad(run("v85", *export, "--fp16", FAKE_NO_FP16="1"), "--fp16: this GPU has no fast FP16")
     empty = tmp_path / "empty"
     empty.mkdir()
     flags = ["--int8", "--cache_dir", tmp_path / "none", "--calib_path"]
@@ -526,3 +527,14 @@ def test_real_tensorrt_rtx(tmp_path, calib):
                tmp_path / "pictures", "--project", tmp_path / "out")  # fmt: skip
     if "CUDA GPU" in done.stderr:
         bad(done, "needs a CUDA GPU")
+
+
+def test_int8_where_fp16_is_slow(tmp_path, pictures):
+    """A GPU before Volta: nobody asked for FP16, so it is left out."""
+    path = make_small_net(tmp_path / "x.onnx")
+    flags = ["--int8", "--calib_path", pictures, "--calib_num", 4, "--cache_dir", tmp_path / "c"]
+    for quant in ("implicit", "explicit"):
+        command = ["models/export_TRT.py", "--onnx", path, *flags, "--quant", quant]
+        done = run("v85", *command, FAKE_NO_FP16="1")
+        assert done.returncode == 0, done.stderr
+        assert "no fast FP16" in done.stdout and (tmp_path / "x-INT8.trt").is_file()

@@ -17,8 +17,8 @@ from utils.train_set import TrainSet  # noqa: E402
 from utils.trainer import Options, Trainer  # noqa: E402
 
 
-def losses(tmp_path, graphs, freeze=0):
-    """Loss of three epochs of a small network, FP32, and its weights."""
+def make(tmp_path, graphs, freeze=0):
+    """A small network in training, FP32; 16 batches of 4 are one update."""
     import cv2
 
     torch.manual_seed(0)
@@ -40,7 +40,12 @@ def losses(tmp_path, graphs, freeze=0):
     batches = TrainBatches(train_set, hyp, spec, 3)
     options = Options(3, torch.device("cuda", 0), freeze=freeze, amp=False, graphs=graphs,
                       progress=False)  # fmt: skip
-    trainer = Trainer(model, batches, hyp, options)
+    return Trainer(model, batches, hyp, options)
+
+
+def losses(tmp_path, graphs, freeze=0):
+    """Loss of three epochs, and the weights."""
+    trainer = make(tmp_path, graphs, freeze)
     found = [trainer.train_epoch(e).losses["loss"] for e in range(3)]
     return found, {k: v.cpu() for k, v in trainer.model.state_dict().items()}
 
@@ -56,3 +61,26 @@ def test_graphs_and_fused_norm_train_alike(tmp_path, monkeypatch, freeze):
             assert int(ours[name]) == int(value), name
         if name.endswith("running_mean"):
             torch.testing.assert_close(ours[name], value, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_gradients_of_several_batches_add_up(tmp_path, monkeypatch, steps):
+    """A graph's gradients lie in memory that the next replay overwrites."""
+    gradients = []
+    for graphs in (True, False):
+        if not graphs:
+            monkeypatch.setattr(common, "usable", lambda *_: False)
+        trainer = make(tmp_path, graphs)
+        assert trainer.accumulate == 16
+        trainer.network.train()
+        for step, (images, targets) in zip(range(steps), endless(trainer)):
+            trainer._step(images, targets, step, False)
+        gradients.append([p.grad.clone() for p in trainer._parameters()])
+    for ours, theirs in zip(*gradients):
+        assert float((ours - theirs).norm()) <= 0.02 * float(theirs.norm()) + 1e-4
+
+
+def endless(trainer):
+    """Batches of the trainer, epoch after epoch."""
+    for epoch in range(3):
+        yield from trainer._pictures(trainer.batches.epoch(epoch))

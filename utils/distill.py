@@ -178,8 +178,9 @@ class Student:
             name = source(node.input[1])
             self.weights.append((name, PREFIX + name + "/scale" if name != node.input[1] else None))
             self.biases += [n for n in node.input[2:3] if n in values]
-        self.trained = {n: values[n].requires_grad_() for n, _ in self.weights if n in values}
-        self.trained.update({n: values[n].requires_grad_() for n in self.biases})
+        kept = {constant.name for constant in model.graph.initializer}  # what can be put back
+        names = [n for n, _ in self.weights if n in values] + self.biases
+        self.trained = {n: values[n].requires_grad_() for n in names if n in kept}
         self.groups: Dict[str, List[str]] = {}  # representative -> scales that are one
         for tensor in plan.tensors:
             name = PREFIX + tensor + "/scale"

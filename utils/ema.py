@@ -22,7 +22,7 @@ class Ema:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         self.decay, self.ramp, self.updates = decay, ramp, updates
-        self._pairs: Any = None  # (model, averages, values, (mine, its) of what is no float)
+        self._pairs: Any = None  # (model, averages, values, and both of what is no float)
 
     def update(self, model: nn.Module) -> None:
         """Take in the weights after an optimizer step."""
@@ -33,17 +33,17 @@ class Ema:
         _, mine, its, whole = self._pairs
         with torch.no_grad():
             torch._foreach_lerp_(mine, its, 1 - keep)
-            for tensor, value in whole:
-                tensor.copy_(value)
+            torch._foreach_copy_(*whole)
 
     def _pair_up(self, model: nn.Module) -> Any:
         """Tensors that belong together; they are changed in place only, so this is done once."""
-        mine, its, whole = [], [], []
+        mine, its, whole = [], [], ([], [])
         state = model.state_dict()
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point():
                 mine.append(tensor)
                 its.append(state[name].detach())
             else:
-                whole.append((tensor, state[name]))
+                whole[0].append(tensor)
+                whole[1].append(state[name])
         return mine, its, whole

@@ -11,6 +11,7 @@ mapped in both processes, which bounds a process to about 1 GB/s. Pages of a rin
 and can be page-locked, so that the GPU fetches them itself.
 """
 
+import contextlib
 import os
 from typing import Any, List, Optional
 
@@ -57,6 +58,9 @@ class PixelRing:
             runtime = torch.cuda.cudart()
             code = runtime.cudaHostRegister(self._bytes.data_ptr(), self._bytes.numel(), 0)
             self._pinned = int(code) == 0
+            if not self._pinned:  # the error waits for the next kernel, which is not to blame
+                with contextlib.suppress(RuntimeError):
+                    torch.zeros(1, device="cuda").add_(1)
         return self._pinned
 
     def close(self) -> None:

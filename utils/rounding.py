@@ -236,6 +236,8 @@ def _round_rows(weights: np.ndarray, error: np.ndarray, seen: np.ndarray) -> np.
     ones = np.ones(seen.shape[:2] + (1,), np.float32)
     x = np.concatenate([ones, seen], 2)
     hessian = (x.transpose(0, 2, 1) @ x).astype(np.float64) / x.shape[1]
+    if not np.isfinite(hessian).all():  # no inputs, or some beyond FP32
+        return _nearest(weights)
     count = hessian.shape[1]
     diagonal = np.arange(count)
     mean = np.trace(hessian, axis1=1, axis2=2)[:, None] / count

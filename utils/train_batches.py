@@ -19,7 +19,7 @@ import numpy as np
 from utils import augment, collage, pixel_ring, targets
 from utils.augment import Persons
 from utils.collage import Collage
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.hyper_parameters import Hyp
 from utils.labels import Labels
 from utils.letterbox import HW, PAD_VALUE, fit, stride_multiple
@@ -262,7 +262,11 @@ class _Assembler:
                 "free in %s; take fewer, or give a container more (docker run --shm-size 8g)"
                 % (spec.workers, needed / 1e9, free / 1e9, pixel_ring.FOLDER)
             )
-        self.ring = PixelRing(slots, size)
+        try:
+            self.ring = PixelRing(slots, size)
+        except RuntimeError as e:
+            text = "--workers %d: no shared memory for batches on their way (%s)"
+            raise InputError(text % (spec.workers, one_line(e, 150))) from e
         return self.ring
 
     def __getitem__(self, job: _Job) -> TrainBatch:

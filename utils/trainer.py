@@ -87,9 +87,11 @@ class Trainer:
         spec = batches.spec
         if self.gpu:
             network = network.to(memory_format=torch.channels_last)
+            self.ema.model.to(memory_format=torch.channels_last)  # averaged in one launch if alike
             torch.backends.cudnn.benchmark = not spec.multi_scale
         one_shape = not (spec.multi_scale or spec.rect)
-        if self.gpu and options.graphs and one_shape and not (synced or options.compile):
+        captured = self.gpu and options.graphs and one_shape and not (synced or options.compile)
+        if captured:
             self._capture(network)
         if ranks.world > 1:
             where = [device.index] if self.gpu else None
@@ -102,6 +104,9 @@ class Trainer:
         self.accumulate = max(round(NOMINAL_BATCH / total), 1)
         decay = hyp.weight_decay * total * self.accumulate / NOMINAL_BATCH
         self.optimizer = make_optimizer(self.model, hyp, decay, options.adam)
+        self.keep_gradients = False
+        if captured and self.accumulate > 1:
+            self._hold_gradients()
         steps = options.epochs * batches.steps
         self.schedule = Schedule(hyp, steps, batches.steps, options.linear_lr, not options.adam)
         sigmas = options.sigmas or oks_sigmas(model.nkpt)
@@ -151,7 +156,7 @@ class Trainer:
             layer.eval()  # statistics of layers that do not learn stay, too
         total = torch.zeros(len(PARTS) + 1, device=options.device)
         started = time.perf_counter()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         source = batches.epoch(epoch)
         pictures = self._pictures(source)
         try:
@@ -235,9 +240,22 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT, foreach=True)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
+            self._forget_gradients()
             self.ema.update(self.model)
         return torch.cat([parts, mean.detach()[None]])
+
+    def _hold_gradients(self) -> None:
+        """Let gradients stay where they are.
+
+        A graph writes them into memory of its own, which autograd takes for the gradient of a
+        parameter that has none, and which the next replay overwrites: nothing could be added up.
+        """
+        self.keep_gradients = True
+        for parameter in self._parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def _forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
 
     def _check_finite(self, total: torch.Tensor, epoch: int, i: int) -> None:
         value = distributed.mean(total[-1:].clone(), self.options.ranks)

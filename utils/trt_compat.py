@@ -217,6 +217,7 @@ class BuildSettings(NamedTuple):
     opt_level: Optional[int] = None
     dla: Optional[int] = None  # core
     timing_cache: Optional[bytes] = None
+    fp16_asked: bool = True  # else FP16 is left out on a GPU that has none
 
 
 class Built(NamedTuple):
@@ -268,6 +269,10 @@ def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: Build
             raise InputError("%s has no INT8 calibrators; use --quant explicit" % trt)
         return
     flag = trt.module.BuilderFlag
+    wished = settings.fp16 and not settings.fp16_asked
+    if wished and not getattr(network.builder, "platform_has_fast_fp16", True):
+        print("note: this GPU has no fast FP16; what is not INT8 is FP32")
+        settings = settings._replace(fp16=False)
     for wanted, name in ((settings.fp16, "FP16"), (settings.int8, "INT8")):
         if not wanted:
             continue

@@ -433,7 +433,7 @@ def populate(module, version):
             self._logger = logger
             self.num_DLA_cores = 2
             if weak:
-                self.platform_has_fast_fp16 = True
+                self.platform_has_fast_fp16 = not os.environ.get("FAKE_NO_FP16")
                 self.platform_has_fast_int8 = not os.environ.get("FAKE_NO_INT8")
 
         def create_network(self, flags=0):
