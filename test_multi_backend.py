@@ -198,7 +198,7 @@ def main(args: argparse.Namespace) -> None:
     size = None if args.img_size is None else parse_size(args.img_size)
     task = args.task if args.task in TASKS else "val"
     if args.compare and not args.square:
-        print("--compare: every file gets the square input that a static one takes")
+        print("--compare: all pictures are padded to a square, as a static file takes them")
         args.square = True
     eval_set = read_eval_set(read_data(args.data), task, args.from_labels)
     source = eval_set.annotations or "label files"
@@ -256,6 +256,11 @@ def test(
     content: Dict[str, Any] = {"weights": [results.content(o) for o in outcomes]}
     if args.compare:
         from utils.comparison import compare
+
+        sizes = sorted({"%dx%d" % o.predictor.net_hw for o in outcomes})
+        if len(sizes) > 1:
+            print("warning: the files take different sizes (%s), so not only their precision "
+                  "differs; export them at one size" % ", ".join(sizes))  # fmt: skip
 
         def outside(plain: Outcome, inside: Outcome) -> Predictor:
             """A file without NMS at the thresholds of one with NMS inside."""

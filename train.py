@@ -50,6 +50,7 @@ from utils.trainer import Options, Trainer, to_device
 CHECK_CONF, CHECK_IOU = 0.001, 0.6  # thresholds of the validation, as test_multi_backend.py's
 SAVE_SHARE = 0.1  # of the time at most goes into writing last.pt
 DRAWN_BATCHES = 3
+WORKERS = 8
 
 
 class Run(NamedTuple):
@@ -75,7 +76,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--img-size", type=int, nargs="+", default=[640], help="px, one number (a second one, the "
         "size for validation in the family, has to be the same)")  # fmt: skip
     add("--device", default="", help="GPU index, several as 0,1, or cpu [GPU 0 if there is one]")
-    add("--workers", type=int, default=8, help="processes that load, for each GPU")
+    add("--workers", type=int, help="processes that load, for each GPU [8]")
     add("--freeze", type=int, default=0, metavar="N", help="the first N layers stay as they are")
     add("--resume", nargs="?", const=True, default=False, metavar="LAST.PT",
         help="go on with a run; without a file the latest one of --project")  # fmt: skip
@@ -111,6 +112,8 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     if args.resume:
         args = resumed_flags(args)
+    elif args.workers is None:
+        args.workers = WORKERS
     devices = parse_devices(args.device)
     if ranks.world == 1 and len(devices) > 1:
         check_batch(args, len(devices))
@@ -154,7 +157,7 @@ def check_flags(args: argparse.Namespace) -> None:
               ("freeze", 0, 1000), ("val_period", 1, 100000), ("seed", 0, 2**31))  # fmt: skip
     for key, low, high in limits:
         value = getattr(args, key)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             flag = "--" + key.replace("_", "-")
             raise InputError("%s %d: expected %d to %d" % (flag, value, low, high))
     if not 0 <= args.label_smoothing < 1:
@@ -195,7 +198,7 @@ def check_batch(args: argparse.Namespace, processes: int) -> None:
         )
 
 
-RESUME_KEEPS = ("resume", "device", "workers", "cache_images", "project")
+RESUME_NEW = ("device", "cache_images")  # what may differ from the run's own, if given
 
 
 def resumed_flags(args: argparse.Namespace) -> argparse.Namespace:
@@ -203,8 +206,10 @@ def resumed_flags(args: argparse.Namespace) -> argparse.Namespace:
     path = Path(args.resume) if isinstance(args.resume, str) else latest(args.project)
     _, state = load_training_state(path)
     kept = dict(state.plain["args"])
-    for key in RESUME_KEEPS:
-        kept[key] = getattr(args, key)
+    for key in RESUME_NEW:
+        kept[key] = getattr(args, key) or kept.get(key)
+    if args.workers is not None:
+        kept["workers"] = args.workers
     kept["resume"] = str(path)
     merged = vars(get_args_parser().parse_args([]))
     merged.update(kept)
@@ -248,7 +253,7 @@ def train(args: argparse.Namespace, ranks: Ranks, device: torch.device) -> None:
     say("%s: %d training images, %d persons; %d validation images"
         % (args.data, train_set.count, train_set.persons, eval_set.count))  # fmt: skip
     if not (args.noautoanchor or args.resume):
-        say(fit_anchors(model, train_set, size, hyp))
+        say(fit_anchors(model, train_set, size, hyp, replace=not args.weights))
     batches = make_batches(args, model, train_set, hyp, size, ranks, device)
     options = Options(
         args.epochs, device, ranks, args.adam, args.linear_lr, args.label_smoothing, args.sync_bn,
@@ -373,8 +378,11 @@ def check_freeze(args: argparse.Namespace, model: Model) -> None:
         )
 
 
-def fit_anchors(model: Model, train_set: TrainSet, size: HW, hyp: Hyp) -> str:
-    """Replace the anchors where they do not fit the boxes; says what was found."""
+def fit_anchors(model: Model, train_set: TrainSet, size: HW, hyp: Hyp, replace: bool = True) -> str:
+    """Replace the anchors where they do not fit the boxes; says what was found.
+
+    A head that has learnt with some anchors predicts nonsense with others: `replace` False.
+    """
     head = model.head
     stride = head.stride.view(-1, 1, 1)
     px = (head.anchors.cpu() * stride).numpy().astype(np.float64)
@@ -382,6 +390,8 @@ def fit_anchors(model: Model, train_set: TrainSet, size: HW, hyp: Hyp) -> str:
     text = "anchors: %.1f %% of the boxes have a similar one" % (100 * recall)
     if found is px:
         return text
+    if not replace:
+        return text + "; they are kept, for the head of --weights knows no others"
     with torch.no_grad():
         exact = torch.from_numpy(found).float()
         head.anchors.copy_(exact / stride)

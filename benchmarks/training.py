@@ -39,6 +39,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.workers is None:
+        args.workers = train.WORKERS
     ranks = distributed.from_environment()
     devices = train.parse_devices(args.device)
     device = devices[ranks.local % len(devices)]

@@ -131,7 +131,9 @@ def _with_training(
 ) -> Tuple[Checkpoint, TrainingState]:
     training = content.get("training")
     if content.get("format") != FORMAT or not isinstance(training, dict):
-        raise ValueError("no state of an unfinished run in it; fine-tune with --weights instead")
+        raise InputError(
+            "no state of an unfinished run in it; if the run is finished, train on with --weights"
+        )
     _check_plain(training["plain"])
     state = {str(k): tensors.read(v) for k, v in training["tensors"].items()}
     return _from_own(content, tensors), TrainingState(dict(training["plain"]), state)
@@ -148,7 +150,11 @@ def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReade
             content, tensors = read_archive(path, archive)
             try:
                 return convert(content, tensors)
-            except (InputError, OSError):
+            except InputError as e:
+                if str(e).startswith(str(path)):
+                    raise
+                raise InputError("%s: %s" % (path, e)) from e
+            except OSError:
                 raise
             # Whatever a foreign structure provokes, it means: not one of ours.
             except Exception as e:

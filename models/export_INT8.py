@@ -208,8 +208,9 @@ def load_cache(path: Path, source: Source) -> Dict[str, float]:
 
     cache = read_cache(path)
     check_match(cache, needed_tensors(source), path, source.path.name)
-    print("calibration from %s: %d tensors, made by TRT-%s-%s"
-          % (path, len(cache.scales), cache.version, cache.algorithm))  # fmt: skip
+    form = "TRT-%s-%s" % (cache.version, cache.algorithm)
+    print("calibration from %s (%d tensors, format %s); pictures are not looked at, --recalibrate "
+          "would" % (path, len(cache.scales), form))  # fmt: skip
     return cache.amax
 
 

@@ -322,9 +322,14 @@ def quantise(
         return tensorrt_calibrator(args, source, trt, "MinMax", path, profile), source, facts
     done = export_INT8.quantised(args, source, amax, images=not cached)
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
-    export_INT8.write_onnx(target, done.model)
+    kept = target.exists()  # perhaps distilled, or tested: not ours to replace
+    if not kept:
+        export_INT8.write_onnx(target, done.model)
     print("%s: %d convolutions in INT8, %.1f %% of the multiplications"
-          % (target, done.convs, 100 * done.coverage))  # fmt: skip
+          % (source.path.name if kept else target, done.convs, 100 * done.coverage))  # fmt: skip
+    if kept:
+        print("note: %s is there and stays as it is; this engine is built of pairs made anew, "
+              "--onnx %s builds that file" % (target.name, target))  # fmt: skip
     return None, source._replace(model=done.model), facts
 
 

@@ -455,6 +455,8 @@ def main(args: argparse.Namespace) -> None:
     model.fuse()
     pictures: List[np.ndarray] = []
     if args.half and args.round != "nearest":
+        print("rounding the weights so that errors cancel takes a minute; --round nearest leaves "
+              "that out", flush=True)  # fmt: skip
         pictures = sample_pictures(net_hw, [args.check_image] if args.check_image else [])
     with atomic_path(path) as tmp:
         graph = export(

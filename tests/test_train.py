@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -24,6 +26,8 @@ from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from tests.scripts import run_script  # noqa: E402
 from utils.errors import InputError  # noqa: E402
+from utils.hyper_parameters import read_hyp  # noqa: E402
+from utils.labels import Labels  # noqa: E402
 from utils.trainer import Trainer  # noqa: E402
 
 PEOPLE = ROOT / "tests" / "data" / "people"
@@ -254,3 +258,22 @@ def test_validation_list_missing(people, tmp_path):
     with pytest.raises(InputError, match="no key val"):
         train.main(parse(*flags(people, tmp_path / "runs", "--data", data)))
     assert not (tmp_path / "runs").exists()
+
+
+def test_anchors_of_weights_are_kept():
+    """The head has learnt with them; from scratch they are replaced."""
+    model = Model(str(ROOT / "models" / "hub" / "yolov5n6_kpts.yaml"), nc=1, nkpt=17)
+    labels = Labels(
+        np.zeros(20, np.int64),
+        np.tile([0.5, 0.5, 0.9, 0.01], (20, 1)) * np.linspace(0.5, 1, 20)[:, None],
+        np.zeros((20, 17, 3)),
+    )
+    data = types.SimpleNamespace(
+        count=1, labels=[labels], sizes=np.array([[640, 640]]), repeats=np.ones(1)
+    )
+    hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
+    before = model.head.anchors.clone()
+    text = train.fit_anchors(model, data, (640, 640), hyp, replace=False)
+    assert "they are kept" in text and np.array_equal(model.head.anchors, before)
+    text = train.fit_anchors(model, data, (640, 640), hyp)
+    assert "new ones" in text and not np.array_equal(model.head.anchors, before)

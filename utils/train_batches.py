@@ -114,7 +114,15 @@ class TrainBatches:
             self._stream = self._start(epoch)
         self._next = -1  # unless all of it is taken
         for _ in range(self.steps):
-            batch = next(self._stream)
+            try:
+                batch = next(self._stream)
+            except RuntimeError as e:
+                if "DataLoader worker" not in str(e):
+                    raise
+                raise InputError(
+                    "a process that loads pictures ended (%s); with too little memory take fewer "
+                    "--workers" % one_line(e, 150)
+                ) from e
             self.broken.update(batch.broken)
             batch = batch._replace(
                 size=(batch.size[0], batch.size[1])
