@@ -13,7 +13,7 @@ from torch.utils import _pytree  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from models.yolo import Model  # noqa: E402
-from tests.conftest import ROOT  # noqa: E402
+from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from utils.hyper_parameters import read_hyp  # noqa: E402
 from utils.labels import Labels  # noqa: E402
 from utils.train_batches import Spec, TrainBatches  # noqa: E402
@@ -66,7 +66,7 @@ def graphs(monkeypatch):
 def make(folder: Path) -> Trainer:
     """A network in training; 16 batches of 4 are one update."""
     torch.manual_seed(0)
-    model = Model(str(ROOT / "models" / "hub" / "yolov5n6_kpts.yaml"), nc=1, nkpt=17)
+    model = Model(tiny_cfg())
     rng = np.random.default_rng(0)
     paths = []
     for i in range(8):

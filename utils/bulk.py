@@ -54,8 +54,8 @@ def bulk_map(
             while pending:
                 yield from _take(pending, bar)
         finally:
-            for future in pending:
-                future.cancel()
+            # Nothing is cancelled after an error: the few chunks that are under way end soon, and
+            # Python 3.8 may wait forever for a pool whose last items were cancelled.
             if bar is not None:
                 bar.close()
 
