@@ -7,8 +7,8 @@
     ring.give_back(slot)
 
 New shared memory for each batch costs more than its bytes: every page has to be found, cleared and
-mapped in both processes, which bounds a process to about 1 GB/s. Pages of a ring are there already,
-and can be page-locked, so that the GPU fetches them itself.
+mapped in both processes. Pages of a ring are there already, and can be page-locked, so that the GPU
+fetches them itself.
 """
 
 import contextlib
