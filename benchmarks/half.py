@@ -70,10 +70,7 @@ def fused(model: Any) -> Any:
     graph = Graph(wide)
     rounded = {conv.output[0] for conv in graph.convs}
     for node in graph.nodes:
-        silu = node.op_type == "Mul" and any(
-            name in graph.maker and graph.maker[name].op_type == "Sigmoid" for name in node.input
-        )
-        if silu and id(node) not in graph.decode:
+        if graph.is_silu(node) and id(node) not in graph.decode:
             rounded -= set(node.input)
             rounded |= set(node.output)
         elif node.op_type == "Add" and id(node) not in graph.decode:

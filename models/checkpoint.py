@@ -117,7 +117,13 @@ def load_training_state(path: Union[str, Path]) -> Tuple[Checkpoint, TrainingSta
 
     Raises InputError as load_checkpoint, and for a checkpoint that cannot be trained on.
     """
-    return _read(path, _with_training)
+    found = _read(path, _with_training)
+    if found is None:
+        raise InputError(
+            "%s: no state of an unfinished run in it; if the run is finished, train on with "
+            "--weights" % path
+        )
+    return found
 
 
 def _from_any(content: Dict[str, Any], tensors: TensorReader) -> Checkpoint:
@@ -128,12 +134,10 @@ def _from_any(content: Dict[str, Any], tensors: TensorReader) -> Checkpoint:
 
 def _with_training(
     content: Dict[str, Any], tensors: TensorReader
-) -> Tuple[Checkpoint, TrainingState]:
+) -> Optional[Tuple[Checkpoint, TrainingState]]:
     training = content.get("training")
     if content.get("format") != FORMAT or not isinstance(training, dict):
-        raise InputError(
-            "no state of an unfinished run in it; if the run is finished, train on with --weights"
-        )
+        return None
     _check_plain(training["plain"])
     state = {str(k): tensors.read(v) for k, v in training["tensors"].items()}
     return _from_own(content, tensors), TrainingState(dict(training["plain"]), state)
@@ -150,11 +154,7 @@ def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReade
             content, tensors = read_archive(path, archive)
             try:
                 return convert(content, tensors)
-            except InputError as e:
-                if str(e).startswith(str(path)):
-                    raise
-                raise InputError("%s: %s" % (path, e)) from e
-            except OSError:
+            except (InputError, OSError):
                 raise
             # Whatever a foreign structure provokes, it means: not one of ours.
             except Exception as e:

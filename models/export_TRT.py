@@ -268,12 +268,10 @@ def precise_names(model: Any, keep: Any) -> Tuple[Tuple[str, ...], Tuple[str, ..
     Raises InputError for a `keep` that names nothing.
     """
     from utils.onnx_graph import Graph
-    from utils.quantize import depthwise, matches
+    from utils.quantize import check_keep, depthwise, matches
 
     graph = Graph(model)
-    for word in keep:
-        if not any(matches(conv, [word]) for conv in graph.convs):
-            raise InputError("--keep %s: no convolution of that name in the model" % word)
+    check_keep(graph, keep)
     behind = [n for n in graph.nodes if id(n) in graph.decode]
     float32 = [name for n in behind for name in (n.name, *n.output) if name]
     words = list(keep) + depthwise(graph)

@@ -9,12 +9,12 @@ those of large pictures. In a collage they have about their own size, in cells t
 picture or cut persons off, as doors, tables and the border of a picture do.
 """
 
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
 
-from utils.labels import Labels
+from utils.labels import Labels, empty_labels, join_labels
 from utils.letterbox import HW, PAD_VALUE
 
 GRIDS = (2, 3)  # cells along each side
@@ -106,7 +106,7 @@ def merge(
         without: places whose image is broken.
     """
     h, w = collage.size
-    parts: List[Tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    parts = [empty_labels(labels[0].keypoints.shape[1])]
     for i, (image, item) in enumerate(zip(collage.images, labels)):
         if i in without or not item.count:
             continue
@@ -124,8 +124,5 @@ def merge(
         points[~(inside & (points[..., 2] > 0))] = 0
         points[..., :2] /= (w, h)
         boxes = np.concatenate([(low + high) / 2, high - low], 1) / (w, h, w, h)
-        parts.append((item.classes[kept], boxes[kept], points[kept]))
-    if not parts:
-        k = labels[0].keypoints.shape[1]
-        return Labels(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros((0, k, 3)))
-    return Labels(*(np.concatenate([p[j] for p in parts]) for j in range(3)))
+        parts.append(Labels(item.classes[kept], boxes[kept], points[kept]))
+    return join_labels(parts)

@@ -21,7 +21,7 @@ from utils.errors import InputError
 from utils.keypoints import AREA_OF_BOX, COCO_NAMES, oks_sigmas
 from utils.letterbox import HW
 from utils.onnx_graph import Graph
-from utils.quantize import PREFIX, Plan, weight_scales
+from utils.quantize import PREFIX, Plan, weight_scales, without_pair
 from utils.ranges import LEVELS
 from utils.torch_graph import TorchGraph
 
@@ -175,7 +175,7 @@ class Student:
         for node in self.graph.nodes:
             if node.op_type != "Conv":
                 continue
-            name = source(node.input[1])
+            name = without_pair(node.input[1])
             self.weights.append((name, PREFIX + name + "/scale" if name != node.input[1] else None))
             self.biases += [n for n in node.input[2:3] if n in values]
         kept = {constant.name for constant in model.graph.initializer}  # what can be put back
@@ -234,11 +234,6 @@ class Student:
                 constant.CopyFrom(numpy_helper.from_array(value, constant.name))
 
 
-def source(name: str) -> str:
-    """A constant without its pair."""
-    return name[len(PREFIX) : -len("/dq")] if name.startswith(PREFIX) else name
-
-
 def distill(
     model: Any,
     teacher: Any,
@@ -263,7 +258,7 @@ def distill(
     torch.backends.cudnn.allow_tf32 = False  # it rounds as coarsely as what is to be learnt
     layout, levels = read_layout(teacher), read_levels(plan.graph)
     heads = [name for level in levels for name in level]
-    features = list(dict.fromkeys(source(conv.input[0]) for conv in plan.graph.head))
+    features = list(dict.fromkeys(without_pair(conv.input[0]) for conv in plan.graph.head))
     student = Student(model, plan, heads + features, options.device)
     reference = TorchGraph(teacher, heads + features, options.device)
     optimizer = torch.optim.Adam(student.parameters(options), lr=0.0, betas=(0.9, 0.99))

@@ -10,7 +10,7 @@ but class and v. v: 0 not labelled, 1 labelled but hidden, 2 visible. No line: n
 
 import os
 from pathlib import Path
-from typing import Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class Labels(NamedTuple):
 def empty_labels(nkpt: int) -> Labels:
     """Labels of an image with nobody on it."""
     return Labels(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros((0, nkpt, 3)))
+
+
+def join_labels(items: Sequence[Labels]) -> Labels:
+    """The persons of several images, one after the other; at least one item."""
+    return Labels(*(np.concatenate(parts) for parts in zip(*items)))
 
 
 def parse_labels(text: str, nkpt: Optional[int] = None, nc: Optional[int] = None) -> Labels:

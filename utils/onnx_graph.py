@@ -86,6 +86,11 @@ class Graph:
         value = self.constants.get(conv.input[1])
         return None if value is None else numpy_helper.to_array(value).astype(np.float32)
 
+    def is_silu(self, node: Any) -> bool:
+        """Whether a node is the product of a SiLU, x * sigmoid(x)."""
+        made = [self.maker[name].op_type for name in node.input if name in self.maker]
+        return node.op_type == "Mul" and "Sigmoid" in made
+
     def float_tensors(self) -> List[str]:
         """Activations before the decode that a quantiser may want a range of, in graph order."""
         names = list(self.inputs)

@@ -27,11 +27,8 @@ class PixelRing:
     """
 
     def __init__(self, slots: int, size: int):
-        import torch
-
         self.size = size
-        storage = torch.UntypedStorage._new_shared(max(slots * size, 1), device="cpu")
-        self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage)
+        self._bytes = shared_bytes(slots * size)
         self._free: List[int] = list(range(slots))
         self._pinned = False
 
@@ -70,6 +67,17 @@ class PixelRing:
         if self._pinned:
             torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())
             self._pinned = False
+
+
+def shared_bytes(count: int) -> Any:
+    """An uninitialised uint8 tensor (count,) that other processes may be handed without a copy.
+
+    Raises RuntimeError if the system has not that much shared memory.
+    """
+    import torch
+
+    storage = torch.UntypedStorage._new_shared(count, device="cpu")  # as default_collate does
+    return torch.empty(0, dtype=torch.uint8).set_(storage)
 
 
 def free_memory() -> Optional[int]:

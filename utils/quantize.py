@@ -67,9 +67,7 @@ def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ())
     """
     wanted_final = set(final)
     last = {id(node) for node in graph.head if node.output[0] not in wanted_final}
-    for word in keep:
-        if not any(matches(conv, [word]) for conv in graph.convs):
-            raise InputError("--keep %s: no convolution of that name in the model" % word)
+    check_keep(graph, keep)
     convs = [
         conv
         for conv in graph.convs
@@ -106,11 +104,8 @@ def _shiftable(graph: Graph, convs: Sequence[Any], group: Dict[str, str]) -> Dic
     low: Dict[str, float] = {}
     for node in graph.nodes:
         known = [low[n] for n in node.input if n in low]
-        silu = node.op_type == "Mul" and any(
-            n in graph.maker and graph.maker[n].op_type == "Sigmoid" for n in node.input
-        )
         every = len(known) == len(node.input)
-        if silu:
+        if graph.is_silu(node):
             low[node.output[0]] = SILU_LOWEST
         elif node.op_type == "Relu":
             low[node.output[0]] = 0.0
@@ -147,6 +142,13 @@ def _shiftable(graph: Graph, convs: Sequence[Any], group: Dict[str, str]) -> Dic
 def matches(conv: Any, words: Iterable[str]) -> bool:
     """Whether one of the words is in the name of a node or of its output."""
     return any(word in conv.name or word in conv.output[0] for word in words)
+
+
+def check_keep(graph: Graph, keep: Iterable[str]) -> None:
+    """Raise InputError for a word that is in the name of no convolution."""
+    for word in keep:
+        if not any(matches(conv, [word]) for conv in graph.convs):
+            raise InputError("--keep %s: no convolution of that name in the model" % word)
 
 
 def tensor_of(name: str) -> str:
@@ -394,7 +396,11 @@ def correct_bias(model: Any, plan: Plan, batches: Iterable[np.ndarray]) -> None:
 
 def source(conv: Any) -> str:
     """The tensor that a convolution reads, without its pair."""
-    name = conv.input[0]
+    return without_pair(conv.input[0])
+
+
+def without_pair(name: str) -> str:
+    """What a pair quantises, for the name of its result; other names as they are."""
     return name[len(PREFIX) : -len("/dq")] if name.startswith(PREFIX) else name
 
 
@@ -402,6 +408,5 @@ def original_weights(plan: Plan, conv: Any) -> np.ndarray:
     """Weights of a convolution of the plan, also after insert."""
     from onnx import numpy_helper
 
-    name = conv.input[1]
-    name = name[len(PREFIX) : -len("/dq")] if name.startswith(PREFIX) else name
+    name = without_pair(conv.input[1])
     return numpy_helper.to_array(plan.graph.constants[name]).astype(np.float32)

@@ -21,7 +21,7 @@ from utils.augment import Persons
 from utils.collage import Collage
 from utils.errors import InputError, one_line
 from utils.hyper_parameters import Hyp
-from utils.labels import Labels
+from utils.labels import Labels, join_labels
 from utils.letterbox import HW, PAD_VALUE, fit, stride_multiple
 from utils.pixel_ring import PixelRing
 from utils.targets import Targets
@@ -61,7 +61,7 @@ class TrainBatch(NamedTuple):
     size: HW
     blended: bool  # some pictures are mixed with others
     broken: List[Tuple[str, str]]  # (path, reason) of images that are grey instead
-    slot: Tuple[int, int] = (-1, 0)  # of the ring, and bytes used; -1: pixels are not there
+    slot: Tuple[int, int] = (-1, 0)  # of the ring, -1: none; bytes of it that the pixels take
 
 
 class _Job(NamedTuple):
@@ -124,9 +124,8 @@ class TrainBatches:
                     "--workers" % one_line(e, 150)
                 ) from e
             self.broken.update(batch.broken)
-            batch = batch._replace(
-                size=(batch.size[0], batch.size[1])
-            )  # pinning makes a list of it
+            # pinning makes a list of a plain tuple
+            batch = batch._replace(size=(batch.size[0], batch.size[1]))
             slot, count = batch.slot
             if slot >= 0:
                 if batch.pixels is None:
@@ -239,9 +238,7 @@ class _Assembler:
         longest = max(spec.size)
         hws = [augment.reduced_hw((int(h), int(w)), longest) for h, w in train_set.sizes]
         self.hws = np.array(hws, np.int64)
-        parts = train_set.labels
-        self.labels = Labels(*(np.concatenate([p[i] for p in parts]) for i in range(3)))
-        self.starts = np.cumsum([0, *(p.count for p in parts)])
+        self.labels, self.starts = _in_a_row(train_set.labels)
         # images that a mosaic would enlarge
         self.small = np.flatnonzero(self.hws.max(1) < longest)
         self.cache = _Cache(self.hws, spec.world) if spec.cache else None
@@ -295,11 +292,9 @@ class _Assembler:
         labels, starts = self._labels(job.window, collages, broken)
         persons = augment.transform_labels(samples, labels, starts, hws, size)
         matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
-        slot = (-1, 0)
+        slot = (job.slot, 0)  # comes back unused, unless
         if self._fits(job, len(pixels)):
             slot, pixels = (job.slot, len(pixels)), None
-        elif job.slot >= 0:  # it comes back unused
-            slot = (job.slot, 0)
         return TrainBatch(
             pixels,
             make_plan(samples, offsets, hws),
@@ -335,7 +330,7 @@ class _Assembler:
         if self._fits(job, total):
             pixels = self.ring.view(job.slot, total)  # type: ignore
         else:
-            pixels = shared_bytes(total)
+            pixels = own_bytes(total)
         flat = pixels.numpy()
         broken: Dict[int, str] = {}
 
@@ -387,8 +382,7 @@ class _Assembler:
             lost = [k for k, i in enumerate(made.images) if int(i) in broken]
             parts = [self._labels_of(i) for i in made.images]
             items.append(collage.merge(made, parts, self.hws, lost))
-        starts = np.cumsum([0, *(item.count for item in items)])
-        return Labels(*(np.concatenate([item[k] for item in items]) for k in range(3))), starts
+        return _in_a_row(items)
 
     def _labels_of(self, image: int, none: bool = False) -> Labels:
         rows = slice(self.starts[image], self.starts[image if none else image + 1])
@@ -399,6 +393,11 @@ class _Assembler:
         fitted = [fit((int(h), int(w)), self.spec.size).resized_hw for h, w in hws]
         h, w = max(f[0] for f in fitted), max(f[1] for f in fitted)
         return stride_multiple((h, w), max(self.spec.strides))
+
+
+def _in_a_row(items: Sequence[Labels]) -> Tuple[Labels, np.ndarray]:
+    """(labels of some images one after the other, where each begins)."""
+    return join_labels(items), np.cumsum([0, *(item.count for item in items)])
 
 
 class _Cache:
@@ -438,7 +437,7 @@ class _Cache:
         self.there[image] = 1
 
 
-def shared_bytes(count: int) -> Any:
+def own_bytes(count: int) -> Any:
     """An uninitialised uint8 tensor (count,); in a worker process in the memory it is handed over
     in, so that handing over copies nothing."""
     import torch
@@ -446,9 +445,7 @@ def shared_bytes(count: int) -> Any:
 
     if get_worker_info() is None or not count:
         return torch.empty(count, dtype=torch.uint8)
-    return torch.empty(0, dtype=torch.uint8).set_(
-        torch.UntypedStorage._new_shared(count, device="cpu")
-    )
+    return pixel_ring.shared_bytes(count)
 
 
 def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:
