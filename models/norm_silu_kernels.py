@@ -23,9 +23,7 @@ def sum_values(x, shares, rows, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.con
     first = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     second = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     for begin in range(p * BLOCK_M, rows, programs * BLOCK_M):
-        row = begin + tl.arange(0, BLOCK_M)
-        mask = (row < rows)[:, None] & there[None, :]
-        at = row.to(tl.int64)[:, None] * channels + c[None, :]
+        at, mask = _tile(begin, rows, channels, c, there, BLOCK_M)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - origin
         value = tl.where(mask, value, 0.0)
         first += value
@@ -66,14 +64,10 @@ def finish_forward(
 @triton.jit
 def apply_silu(x, terms, y, rows, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr):
     """y = z sigmoid(z)."""
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     there = c < channels
-    mask = (row < rows)[:, None] & there[None, :]
-    at = row.to(tl.int64)[:, None] * channels + c[None, :]
-    mean = tl.load(terms + c, mask=there, other=0.0)[None, :]
-    scale = tl.load(terms + 2 * channels + c, mask=there, other=0.0)[None, :]
-    offset = tl.load(terms + 3 * channels + c, mask=there, other=0.0)[None, :]
+    at, mask = _tile(tl.program_id(0) * BLOCK_M, rows, channels, c, there, BLOCK_M)
+    mean, _, scale, offset = _terms(terms, channels, c, there)
     z = (tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean) * scale + offset
     tl.store(y + at, z * tl.sigmoid(z), mask=mask)
 
@@ -86,16 +80,11 @@ def sum_gradients(
     p, programs = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     there = c < channels
-    mean = tl.load(terms + c, mask=there, other=0.0)[None, :]
-    inverse = tl.load(terms + channels + c, mask=there, other=0.0)[None, :]
-    scale = tl.load(terms + 2 * channels + c, mask=there, other=0.0)[None, :]
-    offset = tl.load(terms + 3 * channels + c, mask=there, other=0.0)[None, :]
+    mean, inverse, scale, offset = _terms(terms, channels, c, there)
     first = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     second = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
     for begin in range(p * BLOCK_M, rows, programs * BLOCK_M):
-        row = begin + tl.arange(0, BLOCK_M)
-        mask = (row < rows)[:, None] & there[None, :]
-        at = row.to(tl.int64)[:, None] * channels + c[None, :]
+        at, mask = _tile(begin, rows, channels, c, there, BLOCK_M)
         value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean
         dz = _through_silu(value * scale + offset, tl.load(dy + at, mask=mask, other=0.0))
         first += dz
@@ -122,21 +111,34 @@ def apply_gradients(
     x, dy, terms, dweight, dbias, dx, rows, channels, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr
 ):
     """dx: what is left of dz once its mean and its projection on the normalised x are taken out."""
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     there = c < channels
-    mask = (row < rows)[:, None] & there[None, :]
-    at = row.to(tl.int64)[:, None] * channels + c[None, :]
-    mean = tl.load(terms + c, mask=there, other=0.0)[None, :]
-    inverse = tl.load(terms + channels + c, mask=there, other=0.0)[None, :]
-    scale = tl.load(terms + 2 * channels + c, mask=there, other=0.0)[None, :]
-    offset = tl.load(terms + 3 * channels + c, mask=there, other=0.0)[None, :]
+    at, mask = _tile(tl.program_id(0) * BLOCK_M, rows, channels, c, there, BLOCK_M)
+    mean, inverse, scale, offset = _terms(terms, channels, c, there)
     along = tl.load(dweight + c, mask=there, other=0.0)[None, :] / rows
     middle = tl.load(dbias + c, mask=there, other=0.0)[None, :] / rows
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) - mean
     dz = _through_silu(value * scale + offset, tl.load(dy + at, mask=mask, other=0.0))
     left = dz - middle - value * inverse * along
     tl.store(dx + at, left * scale, mask=mask)
+
+
+@triton.jit
+def _tile(begin, rows, channels, c, there, BLOCK_M: tl.constexpr):
+    """Places of BLOCK_M rows from `begin`, channels c, in memory, and which of them there are."""
+    row = begin + tl.arange(0, BLOCK_M)
+    at = row.to(tl.int64)[:, None] * channels + c[None, :]
+    return at, (row < rows)[:, None] & there[None, :]
+
+
+@triton.jit
+def _terms(terms, channels, c, there):
+    """The four rows of finish_forward: mean, 1 / standard deviation, scale, offset."""
+    mean = tl.load(terms + c, mask=there, other=0.0)[None, :]
+    inverse = tl.load(terms + channels + c, mask=there, other=0.0)[None, :]
+    scale = tl.load(terms + 2 * channels + c, mask=there, other=0.0)[None, :]
+    offset = tl.load(terms + 3 * channels + c, mask=there, other=0.0)[None, :]
+    return mean, inverse, scale, offset
 
 
 @triton.jit

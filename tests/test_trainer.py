@@ -1,10 +1,7 @@
 """What a GPU does with CUDA graphs, on a CPU: operations are recorded and replayed in place."""
 
 import contextlib
-from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,13 +9,9 @@ torch = pytest.importorskip("torch")
 from torch.utils import _pytree  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from models.yolo import Model  # noqa: E402
-from tests.conftest import ROOT, tiny_cfg  # noqa: E402
-from utils.hyper_parameters import read_hyp  # noqa: E402
-from utils.labels import Labels  # noqa: E402
-from utils.train_batches import Spec, TrainBatches  # noqa: E402
-from utils.train_set import TrainSet  # noqa: E402
-from utils.trainer import Options, Trainer  # noqa: E402
+from tests.conftest import tiny_cfg  # noqa: E402
+from tests.small_train import make_trainer  # noqa: E402
+from utils.trainer import Options  # noqa: E402
 
 
 class Recorder(TorchDispatchMode):
@@ -63,26 +56,8 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
 
 
-def make(folder: Path) -> Trainer:
-    """A network in training; 16 batches of 4 are one update."""
-    torch.manual_seed(0)
-    model = Model(tiny_cfg())
-    rng = np.random.default_rng(0)
-    paths = []
-    for i in range(8):
-        path = folder / ("%d.png" % i)
-        path.write_bytes(
-            cv2.imencode(".png", rng.integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
-        )
-        paths.append(str(path))
-    points = np.concatenate([rng.random((1, 17, 2)), np.full((1, 17, 1), 2.0)], 2)
-    one = Labels(np.zeros(1, np.int64), np.array([[0.5, 0.5, 0.6, 0.8]]), points)
-    train_set = TrainSet(paths, np.full((8, 2), 64), [one] * 8, np.ones(8), [])
-    anchors = (model.head.anchors * model.head.stride.view(-1, 1, 1)).numpy().astype(float)
-    spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=0)
-    hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
-    batches = TrainBatches(train_set, hyp, spec, 3)
-    return Trainer(model, batches, hyp, Options(3, torch.device("cpu"), progress=False))
+def make(folder):
+    return make_trainer(folder, tiny_cfg(), Options(3, torch.device("cpu"), progress=False))
 
 
 def test_gradients_of_replays_add_up(tmp_path, graphs):

@@ -8,39 +8,16 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
 from models import common  # noqa: E402
-from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
-from utils.hyper_parameters import read_hyp  # noqa: E402
-from utils.labels import Labels  # noqa: E402
-from utils.train_batches import Spec, TrainBatches  # noqa: E402
-from utils.train_set import TrainSet  # noqa: E402
-from utils.trainer import Options, Trainer  # noqa: E402
+from tests.small_train import make_trainer  # noqa: E402
+from utils.trainer import Options  # noqa: E402
 
 
 def make(tmp_path, graphs, freeze=0):
-    """A small network in training, FP32; 16 batches of 4 are one update."""
-    import cv2
-
-    torch.manual_seed(0)
-    model = Model(str(ROOT / "models" / "hub" / "yolov5n6_kpts.yaml"), nc=1, nkpt=17)
-    rng = np.random.default_rng(0)
-    paths = []
-    for i in range(8):
-        path = tmp_path / ("%d.png" % i)
-        path.write_bytes(
-            cv2.imencode(".png", rng.integers(0, 255, (64, 64, 3), np.uint8))[1].tobytes()
-        )
-        paths.append(str(path))
-    points = np.concatenate([rng.random((1, 17, 2)), np.full((1, 17, 1), 2.0)], 2)
-    one = Labels(np.zeros(1, np.int64), np.array([[0.5, 0.5, 0.6, 0.8]]), points)
-    train_set = TrainSet(paths, np.full((8, 2), 64), [one] * 8, np.ones(8), [])
-    anchors = (model.head.anchors * model.head.stride.view(-1, 1, 1)).numpy().astype(float)
-    spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=2 * graphs, pin=True)
-    hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
-    batches = TrainBatches(train_set, hyp, spec, 3)
     options = Options(3, torch.device("cuda", 0), freeze=freeze, amp=False, graphs=graphs,
                       progress=False)  # fmt: skip
-    return Trainer(model, batches, hyp, options)
+    cfg = str(ROOT / "models" / "hub" / "yolov5n6_kpts.yaml")
+    return make_trainer(tmp_path, cfg, options, workers=2 * graphs, pin=True)
 
 
 def losses(tmp_path, graphs, freeze=0):

@@ -1,0 +1,41 @@
+"""A network in training on eight pictures of noise with a person each."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from tests.conftest import ROOT
+from utils.hyper_parameters import read_hyp
+from utils.labels import Labels
+from utils.train_batches import Spec, TrainBatches
+from utils.train_set import TrainSet
+from utils.trainer import Options, Trainer
+
+
+def make_trainer(folder: Path, cfg: Any, options: Options, **changes: Any) -> Trainer:
+    """Three epochs of two batches of 4 pictures, 128 px; 16 batches are one update.
+
+    Args: cfg: of the network. changes: of the Spec.
+    """
+    import torch
+
+    from models.yolo import Model
+
+    torch.manual_seed(0)
+    model = Model(cfg)
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(8):
+        path = folder / ("%d.png" % i)
+        noise = rng.integers(0, 255, (64, 64, 3), np.uint8)
+        path.write_bytes(cv2.imencode(".png", noise)[1].tobytes())
+        paths.append(str(path))
+    points = np.concatenate([rng.random((1, 17, 2)), np.full((1, 17, 1), 2.0)], 2)
+    one = Labels(np.zeros(1, np.int64), np.array([[0.5, 0.5, 0.6, 0.8]]), points)
+    train_set = TrainSet(paths, np.full((8, 2), 64), [one] * 8, np.ones(8), [])
+    anchors = (model.head.anchors * model.head.stride.view(-1, 1, 1)).numpy().astype(float)
+    spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=0)._replace(**changes)
+    hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
+    return Trainer(model, TrainBatches(train_set, hyp, spec, options.epochs), hyp, options)
