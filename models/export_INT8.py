@@ -240,8 +240,9 @@ def quantised(
     model.CopyFrom(source.model)
     graph = Graph(model)
     hw = calibration_hw(args, source)
-    plan = quantize.usual_plan(runnable(model), graph, args.keep, hw)
-    coverage = quantize.coverage(runnable(model), plan.convs, hw)
+    plain = runnable(model)
+    plan = quantize.usual_plan(plain, graph, args.keep, hw)
+    coverage = quantize.coverage(plain, plan.convs, hw)
     scales = quantize.shared_scales(plan, amax)
     quantize.insert(model, plan, scales)
     if images:

@@ -404,6 +404,7 @@ def find_gpu(args: argparse.Namespace, trt: Any) -> Optional[Any]:
 
 
 def main(args: argparse.Namespace) -> None:
+    from utils import half
     from utils.trt_compat import BuildSettings, build, import_tensorrt, read_network
 
     check_args(args)
@@ -417,8 +418,6 @@ def main(args: argparse.Namespace) -> None:
             "--workspace %g: %s has %.1f GB of memory; choose less"
             % (args.workspace, memory.device_name, memory.total_bytes() / (1 << 30))
         )
-    from utils import half
-
     timing = read_timing_cache(args)
     prepared = prepare(args, source, trt, profile)
     target = engine_path(source.path, prepared.precision)
