@@ -48,7 +48,7 @@ from utils.train_set import TrainSet, fault_lines, read_train_set
 from utils.trainer import Options, Trainer, to_device
 
 CHECK_CONF, CHECK_IOU = 0.001, 0.6  # thresholds of the validation, as test_multi_backend.py's
-SAVE_SHARE = 0.1  # of the time at most goes into writing last.pt
+SAVE_SHARE = 0.03  # of the time at most goes into writing last.pt
 DRAWN_BATCHES = 3
 WORKERS = 8
 

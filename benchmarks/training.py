@@ -98,6 +98,10 @@ def main(args: argparse.Namespace) -> None:
         for step in range(batches.steps):
             trainer._step(images, targets, step, False)
 
+    def warps() -> None:
+        for _ in range(batches.steps):
+            to_device(batch, device)
+
     started = time.perf_counter()
     for step in range(5):
         trainer._step(images, targets, step, False)
@@ -106,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
     clock("network", steps)
     clock("host", steps, wait=False)
     if not args.network_only:
-        clock("warp", lambda: [to_device(batch, device) for _ in range(batches.steps)])
+        clock("warp", warps)
         for _ in range(2 if args.cache_images else 1):  # the first time fills the memory
             clock("loader", lambda: [None for _ in batches.epoch(0)])
         clock("pictures", lambda: [None for _ in trainer._pictures(batches.epoch(1))])
