@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(wildcard *.py) models utils escalator benchmarks tests
-WEIGHTS := weights/yolov5n6_pose
+WEIGHTS := weights/yolov5s6_pose
 STUBS  := tensorrt-stubs==10.13.0.35.1
 # A Python 3.8, if this machine has one, also runs the tests that need no torch.
 PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
@@ -16,7 +16,7 @@ PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8;
 
 demo: $(VENV)/.installed
 	$(PY) models/export_onnx.py --weights $(WEIGHTS).pt --img-size 640 --simplify
-	$(PY) detect_multi_backend.py --weights $(WEIGHTS).onnx --source data/images --device cpu --conf-thres 0.4
+	$(PY) detect_multi_backend.py --weights $(WEIGHTS).onnx --source data/images --device cpu --conf-thres 0.5
 
 test: $(VENV)/.installed-dev lint
 	$(PY) -m pytest -n 2

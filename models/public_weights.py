@@ -1,8 +1,8 @@
 """Where the public YOLO-Pose checkpoints are, and whether a file that was fetched is whole.
 
     python models/public_weights.py
-    python models/public_weights.py yolov5s6_pose.pt --sha256 0123...
-    python models/public_weights.py weights/yolov5n6_pose.pt
+    python models/public_weights.py fetched/yolov5s6_pose.pt --sha256 0123...
+    python models/public_weights.py weights/yolov5s6_pose.pt
 
 Downloads nothing. Without a file it prints the addresses. With one it prints the SHA-256, compares
 it with --sha256 or with the known hash of a file of that name, and reads the file as every script
@@ -41,8 +41,9 @@ PUBLISHED = (
     Published("YOLOv5l6-pose", 960, 69.4, 90.2),
 )
 # The authors state no hashes of theirs.
-KNOWN: Dict[str, str] = {
+KNOWN: Dict[str, str] = {  # what comes with this repository
     "yolov5n6_pose.pt": "ba6e0dea8b8d697218df9e346a64d99d973daeb2720b0f5fa918cce9449e6b0e",
+    "yolov5s6_pose.pt": "01ee25830d4e6d20ff02cf8d110b0a7dcdce24df7a895ff892db01a0d53b0a3e",
 }
 
 
@@ -65,12 +66,13 @@ def verify(path: Path, wanted: str) -> None:
     """
     found = sha256_of(path)
     print("%s: sha256 %s" % (path, found))
-    source = "--sha256" if wanted else "the hash known of %s" % path.name
+    source, then = "--sha256", "fetch it again"
+    if not wanted:
+        source = "the hash of the %s of this repository" % path.name
+        then += ", or give the hash of another file of that name as --sha256"
     wanted = wanted.strip().lower() or KNOWN.get(path.name, "")
     if wanted and found != wanted:
-        raise InputError(
-            "%s: not the expected file: %s is %s; fetch it again" % (path, source, wanted)
-        )
+        raise InputError("%s: not the expected file: %s is %s; %s" % (path, source, wanted, then))
     from models.checkpoint import load_checkpoint
 
     model = load_checkpoint(path).model

@@ -4,11 +4,13 @@ import pytest
 
 pytest.importorskip("torch")
 
+from models.checkpoint import load_checkpoint  # noqa: E402
 from models.public_weights import KNOWN, get_args_parser, main, sha256_of, verify  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 
 SHIPPED = ROOT / "weights" / "yolov5n6_pose.pt"
+LARGER = ROOT / "weights" / "yolov5s6_pose.pt"
 
 
 def run(*argv):
@@ -21,28 +23,46 @@ def test_it_says_where_the_checkpoints_are(capsys):
     assert "https://" in out and "69.4" in out and "public_weights.py FILE" in out
 
 
-def test_the_shipped_weights_are_those_of_the_card(capsys):
-    run(SHIPPED)
-    assert "3.9 M parameters, 17 keypoints" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "path, parameters, size", [(SHIPPED, "3.9 M", 10_000_000), (LARGER, "15.1 M", 32_000_000)]
+)
+def test_the_shipped_weights_are_those_of_the_card(capsys, path, parameters, size):
+    run(path)
+    assert parameters + " parameters, 17 keypoints" in capsys.readouterr().out
     card = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
-    assert sha256_of(SHIPPED) == KNOWN[SHIPPED.name] and KNOWN[SHIPPED.name] in card
-    assert SHIPPED.stat().st_size <= 10_000_000
+    assert sha256_of(path) == KNOWN[path.name] and KNOWN[path.name] in card
+    assert path.stat().st_size <= size
+
+
+@pytest.mark.parametrize("path", [SHIPPED, LARGER])
+@pytest.mark.parametrize("hw, greys", [((640, 640), (0, 100, 114, 128, 255)), ((1280, 704), (114,))])
+def test_nobody_is_seen_in_a_plain_picture(path, hw, greys):
+    """Training shows no plain pictures, so nothing but this test says what happens there."""
+    import torch
+
+    model = load_checkpoint(path).model.fuse()
+    for grey in greys:
+        with torch.no_grad():
+            rows = model(torch.full((1, 3, *hw), grey / 255))[0]
+        assert float((rows[:, 4] * rows[:, 5]).max()) < 0.25
 
 
 def test_another_hash_is_an_error(tmp_path, capsys):
     cut = tmp_path / SHIPPED.name
     cut.write_bytes(SHIPPED.read_bytes()[:-1])
-    with pytest.raises(InputError, match="not the expected file: the hash known"):
+    with pytest.raises(
+        InputError, match="not the expected file: the hash of the .* of this repository.*--sha256"
+    ):
         verify(cut, "")
     with pytest.raises(InputError, match="not the expected file: --sha256"):
         verify(SHIPPED, "0" * 64)
 
 
 def test_a_page_of_a_web_server_is_an_error(tmp_path):
-    page = tmp_path / "yolov5s6_pose.pt"
+    page = tmp_path / "yolov5l6_pose.pt"
     page.write_text("<html>not found</html>")
     assert sha256_of(page) == hashlib.sha256(page.read_bytes()).hexdigest()
-    with pytest.raises(InputError, match="yolov5s6_pose.pt"):
+    with pytest.raises(InputError, match="yolov5l6_pose.pt"):
         verify(page, "")
     with pytest.raises(InputError, match="can't be read"):
         verify(tmp_path / "none.pt", "")

@@ -88,6 +88,23 @@ def test_outside_is_grey():
     assert values.min() == letterbox.PAD_VALUE and values.max() == 255
 
 
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+def test_blank_pictures_show_nobody_and_nothing(mosaic):
+    rng = np.random.default_rng(0)
+    pixels, offsets, hws = pack([rng.integers(0, 255, (40, 32, 3), np.uint8) for _ in range(40)])
+    hyp = HYP._replace(mosaic=mosaic, blank=0.5, perspective=0.0005, degrees=20)
+    samples = augment.draw(rng, hyp, np.arange(40), hws, (64, 64))
+    assert 10 < samples.blank.sum() < 30
+    pictures = warp(make_plan(samples, offsets, hws), pixels, (64, 64)).numpy()
+    uniform = np.ptp(pictures, axis=(2, 3)).max(1) < 1e-6
+    np.testing.assert_array_equal(uniform, samples.blank)
+    assert len(np.unique(pictures[samples.blank, 0, 0, 0])) > 5  # of many greys
+    box, point = [[0.5, 0.5, 0.4, 0.4]] * 40, [[[0.5, 0.5, 2]]] * 40
+    labels = Labels(np.zeros(40, np.int64), np.array(box), np.array(point, np.float64))
+    found = augment.transform_labels(samples, labels, np.arange(41), hws, (64, 64))
+    assert len(found.image) and not samples.blank[found.image].any()
+
+
 def test_blend():
     rng = np.random.default_rng(0)
     pixels, offsets, hws = pack([rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(2)])

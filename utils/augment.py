@@ -20,6 +20,7 @@ from utils.letterbox import HW
 # A person is kept if this much of its box, and this many px of each side, are still in sight
 MIN_SHARE, MIN_SIDE = 0.1, 2.0
 NO_CENTER = -1e7  # a mosaic centre so far out that the fourth tile covers everything
+FAR = 1e6  # px away on the canvas: out of sight
 MIXUP_BETA = 32.0  # shape of the distribution of the blend: near one half
 TILES = 4
 
@@ -36,6 +37,7 @@ class Samples(NamedTuple):
     single: np.ndarray  # (B,) bool: only the bottom-right tile is there
     blend: np.ndarray  # (B,) float64 share of the own pixels; 1: not blended
     partner: np.ndarray  # (B,) int64 sample it is blended with
+    blank: np.ndarray  # (B,) bool: shows nothing, its images are out of sight
 
 
 class Persons(NamedTuple):
@@ -81,7 +83,7 @@ def draw(
     pivot = np.where(single[:, None], wh / 2, wh)
     center[single] = NO_CENTER
     matrix, color = np.eye(3)[None].repeat(count, 0), np.eye(3)[None].repeat(count, 0)
-    blend, partner = np.ones(count), np.arange(count)
+    blend, partner, blank = np.ones(count), np.arange(count), np.zeros(count, bool)
     if not plain:
         matrix = random_matrices(rng, hyp, size, pivot)
         color = random_colors(rng, hyp, count)
@@ -89,7 +91,10 @@ def draw(
         partner = np.where(blended, rng.integers(0, count, count), partner)
         blend = np.where(blended, rng.beta(MIXUP_BETA, MIXUP_BETA, count), blend)
         blend = np.where(partner == np.arange(count), 1.0, blend)
-    return Samples(images, scale, origin, center, matrix, color, single, blend, partner)
+        if hyp.blank:
+            blank = rng.random(count) < hyp.blank
+            origin[blank] += FAR
+    return Samples(images, scale, origin, center, matrix, color, single, blend, partner, blank)
 
 
 def random_matrices(rng: np.random.Generator, hyp: Hyp, size: HW, pivot: np.ndarray) -> np.ndarray:
@@ -172,6 +177,7 @@ def transform_labels(
     side, full = boxes[:, 2:] - boxes[:, :2], whole[:, 2:] - whole[:, :2]
     share = side.prod(1) / np.maximum(full.prod(1), 1e-9)
     kept = (side >= MIN_SIDE).all(1) & (share >= MIN_SHARE) & np.isfinite(whole).all(1)
+    kept &= ~samples.blank[sample]  # perspective might bring something far away back
     inside = (points >= 0).all(2) & (points < limit[:2]).all(2)
     v = np.where(inside, labels.keypoints[row, :, 2], 0)
     keypoints = np.concatenate([np.where(v[..., None] > 0, points, 0), v[..., None]], 2)

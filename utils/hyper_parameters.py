@@ -47,10 +47,13 @@ class Hyp(NamedTuple):
     kpt_conf: float = 0.05  # gain of the keypoint-confidence loss
     obj_oks: float = 0.0  # share of OKS in the objectness target, the rest is IoU
     collage: float = 0.0  # probability that an image smaller than the size is one of several
+    blank: float = 0.0  # probability that a picture shows nothing at all
     close_mosaic: float = 0.0  # share of the run, at its end, without mosaic and mixup
 
 
-PROBABILITIES = ("flipud", "fliplr", "mosaic", "mixup", "obj_oks", "collage", "close_mosaic")
+PROBABILITIES = (
+    "flipud", "fliplr", "mosaic", "mixup", "obj_oks", "collage", "blank", "close_mosaic",
+)  # fmt: skip
 # (lowest, highest) of the others that have bounds
 BOUNDS: Dict[str, Tuple[float, float]] = {
     "lr0": (0, 10), "lrf": (0, 1), "momentum": (0, 1), "warmup_momentum": (0, 1),

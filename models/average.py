@@ -1,0 +1,105 @@
+"""One checkpoint out of several of the same training run: the mean of their weights.
+
+    python models/average.py --weights best.pt last.pt --shares 0.7 0.3 --out averaged.pt
+
+Weights along one run lie in one valley, and their mean is often as accurate and steadier on
+pictures unlike those of the training (Izmailov et al. 2018, arXiv 1803.05407; Wortsman et al. 2022,
+arXiv 2203.05482). Batch statistics are averaged, too. Test the result: the mean of different runs
+is of no use.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils import cli
+from utils.errors import InputError
+
+FIXED = ("anchors", "anchor_grid")  # no weights: they have to be the same
+
+
+def average(
+    checkpoints: Sequence[Checkpoint], shares: Sequence[float], names: Sequence[str]
+) -> Checkpoint:
+    """The mean of checkpoints.
+
+    Args:
+        shares: how much each one counts, > 0; they need not add up to 1.
+        names: of the files, for the messages and `meta`.
+
+    Raises InputError if they are not of one network.
+    """
+    first = checkpoints[0]
+    whole = sum(shares)
+    total: Dict[str, torch.Tensor] = {}
+    for checkpoint, share, name in zip(checkpoints, shares, names):
+        state = checkpoint.model.state_dict()
+        _check_alike(state, first.model.state_dict(), names[0], name)
+        for key, tensor in state.items():
+            if key.rsplit(".", 1)[-1] in FIXED or not tensor.is_floating_point():
+                total.setdefault(key, tensor)
+            else:
+                part = tensor.double() * (share / whole)
+                total[key] = total[key] + part if key in total else part
+    first.model.load_state_dict({k: v.to(first.model.state_dict()[k]) for k, v in total.items()})
+    meta: Dict[str, Any] = {k: v for k, v in first.meta.items() if k == "imgsz"}
+    meta["average"] = [
+        {"epoch": c.meta.get("epoch"), "share": share / whole}
+        for c, share in zip(checkpoints, shares)
+    ]
+    return Checkpoint(first.model, meta)
+
+
+def _check_alike(state: Dict[str, Any], wanted: Dict[str, Any], first: str, name: str) -> None:
+    """Raises InputError unless both are of one network."""
+    different = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
+    different += [k for k in state if k not in wanted]
+    different += [
+        k
+        for k in wanted
+        if k.rsplit(".", 1)[-1] in FIXED and k in state and not torch.equal(state[k], wanted[k])
+    ]
+    if different:
+        raise InputError(
+            "--weights %s: not of the network of %s (%s); expected checkpoints of one run"
+            % (name, first, different[0])
+        )
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "average.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", nargs="+", required=True, help="checkpoints of one run (.pt)")
+    add("--shares", nargs="+", type=float, help="how much each one counts [all alike]")
+    add("--out", required=True, help="checkpoint to write (.pt), FP16")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    shares: List[float] = args.shares or [1.0] * len(args.weights)
+    if len(args.weights) < 2:
+        raise InputError("--weights: expected two or more checkpoints")
+    if len(shares) != len(args.weights):
+        raise InputError("--shares: %d for %d --weights" % (len(shares), len(args.weights)))
+    if not all(0 < share < float("inf") for share in shares):
+        raise InputError("--shares: expected numbers above 0")
+    if Path(args.out).suffix != ".pt":
+        raise InputError("--out %s: expected a file name ending in .pt" % args.out)
+    if Path(args.out).resolve() in [Path(path).resolve() for path in args.weights]:
+        raise InputError("--out %s: would overwrite one of --weights" % args.out)
+    found = average([load_checkpoint(p) for p in args.weights], shares, args.weights)
+    save_checkpoint(args.out, found.model, found.meta, half=True)
+    print("%s: mean of %d checkpoints" % (args.out, len(shares)))
+
+
+if __name__ == "__main__":
+    cli.run(main, get_args_parser())
