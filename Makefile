@@ -38,6 +38,7 @@ format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format $(SOURCES)
 
 bench: $(VENV)/.installed
+	$(PY) models/export_onnx.py --weights $(WEIGHTS).pt --img-size 640 --simplify
 	$(PY) benchmarks/graph.py
 	$(PY) benchmarks/pipeline.py
 	$(PY) benchmarks/startup.py

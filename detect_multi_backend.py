@@ -1,6 +1,6 @@
 """Detect people and their keypoints in images, videos and streams, with any backend.
 
-    python detect_multi_backend.py --weights weights/yolov5n6_pose.onnx --source data/images
+    python detect_multi_backend.py --weights weights/yolov5s6_pose.onnx --source data/images
     python detect_multi_backend.py --weights x.pt --source street.mp4 --device 0
     python detect_multi_backend.py --weights x.onnx --source 0 --view-img              # webcam
     python detect_multi_backend.py --weights x.onnx --source rtsp://host/stream

@@ -1,8 +1,8 @@
 """What an evaluation costs: the metrics alone, and the share that is not inference.
 
     python benchmarks/evaluation.py --metrics
-    python benchmarks/evaluation.py --weights weights/yolov5n6_pose.onnx --data coco.yaml
-    python benchmarks/evaluation.py --weights weights/yolov5n6_pose.pt --data coco.yaml \
+    python benchmarks/evaluation.py --weights weights/yolov5s6_pose.onnx --data coco.yaml
+    python benchmarks/evaluation.py --weights weights/yolov5s6_pose.pt --data coco.yaml \
         --device 0 --half --batch-size 32
 
 --metrics: 5,000 images with 20 persons and 20 predictions each, ours and pycocotools in turn.
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--metrics", action="store_true", help="time the metrics alone")
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--persons", type=int, default=20)
-    parser.add_argument("--weights", default="weights/yolov5n6_pose.onnx")
+    parser.add_argument("--weights", default="weights/yolov5s6_pose.onnx")
     parser.add_argument("--data", default="data/coco_kpts.yaml")
     parser.add_argument("--img-size", type=int, default=640)
     parser.add_argument("--device", default="cpu")

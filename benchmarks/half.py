@@ -1,6 +1,6 @@
 """How far FP16 moves keypoints: the rows of a --half ONNX against those of the FP32 one.
 
-    python benchmarks/half.py --weights weights/yolov5n6_pose.pt --img-size 1280
+    python benchmarks/half.py --weights weights/yolov5s6_pose.pt --img-size 1280
 
 Exports FP32 and --half, the latter with --round nearest and cancel, and runs all on the val
 pictures, letterboxed. Prints a Markdown table of the keypoints of all rows above a score, before
@@ -42,7 +42,7 @@ def get_args_parser():
         "half.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--weights", default="weights/yolov5n6_pose.pt")
+    add("--weights", default="weights/yolov5s6_pose.pt")
     add("--img-size", type=int, default=1280)
     add("--data", default="data/coco_kpts.yaml")
     add("--images", type=int, default=98, help="the first of the val task [98]")

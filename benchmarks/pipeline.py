@@ -1,6 +1,6 @@
 """Frames per second of detect on a video, beside the bare network.
 
-    python benchmarks/pipeline.py --weights weights/yolov5n6_pose.onnx --source street.avi
+    python benchmarks/pipeline.py --weights weights/yolov5s6_pose.onnx --source street.avi
 
 In turn, several rounds: (A) detect_multi_backend.py decodes, infers, draws and writes the whole
 video; (B) an ONNX Runtime session of the same file runs on one fixed tensor, nothing else. Prints
@@ -51,7 +51,7 @@ def session_fps(weights: str, seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", nargs="+", default=["weights/yolov5n6_pose.onnx"])
+    parser.add_argument("--weights", nargs="+", default=["weights/yolov5s6_pose.onnx"])
     parser.add_argument("--source", default="../shared/data/videos/street.avi")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Time from typing the detect command to the first result, beside bare ONNX Runtime.
 
-    python benchmarks/startup.py --weights weights/yolov5n6_pose.onnx
+    python benchmarks/startup.py --weights weights/yolov5s6_pose.onnx
 
 In turn, several rounds, each a fresh process: (A) detect_multi_backend.py on one picture, until
 its result line is printed (the picture is written by then); (B) a Python that imports
@@ -53,7 +53,7 @@ def imports_torch(weights: str, source: str, folder: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", default="weights/yolov5n6_pose.onnx")
+    parser.add_argument("--weights", default="weights/yolov5s6_pose.onnx")
     parser.add_argument("--source", default="data/images/astronaut.jpg")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()

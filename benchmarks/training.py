@@ -39,6 +39,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    train.check_flags(args)
     if args.workers is None:
         args.workers = train.WORKERS
     ranks = distributed.from_environment()

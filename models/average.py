@@ -16,13 +16,20 @@ from typing import Any, Dict, List, Sequence
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
+try:
+    import torch
+except ImportError as error:
+    if __name__ == "__main__":
+        sys.exit("error: a .pt needs PyTorch; pip install torch (%s)" % error)
+    raise
 
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.yolo import Model
 from utils import cli
 from utils.errors import InputError
 
 FIXED = ("anchors", "anchor_grid")  # no weights: they have to be the same
+MAX_SHARE = 1e6
 
 
 def average(
@@ -34,21 +41,23 @@ def average(
         shares: how much each one counts, > 0; they need not add up to 1.
         names: of the files, for the messages and `meta`.
 
-    Raises InputError if they are not of one network.
+    Raises InputError if they are not of one network, or hold something that is no number.
     """
     first = checkpoints[0]
     whole = sum(shares)
     total: Dict[str, torch.Tensor] = {}
     for checkpoint, share, name in zip(checkpoints, shares, names):
         state = checkpoint.model.state_dict()
-        _check_alike(state, first.model.state_dict(), names[0], name)
+        _check_alike(checkpoint.model, first.model, names[0], name)
         for key, tensor in state.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise InputError("--weights %s: %s is not finite" % (name, key))
             if key.rsplit(".", 1)[-1] in FIXED or not tensor.is_floating_point():
                 total.setdefault(key, tensor)
             else:
                 part = tensor.double() * (share / whole)
                 total[key] = total[key] + part if key in total else part
-    first.model.load_state_dict({k: v.to(first.model.state_dict()[k]) for k, v in total.items()})
+    first.model.load_state_dict(total)  # rounds to the type of each
     meta: Dict[str, Any] = {k: v for k, v in first.meta.items() if k == "imgsz"}
     meta["average"] = [
         {"epoch": c.meta.get("epoch"), "share": share / whole}
@@ -57,15 +66,19 @@ def average(
     return Checkpoint(first.model, meta)
 
 
-def _check_alike(state: Dict[str, Any], wanted: Dict[str, Any], first: str, name: str) -> None:
+def _check_alike(model: Model, other: Model, first: str, name: str) -> None:
     """Raises InputError unless both are of one network."""
-    different = [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
+    state, wanted = model.state_dict(), other.state_dict()
+    different = ["classes"] if list(model.names) != list(other.names) else []
+    different += [k for k in wanted if k not in state or state[k].shape != wanted[k].shape]
     different += [k for k in state if k not in wanted]
     different += [
         k
         for k in wanted
         if k.rsplit(".", 1)[-1] in FIXED and k in state and not torch.equal(state[k], wanted[k])
     ]
+    if model.cfg != other.cfg:
+        different.append("cfg")
     if different:
         raise InputError(
             "--weights %s: not of the network of %s (%s); expected checkpoints of one run"
@@ -90,8 +103,8 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("--weights: expected two or more checkpoints")
     if len(shares) != len(args.weights):
         raise InputError("--shares: %d for %d --weights" % (len(shares), len(args.weights)))
-    if not all(0 < share < float("inf") for share in shares):
-        raise InputError("--shares: expected numbers above 0")
+    if not all(0 < share <= MAX_SHARE for share in shares):
+        raise InputError("--shares: expected numbers above 0, at most %g" % MAX_SHARE)
     if Path(args.out).suffix != ".pt":
         raise InputError("--out %s: expected a file name ending in .pt" % args.out)
     if Path(args.out).resolve() in [Path(path).resolve() for path in args.weights]:

@@ -5,8 +5,8 @@
     python models/public_weights.py weights/yolov5s6_pose.pt
 
 Downloads nothing. Without a file it prints the addresses. With one it prints the SHA-256, compares
-it with --sha256 or with the known hash of a file of that name, and reads the file as every script
-here would: a page of a web server or half a download is an error, exit code 1.
+it with --sha256 or, for a file in weights/ of this repository, with what came with it, and reads
+the file as every script here would: a web page or half a download is an error, exit code 1.
 """
 
 import argparse
@@ -40,6 +40,7 @@ PUBLISHED = (
     Published("YOLOv5m6-pose", 960, 67.4, 89.1),
     Published("YOLOv5l6-pose", 960, 69.4, 90.2),
 )
+OURS = Path(__file__).resolve().parents[1] / "weights"
 # The authors state no hashes of theirs.
 KNOWN: Dict[str, str] = {  # what comes with this repository
     "yolov5n6_pose.pt": "ba6e0dea8b8d697218df9e346a64d99d973daeb2720b0f5fa918cce9449e6b0e",
@@ -60,7 +61,8 @@ def sha256_of(path: Path) -> str:
 
 
 def verify(path: Path, wanted: str) -> None:
-    """Print what a file is. wanted: its hash, or "" for the known one of its name, if any.
+    """Print what a file is. wanted: its hash, or "" for the known one of a file that came with this
+    repository, if it is one.
 
     Raises InputError if the hash is another, or the file no checkpoint.
     """
@@ -69,11 +71,16 @@ def verify(path: Path, wanted: str) -> None:
     source, then = "--sha256", "fetch it again"
     if not wanted:
         source = "the hash of the %s of this repository" % path.name
-        then += ", or give the hash of another file of that name as --sha256"
-    wanted = wanted.strip().lower() or KNOWN.get(path.name, "")
+        then = "restore it, or keep another file of that name elsewhere"
+    wanted = wanted.strip().lower()
+    if not wanted and path.resolve().parent == OURS:
+        wanted = KNOWN.get(path.name, "")
     if wanted and found != wanted:
         raise InputError("%s: not the expected file: %s is %s; %s" % (path, source, wanted, then))
-    from models.checkpoint import load_checkpoint
+    try:
+        from models.checkpoint import load_checkpoint
+    except ImportError as e:
+        raise InputError("a .pt needs PyTorch to be read; pip install torch (%s)" % e) from e
 
     model = load_checkpoint(path).model
     print(

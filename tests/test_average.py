@@ -4,13 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.average import get_args_parser, main  # noqa: E402
-from models.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from models.average import average, get_args_parser, main  # noqa: E402
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from models.yolo import Model  # noqa: E402
-from tests.conftest import ROOT  # noqa: E402
+from tests.conftest import tiny_cfg  # noqa: E402
 from utils.errors import InputError  # noqa: E402
-
-CFG = ROOT / "models" / "hub" / "yolov5n6_kpts.yaml"
 
 
 def run(*argv):
@@ -24,10 +22,12 @@ def files(tmp_path_factory):
     found = []
     for seed in range(2):
         torch.manual_seed(seed)
-        model = Model(CFG)
+        model = Model(tiny_cfg())
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.uniform_(-1, 1)
+                module.running_var.uniform_(0.5, 2)
+                module.num_batches_tracked.fill_(10 * seed)
         save_checkpoint(folder / ("%d.pt" % seed), model, {"epoch": seed, "imgsz": [64, 64]})
         found.append(model.state_dict())
     return folder, found
@@ -48,18 +48,14 @@ def test_each_tensor_is_the_mean(files, shares):
     assert found.meta["average"][1]["share"] == pytest.approx(t)
 
 
-def test_another_network_is_an_error(files, tmp_path):
-    folder, _ = files
-    other = Model(CFG, nc=2)
-    save_checkpoint(tmp_path / "other.pt", other)
-    moved = Model(CFG)
+def test_another_network_is_an_error(files):
+    first, other, moved, named = (Model(tiny_cfg(), nc=nc) for nc in (1, 2, 1, 1))
     moved.head.anchors.mul_(2)
-    save_checkpoint(tmp_path / "moved.pt", moved)
-    for name in ("other", "moved"):
-        path = tmp_path / (name + ".pt")
-        with pytest.raises(InputError, match="%s.pt: not of the network of .*0.pt" % name):
-            run("--weights", folder / "0.pt", path, "--out", tmp_path / "m.pt")
-    assert not (tmp_path / "m.pt").exists()
+    named.names = ["cat"]
+    for model in (other, moved, named, Model(tiny_cfg(act="ReLU"))):
+        both = [Checkpoint(first, {}), Checkpoint(model, {})]
+        with pytest.raises(InputError, match="b.pt: not of the network of a.pt"):
+            average(both, [1, 1], ["a.pt", "b.pt"])
 
 
 @pytest.mark.parametrize(
@@ -69,6 +65,7 @@ def test_another_network_is_an_error(files, tmp_path):
         (("0.pt", "1.pt", "--shares", "1"), "--shares: 1 for 2"),
         (("0.pt", "1.pt", "--shares", "1", "0"), "above 0"),
         (("0.pt", "1.pt", "--shares", "1", "nan"), "above 0"),
+        (("0.pt", "1.pt", "--shares", "1e308", "1e308"), "at most"),
         (("0.pt", "1.pt", "--out", "x.onnx"), "ending in .pt"),
         (("0.pt", "1.pt", "--out", "1.pt"), "overwrite"),
         (("0.pt", "none.pt"), "none.pt"),
@@ -79,3 +76,13 @@ def test_bad_command_lines(files, monkeypatch, argv, message):
     with pytest.raises(InputError, match=message):
         run(*(() if "--out" in argv else ("--out", "new.pt")), "--weights", *argv)
     assert not (files[0] / "new.pt").exists()
+
+
+def test_weights_that_are_no_numbers_are_an_error(files, tmp_path):
+    model = Model(tiny_cfg())
+    with torch.no_grad():
+        next(model.parameters())[0] = float("nan")
+    save_checkpoint(tmp_path / "nan.pt", model)
+    with pytest.raises(InputError, match="nan.pt: model.0.* is not finite"):
+        run("--weights", files[0] / "0.pt", tmp_path / "nan.pt", "--out", tmp_path / "m.pt")
+    assert not (tmp_path / "m.pt").exists()

@@ -247,7 +247,10 @@ def test_interrupted_video_is_kept_and_playable(two_people_onnx, tmp_path, out):
     clip = video(tmp_path / "long.avi", 6000, (480, 640))
     command = [sys.executable, str(ROOT / "detect_multi_backend.py"), "--weights"]
     command += [str(two_people_onnx), "--source", str(clip), "--project", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # where the tests run in the background of a shell, SIGINT is ignored, by what they start, too
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, **pipes, **heard) as process:
         end = time.monotonic() + 30
         while not list(out.glob("exp/.tmp*")) and time.monotonic() < end:
             time.sleep(0.05)

@@ -92,10 +92,12 @@ def test_outside_is_grey():
 def test_blank_pictures_show_nobody_and_nothing(mosaic):
     rng = np.random.default_rng(0)
     pixels, offsets, hws = pack([rng.integers(0, 255, (40, 32, 3), np.uint8) for _ in range(40)])
-    hyp = HYP._replace(mosaic=mosaic, blank=0.5, perspective=0.0005, degrees=20)
+    hyp = HYP._replace(mosaic=mosaic, blank=0.5, perspective=0.0005, degrees=20, mixup=0.9)
     samples = augment.draw(rng, hyp, np.arange(40), hws, (64, 64))
     assert 10 < samples.blank.sum() < 30
-    pictures = warp(make_plan(samples, offsets, hws), pixels, (64, 64)).numpy()
+    plan = make_plan(samples, offsets, hws)
+    pictures = blend(plan, warp(plan, pixels, (64, 64))).numpy()
+    assert (samples.blend < 1).any()
     uniform = np.ptp(pictures, axis=(2, 3)).max(1) < 1e-6
     np.testing.assert_array_equal(uniform, samples.blank)
     assert len(np.unique(pictures[samples.blank, 0, 0, 0])) > 5  # of many greys
@@ -103,6 +105,9 @@ def test_blank_pictures_show_nobody_and_nothing(mosaic):
     labels = Labels(np.zeros(40, np.int64), np.array(box), np.array(point, np.float64))
     found = augment.transform_labels(samples, labels, np.arange(41), hws, (64, 64))
     assert len(found.image) and not samples.blank[found.image].any()
+    seen = samples._replace(origin=np.where(samples.blank[:, None, None], 0, samples.origin))
+    again = augment.transform_labels(seen, labels, np.arange(41), hws, (64, 64))
+    assert not samples.blank[again.image].any()  # whatever the geometry says
 
 
 def test_blend():

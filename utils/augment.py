@@ -87,13 +87,14 @@ def draw(
     if not plain:
         matrix = random_matrices(rng, hyp, size, pivot)
         color = random_colors(rng, hyp, count)
-        blended = rng.random(count) < (hyp.mixup if mosaic else 0.0)
-        partner = np.where(blended, rng.integers(0, count, count), partner)
-        blend = np.where(blended, rng.beta(MIXUP_BETA, MIXUP_BETA, count), blend)
-        blend = np.where(partner == np.arange(count), 1.0, blend)
         if hyp.blank:
             blank = rng.random(count) < hyp.blank
             origin[blank] += FAR
+        blended = rng.random(count) < (hyp.mixup if mosaic else 0.0)
+        partner = np.where(blended, rng.integers(0, count, count), partner)
+        blend = np.where(blended, rng.beta(MIXUP_BETA, MIXUP_BETA, count), blend)
+        alone = (partner == np.arange(count)) | blank | blank[partner]
+        blend = np.where(alone, 1.0, blend)
     return Samples(images, scale, origin, center, matrix, color, single, blend, partner, blank)
 
 
