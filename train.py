@@ -50,6 +50,8 @@ from utils.trainer import Options, Trainer, to_device
 CHECK_CONF, CHECK_IOU = 0.001, 0.6  # thresholds of the validation, as test_multi_backend.py's
 SAVE_SHARE = 0.03  # of the time at most goes into writing last.pt
 DRAWN_BATCHES = 3
+PLAIN_GREYS = (0, 64, 96, 114, 128, 192, 255)  # 114 is that of the letterbox
+PLAIN_LIMIT = 0.25  # score of a person where there is nothing: detect would show it
 WORKERS = 8
 
 
@@ -311,6 +313,11 @@ def loop(
             "best keypoint AP %.4f in epoch %d: %s"
             % (progress.best, progress.best_epoch, progress.folder / "weights" / "best.pt")
         )
+        if progress.best_plain > PLAIN_LIMIT:
+            say(
+                "warning: best.pt sees people in plain grey pictures (score %.2f); what helps: "
+                '"Test what you trained" in docs/training.md' % progress.best_plain
+            )
 
 
 def device_name(device: torch.device) -> str:
@@ -459,8 +466,23 @@ def validate(trainer: Trainer, eval_set: EvalSet, args: argparse.Namespace) -> A
     figures = {
         "kpt_p": pose.precision, "kpt_r": pose.recall, "kpt_ap50": pose.ap50, "kpt_ap": pose.ap,
         "box_p": box.precision, "box_r": box.recall, "box_ap50": box.ap50, "box_ap": box.ap,
+        "plain_score": plain_score(predictor),
     }  # fmt: skip
     return figures, [row.ap for row in found.accuracy.pose_rows[1:]]
+
+
+def plain_score(predictor: Any) -> float:
+    """Highest score, 0..1, in pictures that are grey all over.
+
+    Training shows people everywhere, so nothing keeps it low, and no AP tells.
+    """
+    size = (*predictor.net_hw, 3)
+    scores = [
+        poses.scores.max(initial=0.0)
+        for grey in PLAIN_GREYS
+        for poses in predictor([np.full(size, grey, np.uint8)])
+    ]
+    return float(max(scores))
 
 
 def reweight(batches: TrainBatches, per_class: List[float], names: List[str]) -> None:
@@ -488,6 +510,8 @@ def line(row: Dict[str, float], epochs: int) -> str:
     if "kpt_ap" in row:
         text += "  kpt AP %.4f AP50 %.4f  box AP50 %.4f" % (
             row["kpt_ap"], row["kpt_ap50"], row["box_ap50"])  # fmt: skip
+    if row.get("plain_score", 0.0) > PLAIN_LIMIT:
+        text += "  sees people in plain grey (score %.2f)" % row["plain_score"]
     return text
 
 
@@ -521,6 +545,7 @@ class Progress:
         self.args, self.hyp, self.folder = args, hyp, folder
         self.epoch = 0  # done
         self.best, self.best_epoch = -1.0, 0
+        self.best_plain = 0.0  # plain_score of that epoch
         self._log = train_log.TrainLog(folder) if ranks.first else None
         self._saved_at, self._save_s = 0.0, 0.0
 
@@ -530,6 +555,9 @@ class Progress:
         self.best_epoch = int(state.plain["best_epoch"])
         if self._log is not None:
             self._log.rows = train_log.read_rows(self.folder / "results.csv", self.epoch)
+            for row in self._log.rows:
+                if row["epoch"] == self.best_epoch:
+                    self.best_plain = row.get("plain_score", 0.0)
 
     def finish_epoch(self, trainer: Trainer, row: Dict[str, float], last: bool) -> None:
         """Write the row, best.pt if it is one, last.pt."""
@@ -538,6 +566,7 @@ class Progress:
         self._log.add(row)
         if row.get("kpt_ap", -1.0) > self.best or (last and not self.best_epoch):
             self.best, self.best_epoch = row.get("kpt_ap", -1.0), self.epoch
+            self.best_plain = row.get("plain_score", 0.0)
             if last or not self.args.nosave:
                 self._save(self.folder / "weights" / "best.pt", trainer, row)
         if last or self.args.nosave:

@@ -89,11 +89,30 @@ def test_a_run_leaves_what_it_promises(finished):
     table = rows(folder)
     assert [int(r["epoch"]) for r in table] == [1, 2, 3]
     assert all(0 <= float(r["kpt_ap"]) <= 1 for r in table)
+    assert all(0 <= float(r["plain_score"]) <= 1 for r in table)
     assert "images/s" in out and "best keypoint AP" in out and "0.3 M parameters" in out
     assert yaml.safe_load((folder / "opt.yaml").read_text())["epochs"] == 3
     checkpoint = load_checkpoint(folder / "weights" / "best.pt")
     assert checkpoint.meta["imgsz"] == [128, 128] and checkpoint.model.names == ["person"]
     assert not list(folder.glob("**/.tmp*"))
+
+
+@pytest.mark.parametrize("score, told", [(0.1, False), (0.9, True)])
+def test_people_in_plain_grey_are_told(score, told):
+    class Predictor:
+        net_hw = (64, 128)
+
+        def __call__(self, images):
+            (image,) = images
+            assert image.shape == (64, 128, 3) and np.ptp(image) == 0
+            seen = [0.05, score] if image[0, 0, 0] == 114 else []
+            return [types.SimpleNamespace(scores=np.array(seen))]
+
+    found = train.plain_score(Predictor())
+    assert found == score
+    row = dict.fromkeys(("epoch", "loss", "box", "kpt", "obj", "images_per_s", "memory_gb"), 1)
+    text = train.line({**row, "plain_score": found}, 3)
+    assert text.endswith("sees people in plain grey (score 0.90)") == told
 
 
 def test_the_weights_are_tested_and_exported(finished, people):
