@@ -92,7 +92,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--weights", nargs="+", required=True, help="checkpoints of one run (.pt)")
-    add("--shares", nargs="+", type=float, help="how much each one counts [all alike]")
+    add("--shares", nargs="+", type=float,
+        help="how much each one counts; they need not add up to 1 [all alike]")  # fmt: skip
     add("--out", required=True, help="checkpoint to write (.pt), FP16")
     return parser
 
@@ -109,9 +110,19 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("--out %s: expected a file name ending in .pt" % args.out)
     if Path(args.out).resolve() in [Path(path).resolve() for path in args.weights]:
         raise InputError("--out %s: would overwrite one of --weights" % args.out)
-    found = average([load_checkpoint(p) for p in args.weights], shares, args.weights)
+    checkpoints = [load_checkpoint(path) for path in args.weights]
+    for key in ("epochs", "imgsz"):
+        planned = [c.meta.get(key) for c in checkpoints]
+        if any(value != planned[0] for value in planned):
+            print("warning: %s differ (%s): of one run? The mean of different runs is of no use"
+                  % (key, ", ".join(map(str, planned))), file=sys.stderr)  # fmt: skip
+    found = average(checkpoints, shares, args.weights)
+    replaced = Path(args.out).exists()
     save_checkpoint(args.out, found.model, found.meta, half=True)
-    print("%s: mean of %d checkpoints" % (args.out, len(shares)))
+    if replaced:
+        print("an earlier %s was replaced" % args.out)
+    parts = ["%.2f x epoch %s" % (part["share"], part["epoch"]) for part in found.meta["average"]]
+    print("%s: %s" % (args.out, " + ".join(parts)))
 
 
 if __name__ == "__main__":

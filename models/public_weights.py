@@ -87,8 +87,11 @@ def verify(path: Path, wanted: str) -> None:
         "%s: %.1f M parameters, %d keypoints, classes %s"
         % (path, model.parameter_count() / 1e6, model.nkpt, ", ".join(model.names))
     )
+    ours = [name for name, known in KNOWN.items() if known == found]
     if wanted:
         print("it is %s" % source)
+    elif ours:
+        print("it is the %s of this repository" % ours[0])
     else:
         print("no hash to compare with: give the one of your source as --sha256")
 

@@ -78,6 +78,15 @@ def test_bad_command_lines(files, monkeypatch, argv, message):
     assert not (files[0] / "new.pt").exists()
 
 
+def test_what_looks_like_another_run_is_told(files, tmp_path, capsys):
+    save_checkpoint(tmp_path / "other.pt", Model(tiny_cfg()), {"epoch": 9, "imgsz": [128, 128]})
+    run("--weights", files[0] / "0.pt", tmp_path / "other.pt", "--out", tmp_path / "m.pt")
+    run("--weights", files[0] / "0.pt", tmp_path / "other.pt", "--out", tmp_path / "m.pt")
+    out, err = capsys.readouterr()
+    assert "imgsz differ ([64, 64], [128, 128])" in err and "m.pt was replaced" in out
+    assert "m.pt: 0.50 x epoch 0 + 0.50 x epoch 9" in out
+
+
 def test_weights_that_are_no_numbers_are_an_error(files, tmp_path):
     model = Model(tiny_cfg())
     with torch.no_grad():

@@ -5,9 +5,10 @@ import pytest
 pytest.importorskip("torch")
 
 from models import public_weights  # noqa: E402
-from models.checkpoint import load_checkpoint  # noqa: E402
+from models.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from models.public_weights import KNOWN, get_args_parser, main, sha256_of, verify  # noqa: E402
-from tests.conftest import ROOT  # noqa: E402
+from models.yolo import Model  # noqa: E402
+from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 
 SHIPPED = ROOT / "weights" / "yolov5n6_pose.pt"
@@ -63,9 +64,12 @@ def test_another_hash_is_an_error(tmp_path, monkeypatch):
 
 def test_another_file_of_that_name_elsewhere_is_none_of_ours(tmp_path, capsys):
     other = tmp_path / LARGER.name
-    other.write_bytes(SHIPPED.read_bytes())
+    save_checkpoint(other, Model(tiny_cfg()))
     verify(other, "")
     assert "no hash to compare with" in capsys.readouterr().out
+    other.write_bytes(SHIPPED.read_bytes())
+    verify(other, "")
+    assert "it is the yolov5n6_pose.pt of this repository" in capsys.readouterr().out
 
 
 def test_a_page_of_a_web_server_is_an_error(tmp_path):
