@@ -13,19 +13,18 @@ results.png, pictures of the data, and opt.yaml and hyp.yaml, with which the run
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
+from utils import cli
+
 try:
     import torch
 except ImportError as error:
-    if __name__ == "__main__":
-        sys.exit("error: training needs PyTorch; pip install torch (%s)" % error)
-    raise
+    cli.no_torch(error, __name__, "training")
 
 from models.checkpoint import (
     Checkpoint,
@@ -35,7 +34,7 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.yolo import Model, read_cfg
-from utils import anchors, charts, cli, distributed, train_log
+from utils import anchors, charts, distributed, train_log
 from utils.data_yaml import DataYaml, read_data
 from utils.distributed import Ranks
 from utils.errors import InputError
@@ -545,7 +544,6 @@ class Progress:
         self.args, self.hyp, self.folder = args, hyp, folder
         self.epoch = 0  # done
         self.best, self.best_epoch = -1.0, 0
-        self.best_plain = 0.0  # plain_score of that epoch
         self._log = train_log.TrainLog(folder) if ranks.first else None
         self._saved_at, self._save_s = 0.0, 0.0
 
@@ -555,9 +553,13 @@ class Progress:
         self.best_epoch = int(state.plain["best_epoch"])
         if self._log is not None:
             self._log.rows = train_log.read_rows(self.folder / "results.csv", self.epoch)
-            for row in self._log.rows:
-                if row["epoch"] == self.best_epoch:
-                    self.best_plain = row.get("plain_score", 0.0)
+
+    @property
+    def best_plain(self) -> float:
+        """plain_score of the best epoch."""
+        rows = self._log.rows if self._log is not None else []
+        return max((r.get("plain_score", 0.0) for r in rows if r["epoch"] == self.best_epoch),
+                   default=0.0)  # fmt: skip
 
     def finish_epoch(self, trainer: Trainer, row: Dict[str, float], last: bool) -> None:
         """Write the row, best.pt if it is one, last.pt."""
@@ -566,7 +568,6 @@ class Progress:
         self._log.add(row)
         if row.get("kpt_ap", -1.0) > self.best or (last and not self.best_epoch):
             self.best, self.best_epoch = row.get("kpt_ap", -1.0), self.epoch
-            self.best_plain = row.get("plain_score", 0.0)
             if last or not self.args.nosave:
                 self._save(self.folder / "weights" / "best.pt", trainer, row)
         if last or self.args.nosave:

@@ -16,16 +16,15 @@ from typing import Any, Dict, List, Sequence
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils import cli
+
 try:
     import torch
 except ImportError as error:
-    if __name__ == "__main__":
-        sys.exit("error: a .pt needs PyTorch; pip install torch (%s)" % error)
-    raise
+    cli.no_torch(error, __name__, "a .pt")
 
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.yolo import Model
-from utils import cli
 from utils.errors import InputError
 
 FIXED = ("anchors", "anchor_grid")  # no weights: they have to be the same

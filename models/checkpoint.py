@@ -25,12 +25,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils import cli
+
 try:
     import torch
 except ImportError as error:
-    if __name__ == "__main__":
-        sys.exit("error: a .pt needs PyTorch; pip install torch (%s)" % error)
-    raise
+    cli.no_torch(error, __name__, "a .pt")
 
 from models.archive import Record, TensorMarker, TensorReader, read_archive
 from models.common import activation_name
@@ -386,6 +386,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    from utils import cli
-
     cli.run(main, get_args_parser())

@@ -68,13 +68,11 @@ def verify(path: Path, wanted: str) -> None:
     """
     found = sha256_of(path)
     print("%s: sha256 %s" % (path, found))
-    source, then = "--sha256", "fetch it again"
-    if not wanted:
-        source = "the hash of the %s of this repository" % path.name
-        then = "restore it, or keep another file of that name elsewhere"
-    wanted = wanted.strip().lower()
+    wanted, source, then = wanted.strip().lower(), "--sha256", "fetch it again"
     if not wanted and path.resolve().parent == OURS:
         wanted = KNOWN.get(path.name, "")
+        source = "the hash of the %s of this repository" % path.name
+        then = "restore it, or keep another file of that name elsewhere"
     if wanted and found != wanted:
         raise InputError("%s: not the expected file: %s is %s; %s" % (path, source, wanted, then))
     try:

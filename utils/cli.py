@@ -39,6 +39,14 @@ def run(
         sys.exit(130)
 
 
+def no_torch(error: ImportError, name: str, what: str) -> None:
+    """PyTorch could not be imported at the top of the module `name`: for a script one line says
+    that `what` needs it; where the module was imported, its importer is to know."""
+    if name == "__main__":
+        fail("%s needs PyTorch; pip install torch (%s)" % (what, error))
+    raise error
+
+
 def _usage_error(message: str) -> None:
     fail(message + " (--help shows all flags)")
 
