@@ -333,7 +333,7 @@ def speed(
     from utils.tables import markdown, write_csv
 
     header = ["weights", "batch", "size", *(s + " ms" for s in STAGES), "total ms", "95 % ms",
-              "images/s"]  # fmt: skip
+              "images/s", "engine ms"]  # fmt: skip
     rows, content = [], []
     images = [read_or_say(p) for p in eval_set.paths[:MAX_SPEED_IMAGES]]
     for weights in args.weights:
@@ -350,10 +350,13 @@ def speed(
         medians = [times.median(s) for s in STAGES]
         numbers = [*medians, float(np.median(total)), float(np.percentile(total, 95))]
         hw = "%dx%d" % predictor.net_hw
-        rows.append([weights, str(batch), hw, *("%.2f" % n for n in numbers), "%.1f" % rate])
+        engine = "" if times.engine is None else "%.3f" % times.engine
+        rows.append(
+            [weights, str(batch), hw, *("%.2f" % n for n in numbers), "%.1f" % rate, engine]
+        )
         content.append(
             {"weights": weights, "backend": predictor.backend.description, "batch": batch,
-             "size_hw": list(predictor.net_hw), "images_per_s": rate,
+             "size_hw": list(predictor.net_hw), "images_per_s": rate, "engine": times.engine,
              **dict(zip([*STAGES, "total", "total_95"], numbers))}
         )  # fmt: skip
     check_any(rows, failed)

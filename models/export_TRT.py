@@ -17,8 +17,11 @@ which version, and models/export_INT8.py for calibration without TensorRT.
 """
 
 import argparse
+import collections
 import contextlib
+import re
 import sys
+import time
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
@@ -31,6 +34,7 @@ from models.export_onnx import ROUND
 from utils import cli
 from utils.errors import InputError
 from utils.files import atomic_path, check_writable
+from utils.pipeline import elapsed
 
 QUANT = ("implicit", "explicit")
 
@@ -76,7 +80,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="who collects ranges [tensorrt if --quant implicit, else onnxruntime]")  # fmt: skip
     add("--recalibrate", action="store_true", help="calibrate also where a cache is there")
     add("--timing-cache", default=None, metavar="FILE",
-        help="kernel timings, read and written: a second build is much faster")  # fmt: skip
+        help="kernel timings, read and written: a second build of the same network takes seconds "
+        "[a file in --cache_dir, named after TensorRT and GPU]")  # fmt: skip
+    add("--no-timing-cache", action="store_true", help="time every kernel anew, keep nothing")
+    add("--layers", action="store_true", help="write X.trt.layers.csv and print how many layers "
+        "run in which precision (8.5 and newer)")  # fmt: skip
     add("--opt-level", type=int, default=None, metavar="0..5",
         help="how long the builder looks, from 8.6 on [TensorRT's own, 3]")  # fmt: skip
     add("--dla", type=int, default=None, metavar="CORE",
@@ -104,6 +112,8 @@ def check_args(args: argparse.Namespace) -> None:
         for flag in ("min_batch", "opt_batch", "max_batch", "min_size", "max_size"):
             if getattr(args, flag) is not None:
                 raise InputError("--%s goes with --dynamic" % flag.replace("_", "-"))
+    if args.timing_cache and args.no_timing_cache:
+        raise InputError("--timing-cache and --no-timing-cache: one of them")
     if (args.quant or args.calib_by) and not args.int8:
         raise InputError("--quant and --calib_by go with --int8")
     export_INT8.check_calibration(args)
@@ -192,6 +202,7 @@ class Prepared(NamedTuple):
     calibrator: Any
     float32: Tuple[str, ...]  # names whose layers stay FP32
     not_int8: Tuple[str, ...]
+    explicit: bool  # Q/DQ pairs say what is INT8
     how: Dict[str, Any]  # for the side file
 
 
@@ -240,6 +251,7 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
         calibrator,
         float32,
         () if explicit else not_int8,
+        explicit,
         how,
     )
 
@@ -418,7 +430,7 @@ def main(args: argparse.Namespace) -> None:
             "--workspace %g: %s has %.1f GB of memory; choose less"
             % (args.workspace, memory.device_name, memory.total_bytes() / (1 << 30))
         )
-    timing = read_timing_cache(args)
+    timing = timing_path(args, trt, memory)
     prepared = prepare(args, source, trt, profile)
     target = engine_path(source.path, prepared.precision)
     check_writable(target)
@@ -430,30 +442,62 @@ def main(args: argparse.Namespace) -> None:
         prepared.calibrator,
         prepared.float32,
         prepared.not_int8,
+        # TensorRT 8.5 cannot build Q/DQ pairs under binding precisions (filterQDQFormats)
+        not prepared.explicit,
         args.opt_level,
         args.dla,
         timing,
+        args.layers,
         args.fp16 or half.is_half(source.model),
     )
-    print("building %s with %s; this takes minutes on a small GPU" % (target, trt), flush=True)
+    known = timing is not None and timing.is_file()
+    print("building %s with %s; %s" % (target, trt, "kernel timings from %s" % timing if known
+          else "the first build on a GPU takes minutes"), flush=True)  # fmt: skip
+    started = time.monotonic()
     # The builder takes the GPU that is current, which without this is the first one.
-    with memory.active() if memory is not None else contextlib.nullcontext():
+    with memory.active() if memory is not None else contextlib.nullcontext(), elapsed("build"):
         network = read_network(trt, args.onnx, prepared.data)
         built = build(trt, network, settings)
-    write_engine(args, source, trt, memory, profile, prepared, built.plan, target)
-    if args.timing_cache and built.timing_cache:
-        with atomic_path(args.timing_cache) as tmp:
+    if timing is not None and built.timing_cache:
+        with atomic_path(timing) as tmp:
             tmp.write_bytes(built.timing_cache)
-    print("%s: %s, %s, %.1f MB" % (target, prepared.precision, trt, len(built.plan) / 1e6))
+    write_engine(args, source, trt, memory, profile, prepared, built.plan, target)
+    if args.layers:
+        write_layers(trt, built.plan, memory, target)
+    size, spent = len(built.plan) / 1e6, time.monotonic() - started
+    print("%s: %s, %s, %.1f MB, built in %.0f s" % (target, prepared.precision, trt, size, spent))
 
 
-def read_timing_cache(args: argparse.Namespace) -> Optional[bytes]:
-    """Content of --timing-cache, empty if the file is not there yet, None without the flag."""
-    if args.timing_cache is None:
+def timing_path(args: argparse.Namespace, trt: Any, memory: Any) -> Optional[Path]:
+    """Where the kernel timings are kept; None: nowhere. They hold for one version and GPU."""
+    if args.no_timing_cache or trt.name == "TensorRT-RTX":  # RTX keeps none
         return None
-    path = Path(args.timing_cache)
+    if args.timing_cache is not None:
+        path = Path(args.timing_cache)
+    else:
+        gpu = memory.device_name if memory is not None else "no-gpu"
+        name = "%s-%s-%s.timing" % (trt.name, trt.version, gpu)
+        path = Path(args.cache_dir) / re.sub(r"[^\w.-]+", "-", name)
     check_writable(path)
-    return path.read_bytes() if path.is_file() else b""
+    return path
+
+
+def write_layers(trt: Any, plan: bytes, memory: Any, target: Path) -> None:
+    """`X.trt.layers.csv`, and a line for each kind of layer and precision."""
+    from utils.tables import markdown, write_csv
+    from utils.trt_compat import layer_table
+
+    layers = layer_table(trt, plan, memory)
+    rows = [[n.name, n.kind, " ".join(n.inputs), " ".join(n.outputs)] for n in layers]
+    path = target.with_name(target.name + ".layers.csv")
+    write_csv(path, ["layer", "kind", "inputs", "outputs"], rows)
+    counts = collections.Counter(
+        (n.kind, (n.inputs or ["-"])[0], (n.outputs or ["-"])[0]) for n in layers
+    )
+    table = [[*key, str(count)] for key, count in counts.most_common()]
+    print(markdown(["kind", "input", "output", "layers"], table), end="")
+    print("%d layers, %d of them reformat: %s" % (
+        len(layers), sum(n.kind == "Reformat" for n in layers), path))  # fmt: skip
 
 
 def write_engine(

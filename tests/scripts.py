@@ -1,6 +1,10 @@
 """Scripts as users run them: a process, its output, its exit code."""
 
+import contextlib
+import importlib
+import io
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -18,3 +22,21 @@ def run_script(script: str, *flags: Any, cwd=ROOT) -> subprocess.CompletedProces
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         timeout=240,
     )
+
+
+def run_inside(script: str, *flags: Any) -> subprocess.CompletedProcess:
+    """The same inside this process, with the libraries that are loaded already."""
+    from utils import cli
+
+    module = importlib.import_module(script[: -len(".py")].replace("/", "."))
+    handler = signal.getsignal(signal.SIGTERM)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.run(module.main, module.get_args_parser(), [str(f) for f in flags])
+            except SystemExit as e:
+                code = e.code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return subprocess.CompletedProcess(flags, code, out.getvalue(), err.getvalue())

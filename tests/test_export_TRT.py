@@ -344,7 +344,9 @@ def test_builder_settings(tmp_path):
     assert "GPU_FALLBACK" in built["flags"] and timing.read_bytes() == b"timing"
     timing.write_bytes(b"of another GPU")
     out = good(run("v86", *export, "--timing-cache", timing, "--verbose"))
-    assert "warning: --timing-cache" in out and timing.read_bytes() == b"timing"
+    assert (
+        "timing.cache: made by another TensorRT or GPU" in out and timing.read_bytes() == b"timing"
+    )
     bad(run("v85", *export, "--opt-level", 5), "--opt-level", "8.6 and newer")
     bad(run("v86", *export, "--fp16", "--dla", 2), "--dla 2", "2 DLA cores")
     bad(run("v86", *export, "--dla", 0), "--dla", "--fp16 or --int8")

@@ -7,6 +7,8 @@ differ from it by what NVIDIA's migration guide lists.
 
 import importlib
 import inspect
+import json
+import re
 import sys
 
 import pytest
@@ -63,6 +65,48 @@ def test_what_version_11_removed(stand_in):
         assert not hasattr(getattr(fake, kind), name), (kind, name)
     for name in ("IInt8MinMaxCalibrator", "IInt8EntropyCalibrator2"):
         assert not hasattr(real, name) and not hasattr(fake, name)
+
+
+RECORD = json.loads((ROOT / "tests/data/tensorrt-8.5.3.1.json").read_text(encoding="utf-8"))
+
+
+def test_version_8_5_is_the_real_one(stand_in):
+    """Classes, members and parameters of the stand-in against those of the real 8.5.3.1."""
+    fake = stand_in("v85")
+    assert RECORD["version"].startswith("8.5.") and fake.__version__.startswith("8.5.")
+    names = [n for n in vars(fake) if not n.startswith("_") and n != "populate"]
+    assert len(names) > 20
+    for name in names:
+        value = getattr(fake, name)
+        if name in RECORD["enums"]:
+            members = {m.name for m in value}
+            assert members <= set(RECORD["enums"][name]), name
+        elif inspect.isclass(value):
+            real = RECORD["classes"][name]
+            assert public(value) - ADDED <= set(real), (name, public(value) - set(real))
+            for member in public(value) - ADDED:
+                method = inspect.getattr_static(value, member)
+                if inspect.isfunction(method):
+                    same_parameters(method, real[member])
+        elif callable(value):
+            assert name in RECORD["functions"]
+        else:
+            assert name in ("float32", "float16")
+
+
+ADDED = {"header"}  # the stand-in's own
+
+
+def same_parameters(method, text):
+    """A method of the stand-in takes what `name(self: Kind, shape: Dims) -> bool` says."""
+    if "(*args" in text or text in ("property", "value"):
+        return
+    inside = text[text.index("(") + 1 : text.rindex(")")]
+    real = [p.split(":")[0].split("=")[0].strip() for p in re.split(r",(?![^\[]*\])", inside)]
+    ours = [p.name for p in inspect.signature(method).parameters.values()]
+    assert ours == real[: len(ours)], (text, ours)
+    for more in re.split(r",(?![^\[]*\])", inside)[len(ours) :]:
+        assert "=" in more, (text, ours)  # only optional ones may be missing
 
 
 @pytest.mark.parametrize("version", ["v85", "v86", "v10"])

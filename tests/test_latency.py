@@ -20,6 +20,9 @@ class Recorder:
     def postprocess(self, raws, prepared):
         return raws
 
+    def engine_ms(self):
+        return None
+
 
 @pytest.mark.parametrize("batch", [None, 2])
 def test_all_batches_are_full(batch):

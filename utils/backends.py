@@ -95,12 +95,26 @@ class Backend:
         _, _, h, w = self.input_shape
         return None if h is None or w is None else (h, w)
 
+    def new_batch(self, shape: Tuple[int, int, int]) -> np.ndarray:
+        """An array to put (B, H, W) images into: (B, H, W, 3) uint8 or (B, 3, H, W) float32.
+
+        A backend may return memory from which its device copies faster.
+        """
+        batch, height, width = shape
+        if self.takes_pixels:
+            return np.empty((batch, height, width, 3), np.uint8)
+        return np.empty((batch, 3, height, width), np.float32)
+
     def __call__(self, images: np.ndarray) -> Any:
         """(B, 3, H, W) float32 -> (B, N, 5 + nc + 3K) float32, NumPy or torch tensor.
 
         With NMS inside: -> Detections.
         """
         raise NotImplementedError
+
+    def engine_ms(self) -> Optional[np.ndarray]:
+        """GPU times, ms, of the network alone on the last input, None where they are not known."""
+        return None
 
     def _check_input(self, images: np.ndarray) -> None:
         wanted = self.input_shape

@@ -12,7 +12,10 @@ of one are invalid in the other.)
 """
 
 import contextlib
-from typing import Any, Callable, Iterator, Optional, Tuple
+import ctypes
+import threading
+import weakref
+from typing import Any, Callable, Iterator, List, Tuple
 
 import numpy as np
 
@@ -22,6 +25,7 @@ NO_CUDA = (
     "running TensorRT needs a CUDA GPU and either PyTorch with CUDA or pycuda (%s); on a PC: pip "
     "install pycuda; on a Jetson: sudo apt install python3-pycuda, or pip install pycuda"
 )
+SPARE_BLOCKS = 16  # page-locked blocks that wait to be used again
 
 
 def open_memory(gpu: int = 0) -> Any:
@@ -46,10 +50,60 @@ def _check_index(gpu: int, count: int, who: str) -> None:
         raise InputError("--device %d: %s sees %d CUDA GPUs" % (gpu, who, count))
 
 
+class HostPool:
+    """Page-locked host memory as NumPy arrays; a block is used again once no array needs it.
+
+    Copies between such memory and the GPU are asynchronous and about twice as fast, but making it
+    takes longer than a copy.
+
+    Args: allocate: size in bytes -> (size,) uint8 array of page-locked memory.
+    """
+
+    def __init__(self, allocate: Callable[[int], np.ndarray]):
+        self._allocate = allocate
+        self._spare: List[np.ndarray] = []
+        self._blocks: List[Tuple[int, int]] = []  # addresses: first, behind the last
+        self._lock = threading.Lock()
+
+    def array(self, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array of undefined content, page-locked for as long as it or a view of it lives."""
+        kind = np.dtype(dtype)
+        size = max(int(np.prod(shape, dtype=np.int64)) * kind.itemsize, 1)
+        block = self._take(size)
+        # Over a memoryview: views of an array over an array would not keep that array alive.
+        owner = np.frombuffer(memoryview(block)[:size], np.uint8)  # type: ignore
+        weakref.finalize(owner, self._give_back, block).atexit = False
+        count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        return owner[:count].view(kind).reshape(shape)
+
+    def holds(self, array: np.ndarray) -> bool:
+        """Whether an array lies in page-locked memory of this pool."""
+        start = array.ctypes.data
+        return any(low <= start and start + array.nbytes <= high for low, high in self._blocks)
+
+    def _take(self, size: int) -> np.ndarray:
+        with self._lock:
+            fitting = [i for i, b in enumerate(self._spare) if size <= b.nbytes <= 4 * size]
+            if fitting:
+                return self._spare.pop(min(fitting, key=lambda i: self._spare[i].nbytes))
+        block = self._allocate(size)
+        with self._lock:
+            self._blocks.append((block.ctypes.data, block.ctypes.data + block.nbytes))
+        return block
+
+    def _give_back(self, block: np.ndarray) -> None:
+        with self._lock:
+            if len(self._spare) < SPARE_BLOCKS:
+                self._spare.append(block)
+            else:
+                self._blocks.remove((block.ctypes.data, block.ctypes.data + block.nbytes))
+
+
 class TorchMemory:
     """GPU memory as uint8 tensors of PyTorch.
 
-    Attributes: stream, int, the CUDA stream everything here runs on; device_name; kind.
+    Attributes: stream, int, the CUDA stream everything here runs on; device_name; kind; host, the
+        HostPool.
     """
 
     kind = "PyTorch"
@@ -64,6 +118,10 @@ class TorchMemory:
         self._stream = torch.cuda.Stream(self._device)
         self.stream = int(self._stream.cuda_stream)
         self.device_name = torch.cuda.get_device_name(gpu)
+        self.host = HostPool(self._page_locked)
+
+    def _page_locked(self, size: int) -> np.ndarray:
+        return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True).numpy()
 
     def total_bytes(self) -> int:
         """Memory of the GPU."""
@@ -88,9 +146,12 @@ class TorchMemory:
         return int(buffer.numel())
 
     def upload(self, buffer: Any, array: np.ndarray) -> None:
-        """Copy a host array to the front of a buffer, in stream order."""
+        """Copy a host array to the front of a buffer, in stream order.
+
+        An array of `host` must live until the stream has been synchronized.
+        """
         host = self._torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        buffer[: host.numel()].copy_(host)
+        buffer[: host.numel()].copy_(host, non_blocking=self.host.holds(array))
 
     def download(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> Any:
         """A copy of the front of a buffer: a tensor that stays on the GPU."""
@@ -109,6 +170,15 @@ class TorchMemory:
         with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             work()
         return graph.replay
+
+    def milliseconds(self, work: Callable[[], None]) -> float:
+        """GPU time of what `work` puts on the stream; waits for it."""
+        start, stop = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record(self._stream)
+        work()
+        stop.record(self._stream)
+        stop.synchronize()
+        return float(start.elapsed_time(stop))
 
 
 class PycudaMemory:
@@ -131,17 +201,21 @@ class PycudaMemory:
         self._device = driver.Device(gpu)
         self._context = self._device.retain_primary_context()
         self.device_name = self._device.name()
-        with self.active(stream=False):
+        with self.active():
             self._stream = driver.Stream()
         self.stream = int(self._stream.handle)
-        self._staging: Optional[np.ndarray] = None
+        self.host = HostPool(self._page_locked)
+
+    def _page_locked(self, size: int) -> np.ndarray:
+        with self.active():
+            return self._driver.pagelocked_empty((size,), np.dtype(np.uint8))
 
     def total_bytes(self) -> int:
         """Memory of the GPU."""
         return int(self._device.total_memory())
 
     @contextlib.contextmanager
-    def active(self, stream: bool = True) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         """The primary context is current in this thread."""
         self._context.push()
         try:
@@ -163,17 +237,21 @@ class PycudaMemory:
         return int(buffer.size)
 
     def upload(self, buffer: Any, array: np.ndarray) -> None:
-        """Copy a host array to the front of a buffer, in stream order."""
-        array = np.ascontiguousarray(array)
-        if self._staging is None or self._staging.nbytes < array.nbytes:
-            self._staging = self._driver.pagelocked_empty(array.nbytes, np.uint8)
-        part = self._staging[: array.nbytes]
-        part[:] = array.reshape(-1).view(np.uint8)
-        self._driver.memcpy_htod_async(buffer.memory, part, self._stream)
+        """Copy a host array to the front of a buffer, in stream order.
+
+        An array of `host` must live until the stream has been synchronized.
+        """
+        if not self.host.holds(
+            array
+        ):  # the copy of a copy, which the buffer keeps until it is done
+            staged = self.host.array(array.shape, array.dtype)
+            staged[...] = array
+            array = buffer.staged = staged
+        self._driver.memcpy_htod_async(buffer.memory, array, self._stream)
 
     def download(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A host copy of the front of a buffer; complete after `synchronize`."""
-        host = self._driver.pagelocked_empty(shape, np.dtype(dtype))
+        host = self.host.array(shape, dtype)
         if host.nbytes:
             self._driver.memcpy_dtoh_async(host, buffer.memory, self._stream)
         return host
@@ -184,19 +262,74 @@ class PycudaMemory:
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what `work` puts on the stream as a CUDA graph; returns what replays it."""
-        if not hasattr(self._stream, "begin_capture"):
-            raise InputError("CUDA graphs need pycuda 2022.1 or newer, or PyTorch with CUDA")
-        self._stream.begin_capture()
-        try:
-            work()
-        finally:
-            graph = self._stream.end_capture()
-        instance = graph.instantiate() if hasattr(graph, "instantiate") else graph.instance()
-        return lambda: instance.launch(self._stream)
+        return CudaGraph(self.stream, work).launch
+
+    def milliseconds(self, work: Callable[[], None]) -> float:
+        """GPU time of what `work` puts on the stream; waits for it."""
+        start, stop = self._driver.Event(), self._driver.Event()
+        start.record(self._stream)
+        work()
+        stop.record(self._stream)
+        stop.synchronize()
+        return float(start.time_till(stop))
 
 
 class _Sized:
-    """A pycuda allocation and its size."""
+    """A pycuda allocation, its size, and the host array that is on its way into it."""
 
     def __init__(self, memory: Any, size: int):
-        self.memory, self.size = memory, size
+        self.memory, self.size, self.staged = memory, size, None
+
+
+class CudaGraph:
+    """A CUDA graph through the driver's own C functions, which pycuda does not wrap.
+
+    CUDA driver API, "Stream Management" and "Graph Management"; all there since CUDA 11.4, that is
+    JetPack 5.1.
+
+    Args: stream: handle of the stream that `work` enqueues on; its context must be current.
+
+    Raises InputError if the work cannot be recorded.
+    """
+
+    THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may use CUDA meanwhile
+
+    def __init__(self, stream: int, work: Callable[[], None]):
+        self._cuda = cuda_driver()
+        self._stream = ctypes.c_void_p(stream)
+        graph, self._graph = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(self.THREAD_LOCAL))
+        try:
+            work()
+        finally:
+            code = self._cuda.cuStreamEndCapture(self._stream, ctypes.byref(graph))
+        if code or not graph:
+            raise InputError("the engine cannot be recorded as a CUDA graph (error %d)" % code)
+        flags = ctypes.c_ulonglong(0)
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._graph), graph, flags)
+        finally:
+            self._cuda.cuGraphDestroy(graph)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._cuda, name)(*arguments)
+        if code:
+            raise InputError("CUDA graphs: %s failed with error %d" % (name, code))
+
+    def launch(self) -> None:
+        """Put the recorded work on the stream."""
+        self._call("cuGraphLaunch", self._graph, self._stream)
+
+    def __del__(self) -> None:
+        if getattr(self, "_graph", None):
+            self._cuda.cuGraphExecDestroy(self._graph)
+
+
+def cuda_driver() -> Any:
+    """libcuda as ctypes sees it. Raises InputError if it lacks CUDA graphs (before CUDA 11.4)."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+        library.cuGraphInstantiateWithFlags  # noqa: B018
+    except (OSError, AttributeError) as e:
+        raise InputError("CUDA graphs need a driver of CUDA 11.4 or newer (%s)" % e) from e
+    return library

@@ -18,6 +18,7 @@ PARAMETERS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Spli
 # what the decode begins with, before any arithmetic: half as many bytes in FP16
 MOVING = ("Concat", "Reshape", "Transpose")
 SMALLEST = 2.0**-14  # below, FP16 loses bits
+PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def is_half(model: Any) -> bool:
@@ -51,10 +52,14 @@ def to_half(model: Any, half_input: bool = False) -> None:
     halved: Dict[str, str] = {}  # float32 constant -> its FP16 twin
     added: List[Any] = []
 
+    scales = {
+        node.input[1] for node in graph.nodes if node.op_type in PAIRS and len(node.input) > 1
+    }
+
     def twin(name: str) -> str:
         if name not in halved:
             value = numpy_helper.to_array(graph.constants[name]).astype(np.float32)
-            if name.endswith("/scale"):
+            if name in scales:
                 value = np.maximum(value, SMALLEST)
             limit = float(np.finfo(np.float16).max)
             value = np.clip(value, -limit, limit).astype(np.float16)

@@ -7,20 +7,22 @@ times.images_per_s
 
 import itertools
 import time
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from utils.predictor import Predictor
 
 STAGES = ("preprocess", "inference", "nms")
-WARM_UP = 3  # batches: memory is taken, kernels are chosen
+WARM_UP = 5  # batches: memory is taken, kernels are chosen, a CUDA graph is recorded
 
 
 class Latency(NamedTuple):
     """Milliseconds an image of each batch."""
 
     ms: Dict[str, np.ndarray]  # stage -> (batches,)
+    # the network alone on the GPU, median, without copies; None where the runtime cannot tell
+    engine: Optional[float] = None
 
     def median(self, stage: str) -> float:
         return float(np.median(self.ms[stage]))
@@ -52,7 +54,9 @@ def measure(predictor: Predictor, images: Sequence[np.ndarray], batch_size: int 
     for batch in (batches * WARM_UP)[:WARM_UP]:
         _time(predictor, batch)
     rows = [_time(predictor, batch) for batch in batches]
-    return Latency({s: np.array([r[i] for r in rows]) for i, s in enumerate(STAGES)})
+    alone = predictor.backend.engine_ms()
+    engine = None if alone is None else float(np.median(alone)) / size
+    return Latency({s: np.array([r[i] for r in rows]) for i, s in enumerate(STAGES)}, engine)
 
 
 def _time(predictor: Predictor, images: Sequence[np.ndarray]) -> List[float]:
@@ -68,4 +72,6 @@ def _time(predictor: Predictor, images: Sequence[np.ndarray]) -> List[float]:
 
 def join(parts: Sequence[Latency]) -> Latency:
     """Rounds of the same predictor as one."""
-    return Latency({s: np.concatenate([p.ms[s] for p in parts]) for s in STAGES})
+    alone = [p.engine for p in parts if p.engine is not None]
+    engine = float(np.median(alone)) if alone else None
+    return Latency({s: np.concatenate([p.ms[s] for p in parts]) for s in STAGES}, engine)

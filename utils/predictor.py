@@ -112,14 +112,17 @@ class Predictor:
     def chunks(self, images: Sequence[np.ndarray]) -> List[List[np.ndarray]]:
         """Cut a list of images into batches the model takes.
 
-        A model bound to batch B gets B at a time; others get runs of images of one shape.
+        A model bound to batch B gets B at a time; others get runs of images of one shape, as many
+        as the model takes.
         """
         if self.backend.batch is not None:
             size = self.backend.batch
             return [list(images[i : i + size]) for i in range(0, len(images), size)]
+        most = self.backend.max_batch or len(images)
         chunks: List[List[np.ndarray]] = []
         for image in images:
-            if chunks and (not self.auto or chunks[-1][0].shape == image.shape):
+            fits = chunks and (not self.auto or chunks[-1][0].shape == image.shape)
+            if fits and len(chunks[-1]) < most:
                 chunks[-1].append(image)
             else:
                 chunks.append([image])
@@ -140,14 +143,15 @@ class Predictor:
             canvas = fitting.pop() if len(fitting) == 1 else self.net_hw
         inner = tuple(max(round(side * scale), 1) for side in self.net_hw)
         boxes = [letterbox.fit(size, (inner[0], inner[1]), canvas) for size in sizes]
+        size = self.backend.batch or len(images)
+        # The last batch of a model of fixed batch is filled up with zeros.
+        batch = self.backend.new_batch((size,) + tuple(canvas))
         if self.backend.takes_pixels:
-            batch = np.stack(letterbox.to_canvases(images, boxes, canvas))
+            batch[len(images) :] = 0
+            for target, drawn in zip(batch, letterbox.to_canvases(images, boxes, canvas)):
+                target[:] = drawn
         else:
-            batch = letterbox.to_batch(images, boxes, canvas)
-        size = self.backend.batch
-        if size is not None and len(batch) < size:  # the last batch of a fixed-batch model
-            fill = np.zeros((size - len(batch),) + batch.shape[1:], batch.dtype)
-            batch = np.concatenate([batch, fill])
+            letterbox.to_batch(images, boxes, canvas, batch)
         return View(batch, boxes, mirrored)
 
     def infer(self, prepared: Prepared) -> List[Any]:

@@ -11,7 +11,10 @@ builder, and INT8 ranges may come from a calibrator; from 11 on (and in TensorRT
 the ONNX are the precision. No literal enum values: they changed their meaning between majors.
 """
 
+import json
+import re
 import threading
+from pathlib import Path
 from typing import (
     Any,
     Callable,
@@ -35,7 +38,10 @@ INSTALL = (
     "tensorrt-rtx-cu13); on a Jetson it comes with JetPack: sudo apt install "
     "python3-libnvinfer-dev, and python3 -m venv --system-site-packages"
 )
-PLUGIN = "EfficientNMS_ONNX_TRT"
+LIBRARY = (
+    "TensorRT is installed, but a library it needs is missing (%s); add its folder to "
+    "LD_LIBRARY_PATH (TensorRT 8.5 and 8.6 need cuBLAS 11 and cuDNN 8 of CUDA 11)"
+)
 # By name: `trt.nptype` of 8.5 needs np.bool, which NumPy 1.24 has no more.
 DTYPES = {
     "FLOAT": np.float32,
@@ -47,6 +53,7 @@ DTYPES = {
     "UINT8": np.uint8,
 }
 FLOATS = ("FLOAT", "HALF")
+RUNS_BEFORE_GRAPH = 2  # sizes that come once or twice are not worth a recording
 Shape = Tuple[int, ...]
 
 
@@ -90,18 +97,21 @@ def import_tensorrt(verbose: bool = False) -> Tensorrt:
     """`tensorrt`, else `tensorrt_rtx`. Raises InputError if neither can be used."""
     import importlib
 
-    reasons = []
+    reasons, broken = [], ""
     for name in ("tensorrt", "tensorrt_rtx"):
         try:
             module = importlib.import_module(name)
         except (ImportError, OSError) as e:  # OSError: a library it needs is missing
             if not (isinstance(e, ModuleNotFoundError) and e.name == name):
                 reasons.append(one_line(e, 100))
+                broken = broken or one_line(e, 150)
             continue
         if not hasattr(module, "Builder"):  # a folder of that name, or type stubs
             reasons.append("%s is no library" % name)
             continue
         return Tensorrt(module, verbose)
+    if "cannot open shared object" in broken:
+        raise InputError(LIBRARY % broken)
     raise InputError(INSTALL % (", ".join(reasons) or "no module tensorrt"))
 
 
@@ -214,10 +224,21 @@ class BuildSettings(NamedTuple):
     # names of nodes and tensors (of the ONNX) whose layers stay FP32, and FP16 instead of INT8
     float32: Collection[str] = ()
     not_int8: Collection[str] = ()
+    obey: bool = True  # these are binding; else the builder may go by another precision
     opt_level: Optional[int] = None
     dla: Optional[int] = None  # core
-    timing_cache: Optional[bytes] = None
+    timing_cache: Optional[Path] = None  # read; None: none is used
+    layers: bool = False  # keep the details that `layer_table` reads
     fp16_asked: bool = True  # else FP16 is left out on a GPU that has none
+
+
+class Layer(NamedTuple):
+    """A layer of a built engine."""
+
+    name: str
+    kind: str  # as TensorRT calls it: CaskConvolution, Reformat, PointWiseV2, ...
+    inputs: List[str]  # INT8, FP16, FP32, ...
+    outputs: List[str]
 
 
 class Built(NamedTuple):
@@ -246,20 +267,63 @@ def build(trt: Tensorrt, network: Network, settings: BuildSettings) -> Built:
         _use_dla(trt, network, config, settings)
     if settings.profile is not None:
         _add_profile(network, config, settings)
-    cache = None
-    if settings.timing_cache is not None:
-        cache = config.create_timing_cache(settings.timing_cache)
-        if cache is None or not config.set_timing_cache(cache, False):
-            print("warning: --timing-cache: made by another version or GPU; a new one is made")
-            cache = config.create_timing_cache(b"")
-            config.set_timing_cache(cache, False)
+    cache = _timing_cache(config, settings.timing_cache)
+    if settings.layers:
+        config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     log.clear()
     plan = network.builder.build_serialized_network(network.definition, config)
     raise_calibration_error(settings.calibrator)  # the cause, where it is one
     if plan is None:
         raise InputError("%s could not build the engine: %s" % (trt, log.reason()))
-    timing = bytes(cache.serialize()) if cache is not None else None
-    return Built(bytes(plan), timing)
+    return Built(bytes(plan), _merged(config, cache, settings.timing_cache))
+
+
+def _timing_cache(config: Any, path: Optional[Path]) -> Any:
+    """The timing cache of a file, an empty one if there is no file; None without a path."""
+    if path is None:
+        return None
+    known = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):
+        print("warning: %s: made by another TensorRT or GPU; a new timing cache is made" % path)
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _merged(config: Any, cache: Any, path: Optional[Path]) -> Optional[bytes]:
+    """A timing cache with what another build has written to its file in the meantime."""
+    if cache is None or path is None:
+        return None
+    if path.is_file():
+        other = config.create_timing_cache(path.read_bytes())
+        if other is not None:
+            cache.combine(other, True)
+    return bytes(cache.serialize())
+
+
+def layer_table(trt: Tensorrt, plan: bytes, memory: Any) -> List[Layer]:
+    """The layers of an engine that was built with `layers`, in the order they run."""
+    with memory.active():
+        engine = trt.module.Runtime(trt.log).deserialize_cuda_engine(plan)
+        inspector = engine.create_engine_inspector()
+        text = inspector.get_engine_information(trt.module.LayerInformationFormat.JSON)
+    found = []
+    for layer in json.loads(text)["Layers"]:
+        if isinstance(layer, str):  # an engine without details
+            raise InputError("the engine was built without the details of its layers")
+        kinds = [
+            [_format_type(tensor.get("Format/Datatype", "")) for tensor in layer.get(side, [])]
+            for side in ("Inputs", "Outputs")
+        ]
+        found.append(Layer(layer["Name"], layer["LayerType"], *kinds))
+    return found
+
+
+def _format_type(text: str) -> str:
+    """`Channel major FP16 format where channel % 8 == 0` -> `FP16`."""
+    match = re.search(r"INT8|FP16|FP32|INT32|BOOL", text.upper())
+    return match.group(0) if match else text
 
 
 def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: BuildSettings) -> None:
@@ -287,8 +351,10 @@ def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: Build
         bound = constrain(network.definition, settings.float32, trt.module.float32)
         if settings.int8:
             bound += constrain(network.definition, settings.not_int8, rest)
-        if bound:
+        if bound and settings.obey:
             config.set_flag(flag.OBEY_PRECISION_CONSTRAINTS)
+        elif bound:
+            config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
 
 
 def constrain(definition: Any, names: Collection[str], dtype: Any) -> int:
@@ -300,9 +366,9 @@ def constrain(definition: Any, names: Collection[str], dtype: Any) -> int:
     named = named_layers(layers, names)
     count = 0
     for layer in named + broadcasts(layers, named):
-        if layer.type.name.startswith("PLUGIN"):  # NMS: float boxes and scores, int32 indices
-            layer.precision = dtype
-            count += 1
+        # TensorRT 8.5 finds "no supported formats" for a plugin whose precision is set. NMS reads
+        # FP32 nevertheless: what makes its boxes and scores is bound.
+        if layer.type.name.startswith("PLUGIN"):
             continue
         outputs = _outputs(layer)
         if not all(o.dtype.name in FLOATS for o in outputs) or not outputs:
@@ -368,12 +434,6 @@ def _add_profile(network: Network, config: Any, settings: BuildSettings) -> None
         shape = (settings.calibrator.get_batch_size(), *settings.calibrator.image_shape)
         fixed.set_shape(name, shape, shape, shape)
         config.set_calibration_profile(fixed)
-
-
-def network_input(network: Network) -> Tuple[str, Tuple[Optional[int], ...]]:
-    """Name and shape of the only input, None where dynamic."""
-    entry = network.definition.get_input(0)
-    return entry.name, tuple(None if d < 0 else int(d) for d in entry.shape)
 
 
 def make_calibrator(
@@ -471,15 +531,17 @@ class Engine:
 
     Args:
         memory: see device_memory.
-        cuda_graph: record a graph and replay it while the input shape stays.
+        cuda_graph: record a graph and replay it while the input shape stays. An engine that cannot
+            be recorded runs without; `graph_refused` says why.
 
     Attributes: tensors, the IoTensors; profile, the Profile of the first input.
 
     Raises InputError for bytes that are no engine of this version and GPU.
     """
 
-    def __init__(self, trt: Tensorrt, plan: bytes, memory: Any, cuda_graph: bool = False):
+    def __init__(self, trt: Tensorrt, plan: bytes, memory: Any, cuda_graph: bool = True):
         self._trt, self._memory, self._wants_graph = trt, memory, cuda_graph
+        self.graph_refused: Optional[str] = None
         self._lock = threading.Lock()
         module, log = trt.module, trt.log
         log.clear()
@@ -509,7 +571,7 @@ class Engine:
         self._buffers: Dict[str, Any] = {}
         self._shapes: Optional[Tuple[Shape, ...]] = None  # of the inputs, as the context has them
         self._graph: Optional[Callable[[], None]] = None  # replays a call of these shapes
-        self._warm = False  # has run in these shapes
+        self._runs = 0  # in these shapes
 
     def _tensor(self, index: int) -> IoTensor:
         engine, module = self._engine, self._trt.module
@@ -548,7 +610,7 @@ class Engine:
         """
         context, memory = self._context, self._memory
         self._shapes = None
-        self._graph, self._warm = None, False
+        self._graph, self._runs = None, 0
         for tensor, shape in zip(self.inputs, shapes):
             self._check_shape(tensor, shape)
             if min(tensor.shape) < 0 and not context.set_input_shape(tensor.name, shape):
@@ -586,15 +648,37 @@ class Engine:
             )
 
     def _execute(self) -> None:
-        """Enqueue on our stream; with graphs: plain the first time, then recorded."""
-        if not self._wants_graph or not self._warm:
-            self._enqueue()  # the first run of a shape may allocate, which no graph can hold
-            self._warm = True
+        """Enqueue on our stream; with graphs: plain a few times, then recorded and replayed."""
+        if self._graph is not None:
+            self._graph()
             return
-        if self._graph is None:
-            self._memory.synchronize()
+        if not self._wants_graph or self._runs < RUNS_BEFORE_GRAPH:
+            self._enqueue()  # the first run of a shape may allocate, which no graph can hold
+            self._runs += 1
+            return
+        self._memory.synchronize()
+        try:
             self._graph = self._memory.capture(self._enqueue)
+        except (InputError, RuntimeError) as e:
+            self._wants_graph, self.graph_refused = False, one_line(e)
+            self._enqueue()
+            return
         self._graph()
+
+    def milliseconds(self, runs: int = 100) -> np.ndarray:
+        """(runs,) GPU time of the network alone, by CUDA events, on the input of the last call.
+
+        What trtexec reports with --useCudaGraph --noDataTransfers: nothing is copied.
+
+        Raises ValueError before the first call.
+        """
+        if self._shapes is None:
+            raise ValueError("run the engine once, so that it has a shape")
+        with self._lock, self._memory.active():
+            for _ in range(RUNS_BEFORE_GRAPH + 5):
+                self._execute()
+            self._memory.synchronize()
+            return np.array([self._memory.milliseconds(self._execute) for _ in range(runs)])
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._memory.stream):

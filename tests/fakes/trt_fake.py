@@ -10,6 +10,7 @@ built: `engine_facts`.
 
 import ctypes
 import enum
+import json
 import os
 import pickle
 import struct
@@ -32,28 +33,6 @@ class Severity(enum.Enum):
     VERBOSE = 4
 
 
-class DataType(enum.Enum):
-    FLOAT = 0
-    HALF = 1
-    INT8 = 2
-    INT32 = 3
-    BOOL = 4
-    INT64 = 5
-
-
-class LayerType(enum.Enum):
-    CONVOLUTION = 0
-    ACTIVATION = 1
-    ELEMENTWISE = 2
-    SHUFFLE = 3
-    CONSTANT = 4
-    SHAPE = 5
-    PLUGIN_V2 = 6
-    QUANTIZE = 7
-    DEQUANTIZE = 8
-    CAST = 9
-
-
 class TensorIOMode(enum.Enum):
     NONE = 0
     INPUT = 1
@@ -64,20 +43,45 @@ class MemoryPoolType(enum.Enum):
     WORKSPACE = 0
 
 
+class ProfilingVerbosity(enum.Enum):
+    LAYER_NAMES_ONLY = 0
+    NONE = 1
+    DETAILED = 2
+
+
+class LayerInformationFormat(enum.Enum):
+    ONELINE = 0
+    JSON = 1
+
+
 class DeviceType(enum.Enum):
     GPU = 0
     DLA = 1
 
 
+DTYPES = ("FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8")
+DataType = enum.Enum("DataType", DTYPES + ("INT64",))
+OldDataType = enum.Enum("DataType", DTYPES)  # before 10 the parser makes INT32 of INT64
 FROM_ONNX = {1: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL"}
 TO_NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
+LAYERS = ("CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "SHUFFLE", "CONSTANT", "SHAPE", "PLUGIN_V2",
+          "QUANTIZE", "DEQUANTIZE", "IDENTITY")  # fmt: skip
 LAYER_OF = {
     "Conv": "CONVOLUTION", "Sigmoid": "ACTIVATION", "Shape": "SHAPE", "Constant": "CONSTANT",
-    "EfficientNMS_ONNX_TRT": "PLUGIN_V2", "Reshape": "SHUFFLE", "Cast": "CAST",
+    "EfficientNMS_ONNX_TRT": "PLUGIN_V2", "Reshape": "SHUFFLE", "Cast": "IDENTITY",
     "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE",
 }  # fmt: skip
 
 
+NO_FORMATS = (
+    "2: [optimizer.cpp::getFormatRequirements::3103] Error Code 2: Internal Error (Assertion "
+    "!n->candidateRequirements.empty() failed. No supported formats for nms/16)"
+)
+NO_CANDIDATES = (
+    "2: [optimizer.cpp::filterQDQFormats::4422] Error Code 2: Internal Error (Assertion "
+    "!n->candidateRequirements.empty() failed. All of the candidates were removed, which points to "
+    "the node being incorrectly marked as an int8 node.)"
+)
 # with operands of different rank the parser puts a shuffle behind a constant one
 BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min")
 
@@ -162,13 +166,13 @@ class ILogger:
 
 
 class ITensor:
-    def __init__(self, name, shape, kind):
-        self.name, self.shape, self.dtype = name, shape, DataType[kind]
+    def __init__(self, name, shape, dtype):
+        self.name, self.shape, self.dtype = name, shape, dtype
 
 
 class ILayer:
     def __init__(self, name, kind, inputs, outputs):
-        self.name, self.type = name, LayerType[kind]
+        self.name, self.type = name, kind
         self._inputs, self._outputs = inputs, outputs
         self.num_inputs, self.num_outputs = len(inputs), len(outputs)
 
@@ -224,13 +228,16 @@ class IOptimizationProfile:
     def __init__(self):
         self.shapes = {}
 
-    def set_shape(self, name, smallest, common, largest):
-        self.shapes[name] = tuple(tuple(s) for s in (smallest, common, largest))
+    def set_shape(self, input, min, opt, max):
+        self.shapes[input] = tuple(tuple(s) for s in (min, opt, max))
 
 
 class ITimingCache:
     def __init__(self, data):
         self.data = data
+
+    def combine(self, input_cache, ignore_mismatch):
+        return True
 
     def serialize(self):
         return self.data
@@ -273,9 +280,9 @@ class IExecutionContext:
         names = [t.name for t in self.engine.io if not t.is_input]
         return dict(zip(names, self.engine.session.run(names, feed)))
 
-    def set_tensor_address(self, name, address):
-        assert isinstance(address, int) and address
-        self._addresses[name] = address
+    def set_tensor_address(self, name, memory):
+        assert isinstance(memory, int) and memory
+        self._addresses[name] = memory
         return True
 
     def execute_async_v3(self, stream_handle):
@@ -302,11 +309,27 @@ class IoTensor:
         self.name, self.is_input, self.shape, self.kind = name, is_input, shape, kind
 
 
+class EngineInspector:
+    def __init__(self, engine):
+        self._facts = engine.facts
+
+    def get_engine_information(self, format):
+        """As 8.5 writes it; names alone unless the engine was built with DETAILED."""
+        layers = [
+            {"Name": name, "LayerType": "CaskConvolution",
+             "Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
+             "Outputs": [{"Format/Datatype": "Row major linear FP32"}]}
+            for name in self._facts["layers"]
+        ]  # fmt: skip
+        detailed = self._facts["verbosity"] == "DETAILED"
+        return json.dumps({"Layers": layers if detailed else self._facts["layers"]})
+
+
 class ICudaEngine:
-    def __init__(self, facts):
+    def __init__(self, facts, dtypes):
         import onnx
 
-        self.facts = facts
+        self.facts, self._dtypes = facts, dtypes
         model = onnx.load_model_from_string(facts["onnx"])
         constants = {i.name for i in model.graph.initializer}
         self.io = []
@@ -336,7 +359,7 @@ class ICudaEngine:
         return TensorIOMode.INPUT if self._find(name).is_input else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name):
-        return DataType[self._find(name).kind]
+        return self._dtypes[self._find(name).kind]
 
     def get_tensor_shape(self, name):
         fixed = self.facts["profile"].get(name)
@@ -349,6 +372,9 @@ class ICudaEngine:
 
     def create_execution_context(self):
         return IExecutionContext(self)
+
+    def create_engine_inspector(self):
+        return EngineInspector(self)
 
 
 class Creator:
@@ -366,13 +392,19 @@ def populate(module, version):
         return enum.IntEnum(name, {m: i for i, m in enumerate(members)})
 
     flags = ["TF32", "GPU_FALLBACK"]
-    flags += ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"] if weak else []
+    flags += ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS", "PREFER_PRECISION_CONSTRAINTS"] * weak
+    kinds = enum.Enum("LayerType", LAYERS + (("CAST",) if number >= (8, 6) else ()))
     builder_flag = enumeration("BuilderFlag", flags)
     creation = ["EXPLICIT_BATCH"] if weak else []
     creation += ["STRONGLY_TYPED"] if major >= 10 else []
     # a shifted value: who uses literals is found out
     bits = {m: i + (major >= 11) for i, m in enumerate(creation)}
     creation_flag = enum.IntEnum("NetworkDefinitionCreationFlag", bits)
+    dtypes = DataType if major >= 10 else OldDataType
+
+    def data_type(name):
+        return dtypes["INT32" if name == "INT64" and major < 10 else name]
+
     plugins = ["EfficientNMS_TRT"]
     plugins += ["EfficientNMS_ONNX_TRT"] if number < (10, 16) else []
 
@@ -387,6 +419,7 @@ def populate(module, version):
         def __init__(self):
             self.flags_set, self.pools, self.profiles = {"TF32"}, {}, []
             self.calibration_profile = None
+            self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
             self.default_device_type, self.DLA_core = DeviceType.GPU, -1
             if weak:
                 self.int8_calibrator = None
@@ -404,16 +437,16 @@ def populate(module, version):
         def clear_flag(self, flag):
             self.flags_set.discard(flag.name)
 
-        def set_memory_pool_limit(self, pool, size):
-            assert isinstance(size, int)
-            self.pools[pool] = size
+        def set_memory_pool_limit(self, pool, pool_size):
+            assert isinstance(pool_size, int)
+            self.pools[pool] = pool_size
 
         def add_optimization_profile(self, profile):
             self.profiles.append(profile)
             return len(self.profiles) - 1
 
-        def create_timing_cache(self, data):
-            return ITimingCache(data or b"timing")
+        def create_timing_cache(self, serialized_timing_cache):
+            return ITimingCache(serialized_timing_cache or b"timing")
 
         def set_timing_cache(self, cache, ignore_mismatch):
             return cache.data == b"timing"
@@ -463,8 +496,8 @@ def populate(module, version):
             if min(tensor.shape) < 0 and tensor.name not in shapes:
                 logger.log(Severity.ERROR, "4: Network has dynamic inputs, but no profile")
                 return None
-        kinds = {i.name: i.data_type for i in model.graph.initializer}
-        half = any(n.op_type == "Conv" and kinds.get(n.input[1]) == 10 for n in model.graph.node)
+        types = {i.name: i.data_type for i in model.graph.initializer}
+        half = any(n.op_type == "Conv" and types.get(n.input[1]) == 10 for n in model.graph.node)
         explicit = any(n.op_type == "QuantizeLinear" for n in model.graph.node)
         if weak and half and "FP16" not in config.flags_set:
             logger.log(Severity.ERROR, "half type is used but kFP16 is not set")
@@ -472,6 +505,15 @@ def populate(module, version):
         if weak and explicit and "INT8" not in config.flags_set:
             logger.log(Severity.ERROR, "network has Q/DQ layers, but kINT8 is not set")
             return None
+        bound = [n for n in network._layers if getattr(n, "precision", None) is not None]
+        obeyed = "OBEY_PRECISION_CONSTRAINTS" in config.flags_set
+        for refused, text in (  # word for word what TensorRT 8.5.3.1 says
+            (obeyed and any(n.type.name == "PLUGIN_V2" for n in bound), NO_FORMATS),
+            (obeyed and bool(bound) and explicit, NO_CANDIDATES),
+        ):
+            if refused:
+                logger.log(Severity.ERROR, text)
+                return None
         scales, images, shape = None, 0, None
         if weak and "INT8" in config.flags_set and not explicit:
             if config.int8_calibrator is None:
@@ -496,6 +538,8 @@ def populate(module, version):
             "scales": scales,
             "calibrated_images": images,
             "calibrated_shape": shape,
+            "layers": [layer.name for layer in network._layers],
+            "verbosity": config.profiling_verbosity.name,
             "opt_level": getattr(config, "builder_optimization_level", None),
             "dla": config.DLA_core,
         }
@@ -517,7 +561,7 @@ def populate(module, version):
         if min(shape) < 0:
             shape = config.calibration_profile.shapes[entry.name][1]
         model = onnx.load_model_from_string(network.data)
-        kinds = ("Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize")
+        kinds = ("Conv", "Sigmoid", "Relu", "Mul", "Add", "Concat", "MaxPool", "Resize")
         inner = [n for node in model.graph.node for n in node.output if node.op_type in kinds]
         for name in inner:
             model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
@@ -560,8 +604,10 @@ def populate(module, version):
         def get_error(self, index):
             return self._errors[index]
 
-        def parse(self, data, path=None):
+        def parse(self, model, path=None):
             import onnx
+
+            data = model
 
             def fail(node, text, name=""):
                 kind = NamedParserError if major >= 10 else ParserError
@@ -592,14 +638,14 @@ def populate(module, version):
                 if node.op_type not in BROADCASTING:
                     return None
                 constant = constants[name]
-                kind = FROM_ONNX[constant.data_type]
+                kind = data_type(FROM_ONNX[constant.data_type])
                 made = ITensor(name + "_output", (), kind)
-                layers.append(layer(name, "CONSTANT", [], [made]))
+                layers.append(layer(name, kinds.CONSTANT, [], [made]))
                 rank = max(ranks.get(n, 9) for n in node.input if n not in constants)
                 if len(constant.dims) < rank:
                     own = "ONNXTRT_Broadcast_%d" % len(layers)
                     wide = ITensor(own + "_output", (), kind)
-                    layers.append(layer(own, "SHUFFLE", [made], [wide]))
+                    layers.append(layer(own, kinds.SHUFFLE, [made], [wide]))
                     made = wide
                 return made
 
@@ -612,19 +658,25 @@ def populate(module, version):
                     continue
                 plugin = node.op_type in plugins
                 outputs = [
-                    ITensor(n, (), "INT32" if plugin else FROM_ONNX.get(shapes.get(n, 1), "INT32"))
+                    ITensor(
+                        n,
+                        (),
+                        data_type("INT32" if plugin else FROM_ONNX.get(shapes.get(n, 1), "INT32")),
+                    )
                     for n in node.output
                 ]
                 inputs = [operand(node, n) for n in node.input]
                 tensors.update(zip(node.output, outputs))
                 kind = LAYER_OF.get(node.op_type, "ELEMENTWISE")
-                layers.append(layer(node.name, kind, inputs, outputs))
+                if kind == "IDENTITY" and hasattr(kinds, "CAST"):
+                    kind = "CAST"
+                layers.append(layer(node.name, kinds[kind], inputs, outputs))
             for value in model.graph.input:
                 if value.name not in constants:
                     kind = value.type.tensor_type
                     shape = tuple(d.dim_value or -1 for d in kind.shape.dim)
                     self._network._inputs.append(
-                        ITensor(value.name, shape, FROM_ONNX[kind.elem_type])
+                        ITensor(value.name, shape, data_type(FROM_ONNX[kind.elem_type]))
                     )
             self._network.data = data
             return not self._errors
@@ -635,7 +687,8 @@ def populate(module, version):
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
 
-        def deserialize_cuda_engine(self, plan):
+        def deserialize_cuda_engine(self, serialized_engine):
+            plan = serialized_engine
             if not bytes(plan).startswith(MAGIC):
                 self._logger.log(Severity.ERROR, "1: Serialization assertion magicTagRead failed")
                 return None
@@ -649,13 +702,15 @@ def populate(module, version):
                     Severity.ERROR, "1: The engine plan file is not compatible with this version"
                 )
                 return None
-            return ICudaEngine(facts)
+            return ICudaEngine(facts, dtypes)
 
     module.update(
         __version__=version,
         ILogger=ILogger,
-        DataType=DataType,
-        LayerType=LayerType,
+        DataType=dtypes,
+        LayerType=kinds,
+        ProfilingVerbosity=ProfilingVerbosity,
+        LayerInformationFormat=LayerInformationFormat,
         TensorIOMode=TensorIOMode,
         MemoryPoolType=MemoryPoolType,
         DeviceType=DeviceType,
@@ -670,8 +725,8 @@ def populate(module, version):
         Runtime=Runtime,
         ICudaEngine=ICudaEngine,
         IExecutionContext=IExecutionContext,
-        float32=DataType.FLOAT,
-        float16=DataType.HALF,
+        float32=dtypes.FLOAT,
+        float16=dtypes.HALF,
         init_libnvinfer_plugins=lambda logger, namespace: True,
         get_plugin_registry=lambda: Registry(),
     )

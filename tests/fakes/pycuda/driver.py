@@ -7,6 +7,7 @@ what is put on a stream happens when the stream is synchronized, not before.
 import ctypes
 import os
 import threading
+import time
 
 import numpy as np
 
@@ -103,6 +104,25 @@ class Stream:
         work, self.work = self.work, []
         for step in work:
             step()
+
+
+class Event:
+    """Its time is that of the host when the stream gets to it."""
+
+    def __init__(self):
+        require_context()
+        self.time, self.stream = None, None
+
+    def record(self, stream):
+        require_context()
+        self.stream = stream
+        stream.work.append(lambda: setattr(self, "time", time.perf_counter()))
+
+    def synchronize(self):
+        self.stream.synchronize()
+
+    def time_till(self, other):
+        return 1000 * (other.time - self.time)
 
 
 def pagelocked_empty(shape, dtype):
