@@ -25,9 +25,9 @@ from utils import cli
 from utils.errors import InputError, one_line
 from utils.files import atomic_path
 
-ALGORITHMS = ("MinMax", "Entropy", "Percentile", "Mse")
-DEFAULT_METHOD = "Mse"
-BIAS_IMAGES = 32  # of those chosen, for correct_bias
+ALGORITHMS = ("MinMax", "Entropy", "Percentile", "Mse", "Foreground")
+DEFAULT_METHOD = "Foreground"
+REFIT_IMAGES = 32  # of those chosen, for refit; all they become is in memory, layer by layer
 REPORT_IMAGES = 8
 REPORT_LINES = 20
 
@@ -48,8 +48,10 @@ def add_calibration_flags(parser: argparse.ArgumentParser, method: str) -> None:
         help="size of the calibration images, one number or height width [832]; a static ONNX "
         "has its own")  # fmt: skip
     add("--calib_method", default=None, metavar="METHOD", help=method)
-    add("--calib_letterbox", action="store_true",
-        help="letterbox the calibration images instead of resizing them")  # fmt: skip
+    add("--calib_letterbox", action="store_true", default=True,
+        help="letterbox the calibration images, as detect and test do [default]")  # fmt: skip
+    add("--calib_stretch", dest="calib_letterbox", action="store_false",
+        help="squeeze the calibration images to the full size instead")  # fmt: skip
     add("--calib_seed", type=int, default=0, help="which images are chosen [0]")
     add("--cache_dir", default="caches", help="folder of <onnx stem>.cache [caches]")
     parser.add_argument("--keep", nargs="*", default=[], metavar="NAME", help="further "
@@ -65,12 +67,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--onnx", required=True, help="raw or end2end ONNX, opset 13 or later")
     add_calibration_flags(
         parser,
-        "how ranges are chosen: MinMax, Entropy, Percentile (99.99) or Mse, the least error "
-        "[%s]" % DEFAULT_METHOD,
+        "how ranges are chosen: MinMax, Entropy, Percentile (99.99), Mse, the least error, or "
+        "Foreground, the least error over the signal inside the boxes that the model finds [%s]"
+        % DEFAULT_METHOD,
     )
     parser.add_argument("--recalibrate", action="store_true", help="also where a cache is there")
     parser.add_argument("--no-bias-correction", action="store_true",
-        help="leave the biases as they are")  # fmt: skip
+        help="leave weights and biases as they are")  # fmt: skip
     parser.add_argument("--distill", type=int, default=0, metavar="STEPS",
         help="train the INT8 network for so many steps to predict what the FP32 one does, on the "
         "calibration images [0]")  # fmt: skip
@@ -168,7 +171,7 @@ def calibration_batches(args: argparse.Namespace, source: Source, fixed: bool = 
 
 def calibrate(args: argparse.Namespace, source: Source, method: str) -> Dict[str, float]:
     """Largest magnitudes of the model's tensors, from images, by ONNX Runtime on this CPU."""
-    from utils import ranges
+    from utils import quantize, ranges
 
     if source.batch is None:
         args.calib_batch = min(args.calib_batch, 8)  # all activations of a batch are in memory
@@ -176,7 +179,8 @@ def calibrate(args: argparse.Namespace, source: Source, method: str) -> Dict[str
     names = source.graph.float_tensors()
     model = runnable(source.model)
     histograms = ranges.collect(model, images, names)
-    return ranges.choose(histograms, method)
+    plan = quantize.usual_plan(model, source.graph, args.keep, calibration_hw(args, source))
+    return ranges.choose(histograms, method, quantize.read_together(plan))
 
 
 def runnable(model: Any) -> Any:
@@ -229,12 +233,13 @@ def quantised(
 ) -> Quantised:
     """Put Q/DQ pairs into a copy of the model.
 
-    Args: images: correct biases on the calibration images.
+    Args: images: fit weights and biases again on the calibration images, see utils/refit.py.
     """
     import onnx
 
     from utils import quantize
     from utils.onnx_graph import Graph
+    from utils.refit import refit
 
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
@@ -248,11 +253,13 @@ def quantised(
     if images:
         from utils.calibration import batches, choose_pictures
 
-        pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)[:BIAS_IMAGES]
+        pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)
         size = source.batch or 1
-        chosen = batches(pictures, hw, size, args.calib_letterbox, size > 1, "correct biases")
+        chosen = batches(
+            pictures[:REFIT_IMAGES], hw, size, args.calib_letterbox, size > 1, "read for the fit"
+        )
         view = runnable(model)
-        quantize.correct_bias(view, plan, chosen)
+        refit(view, plan, runnable(source.model), list(chosen), progress=True)
         if view is not model:
             corrected = {c.name: c for c in view.graph.initializer}
             for constant in model.graph.initializer:
@@ -337,7 +344,9 @@ def main(args: argparse.Namespace) -> None:
     if fresh:
         amax = calibrate(args, source, method)
         algorithm = "Entropy" if method == "Entropy" else "MinMax"
-        write_cache(path, make_cache(amax, algorithm))
+        cache = make_cache(amax, algorithm)
+        write_cache(path, cache)
+        amax = cache.amax  # rounded as in the file, so that it is the same with and without one
         print("calibration on %d images (%s): %s, %d tensors"
               % (args.calib_num, method, path, len(amax)))  # fmt: skip
     else:

@@ -71,7 +71,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     export_INT8.add_calibration_flags(
         parser,
         "MinMax or Entropy [MinMax] by TensorRT's own calibrator; with --calib_by onnxruntime also "
-        "Percentile and Mse [Mse]",
+        "Percentile, Mse and Foreground [Foreground]",
     )
     add("--quant", choices=QUANT, default=None, help="how --int8 is done: implicit, ranges beside "
         "the network (8.5 to 10.x); explicit, Q/DQ pairs in it (all versions) [what this TensorRT "

@@ -174,7 +174,7 @@ def test_int8_from_images_and_from_the_cache_alone(tmp_path, calib, version):
     header = cache.read_text().splitlines()[0]
     if version == "v11":
         assert info["quantization"] == "explicit" and "x-INT8.onnx" in out
-        assert info["calibration"]["method"] == "Mse" and first["scales"] is None
+        assert info["calibration"]["method"] == "Foreground" and first["scales"] is None
     else:
         assert info["quantization"] == "implicit" and info["calibration"]["by"] == "TensorRT"
         assert first["calibrated_images"] == 10  # with a static batch of 1, all of them

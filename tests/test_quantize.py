@@ -63,26 +63,28 @@ def test_what_concat_pool_and_resize_touch_shares_a_scale(tmp_path):
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     scale = {n.name: float(constants[n.input[1]]) for n in model.graph.node
              if n.op_type == "QuantizeLinear" and constants[n.input[1]].ndim == 0}  # fmt: skip
-    moved = ("cat_out", "pool_out", "up_out", "small/m_out", "residual_out/moved")
+    moved = ("cat_out", "pool_out", "up_out", "small/m_out", "residual_out")
     shared = {scale["int8/%s/q" % n] for n in moved}
     assert len(shared) == 1
     assert scale["int8/stem/m_out/q"] not in shared and len(set(scale.values())) > 3
 
 
-def test_a_level_that_goes_on_and_is_moved_about_has_two_pairs(tmp_path):
-    """residual_out: to convolution `small` by its own range, to the pool by that of the concat."""
+def test_what_convolutions_read_decides_the_range_of_all_that_share_it(tmp_path):
     model = load(tmp_path)
-    amax = ranges_of(model)
-    amax["small/m_out"] = 7 * amax["residual_out"]
     plan = quantize.make_plan(Graph(model))
-    quantize.insert(model, plan, quantize.shared_scales(plan, amax))
-    onnx.checker.check_model(model)
-    inputs = readers(model)
-    assert inputs["small"][0] == "int8/residual_out/dq"
-    assert inputs["pool"][0] == "int8/residual_out/moved/dq"
-    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    own, moved = (float(constants["int8/residual_out%s/scale" % s]) for s in ("", "/moved"))
-    assert moved == pytest.approx(7 * own) == float(constants["int8/cat_out/scale"])
+    together = quantize.read_together(plan)
+    assert list(together) == plan.tensors
+    assert together["stem/m_out"] == ["stem/m_out"]
+    # `small` reads residual_out, and what reads the concat reads the others with it
+    assert set(together["pool_out"]) == {"residual_out", "cat_out"}
+    assert together["pool_out"] == together["cat_out"] == together["residual_out"]
+    histograms = ranges.collect(model, list(IMAGES), plan.tensors)
+    histograms["up_out"].amax *= 9  # nobody reads it alone
+    amax = ranges.choose(histograms, "MinMax", together)
+    assert amax["up_out"] == amax["cat_out"] == max(
+        histograms[n].amax for n in together["cat_out"])  # fmt: skip
+    scales = quantize.shared_scales(plan, amax)
+    assert scales["up_out"] == scales["residual_out"] == amax["cat_out"] / 127
 
 
 def test_final_convolutions_are_int8_where_the_share_needs_it(tmp_path, monkeypatch):

@@ -52,6 +52,72 @@ def test_one_odd_picture_does_not_cost_the_others_their_bits():
     assert together < 1.3 * alone < 0.2 * ranges.minmax(filled(*usual, odd))
 
 
+def with_foreground(image, mask=None):
+    histogram = Histogram()
+    histogram.add(np.asarray(image, np.float32), mask)
+    return histogram
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_foreground_has_the_range_that_is_best_there(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((64, 64), bool)
+    mask[:24, :40] = True
+    image = silu(rng.standard_normal((8, 32, 32)) * 2).astype(np.float32)
+    image[:, 12:], image[:, :, 20:] = image[:, 12:] * 5, image[:, :, 20:] * 5
+    inside = image[:, :12, :20]
+    best = min(int8_error(inside, limit) for limit in np.abs(inside).max() * np.geomspace(0.05, 1))
+    found = ranges.foreground(with_foreground(image, mask))
+    assert int8_error(inside, found) < 1.15 * best
+    assert 1.5 * found < ranges.mse(with_foreground(image))  # which looks at the rest, too
+    # of one image without a mask both are the same
+    assert ranges.foreground(with_foreground(image)) == ranges.mse(with_foreground(image))
+
+
+def test_foreground_on_few_pictures_are_not_cut_off():
+    """What is large on one picture in ten keeps more of its size than by the logarithm."""
+    rng = np.random.default_rng(0)
+    usual = [silu(rng.standard_normal(5000)) for _ in range(27)]
+    large = [silu(rng.standard_normal(5000) * 8) for _ in range(3)]
+    histogram = filled(*usual, *large)
+    assert 1.2 * ranges.mse(histogram) < ranges.foreground(histogram) < ranges.minmax(histogram)
+
+
+def test_nobody_there():
+    image, nobody = np.random.default_rng(0).standard_normal((2, 8, 8)), np.zeros((16, 16), bool)
+    assert (
+        ranges.foreground(with_foreground(image, nobody)) == ranges.mse(with_foreground(image)) > 0
+    )
+
+
+def test_masks_of_raw_predictions():
+    raw = np.zeros((3, 4, 57), np.float32)
+    raw[0, 0, :5] = 8, 16, 4, 8, 0.9  # x 6 to 10, y 12 to 20
+    raw[0, 1, :5] = 30, 30, 60, 60, 0.1  # not sure enough
+    raw[1, 2, :5] = 0, 31, 10, 10, 0.5  # reaches over the border
+    first, second, third = ranges.foreground_masks([raw], (3, 3, 32, 64))
+    assert first.shape == (32, 64) and third is None
+    ys, xs = np.nonzero(first)
+    assert (ys.min(), ys.max(), xs.min(), xs.max()) == (12, 20, 6, 10)
+    assert second.sum() == 6 * 6 and second[31, 0] and second[26, 5]
+    assert ranges.foreground_masks([raw[:, :, 0]], (3, 3, 32, 64)) == [None] * 3
+
+
+def test_masks_of_a_model_with_nms_inside():
+    boxes, scores = np.zeros((2, 3, 4)), np.ones((2, 3, 1))
+    found = [np.array([[1], [0]]), np.zeros((2, 3, 3)), boxes, np.zeros((2, 3, 51)), scores]
+    boxes[:, 0] = 6, 12, 10, 20
+    first, second = ranges.foreground_masks(found, (2, 3, 32, 64))
+    assert first.sum() == 5 * 9 and first[12:21, 6:11].all() and second is None
+
+
+def test_together_the_values_of_several_decide():
+    a, b = filled([0.1, 1.0]), filled([3.0, 0.2])
+    found = ranges.choose({"a": a, "b": b}, "MinMax", {"a": ["a", "b"], "b": ["b"]})
+    assert found == {"a": 3.0, "b": 3.0} and a.amax == 1.0
+    assert ranges.choose({"a": a, "b": b}, "MinMax") == {"a": 1.0, "b": 3.0}
+
+
 def test_entropy_clips_a_tail_and_keeps_a_box():
     rng = np.random.default_rng(0)
     tail = np.concatenate([rng.standard_normal(100000), [40.0]])
@@ -68,6 +134,7 @@ def test_passes_add_up():
     assert (merged.counts == both.counts).all() and merged.amax == both.amax
     assert merged.images == 2
     np.testing.assert_allclose(merged.log_error, both.log_error)
+    np.testing.assert_allclose(merged.ratio, both.ratio)
 
 
 @pytest.mark.parametrize("method", list(ranges.METHODS))
@@ -83,7 +150,9 @@ def test_not_finite():
 
 
 def test_unknown_method():
-    with pytest.raises(InputError, match="--calib_method Max: expected Entropy, MinMax"):
+    with pytest.raises(
+        InputError, match="--calib_method Max: expected Entropy, Foreground, MinMax"
+    ):
         ranges.choose({}, "Max")
 
 

@@ -21,6 +21,7 @@ LEVELS = 127
 SHIFT = 16
 BINS = 0x7F800000 >> SHIFT
 PERCENTILE = 99.99
+MIN_OBJECTNESS = 0.2  # of a box whose pixels count as foreground
 _edges = (np.arange(BINS + 1, dtype=np.int64) << SHIFT).astype(np.int32).view(np.float32)
 _edges[-1] = np.finfo(np.float32).max
 CENTERS = _edges[:-1] / 2 + _edges[1:] / 2
@@ -33,16 +34,22 @@ class Histogram:
 
     Attributes: counts, (BINS,) int64 of |x| by the upper bits; amax, the largest |x|, exact;
         log_error, (len(LIMITS),) sum over images of the log of the mean squared INT8 error at each
-        range; images, how many.
+        range; ratio, the sum of the mean squared error over the mean square, of images where any
+        of the pixels looked at is; images, how many, all of them.
     """
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, np.int64)
         self.log_error = np.zeros(len(LIMITS))
+        self.ratio = np.zeros(len(LIMITS))
         self.amax, self.images = 0.0, 0
 
-    def add(self, values: np.ndarray) -> None:
-        """Count the float values of one image, any shape. Raises ValueError for NaN, infinity."""
+    def add(self, values: np.ndarray, foreground: Optional[np.ndarray] = None) -> None:
+        """Count the float values of one image, any shape. Raises ValueError for NaN, infinity.
+
+        Args: foreground: (height, width) bool, the only pixels of (C, height, width) `values` that
+        `ratio` looks at; the shape may be another one. None: all of them.
+        """
         flat = np.abs(np.asarray(values, np.float32)).ravel()
         largest = float(flat.max()) if flat.size else 0.0
         if not np.isfinite(largest):
@@ -54,13 +61,30 @@ class Histogram:
         used = np.flatnonzero(counts)
         error = squared_errors()[:, used] @ counts[used].astype(np.float32)
         self.log_error += np.log(np.maximum(error / max(flat.size, 1), 1e-30))
+        if foreground is not None:
+            flat = np.abs(
+                values[:, resized(foreground, values.shape[1:])], dtype=np.float32
+            ).ravel()
+            counts = np.bincount(flat.view(np.int32) >> SHIFT, minlength=BINS)
+            used = np.flatnonzero(counts)
+            error = squared_errors()[:, used] @ counts[used].astype(np.float32)
+        power = float(np.square(flat, dtype=np.float64).sum())
+        if power:
+            self.ratio += error / power
 
     def merge(self, other: "Histogram") -> None:
         """Add another one's images."""
         self.counts += other.counts
         self.log_error += other.log_error
+        self.ratio += other.ratio
         self.amax = max(self.amax, other.amax)
         self.images += other.images
+
+
+def resized(mask: np.ndarray, hw: Sequence[int]) -> np.ndarray:
+    """A (height, width) bool mask at another size, by the nearest pixel."""
+    rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(hw, mask.shape))
+    return mask[rows.astype(np.int64)[:, None], columns.astype(np.int64)]
 
 
 @functools.lru_cache(maxsize=None)
@@ -107,6 +131,18 @@ def mse(histogram: Histogram) -> float:
         return histogram.amax
     best = int(histogram.log_error.argmin())
     return min(float(LIMITS[best]), histogram.amax)
+
+
+def foreground(histogram: Histogram) -> float:
+    """The range with the least error over the signal, inside the boxes that the model finds.
+
+    The mean over images of noise to signal, no logarithm: what a person's activations lose by
+    clipping counts on the few pictures where they are large, and noise where they are small. The
+    sky and the grey border do not count. Without a box it is that of all pixels.
+    """
+    if not histogram.ratio.any():
+        return mse(histogram)
+    return min(float(LIMITS[int(histogram.ratio.argmin())]), histogram.amax)
 
 
 def entropy(histogram: Histogram, bins: int = 2048) -> float:
@@ -158,16 +194,32 @@ METHODS: Dict[str, Callable[[Histogram], float]] = {
     "Entropy": entropy,
     "Percentile": percentile,
     "Mse": mse,
+    "Foreground": foreground,
 }
 
 
-def choose(histograms: Dict[str, Histogram], method: str) -> Dict[str, float]:
-    """Largest magnitude of each tensor by the method named. Raises InputError for another name."""
+def choose(
+    histograms: Dict[str, Histogram],
+    method: str,
+    together: Optional[Dict[str, List[str]]] = None,
+) -> Dict[str, float]:
+    """Largest magnitude of each tensor by the method named. Raises InputError for another name.
+
+    Args: together: tensor -> those whose values decide its range; others decide for themselves.
+    """
     names = {name.lower(): name for name in METHODS}
     if method.lower() not in names:
         raise InputError("--calib_method %s: expected %s" % (method, ", ".join(sorted(METHODS))))
     function = METHODS[names[method.lower()]]
-    return {name: function(histogram) for name, histogram in histograms.items()}
+    amax = {}
+    for name, histogram in histograms.items():
+        of = (together or {}).get(name, [name])
+        if of != [name]:
+            histogram = Histogram()
+            for other in of:
+                histogram.merge(histograms[other])
+        amax[name] = function(histogram)
+    return amax
 
 
 def with_outputs(model: Any, names: Sequence[str]) -> bytes:
@@ -202,6 +254,7 @@ def collect(
     batches: Iterable[np.ndarray],
     names: Sequence[str],
     on_batch: Optional[Callable[[int, Dict[str, Histogram]], None]] = None,
+    find_foreground: bool = True,
 ) -> Dict[str, Histogram]:
     """Histograms of tensors over batches of images, in ONNX Runtime on the CPU.
 
@@ -209,24 +262,55 @@ def collect(
         model: onnx.ModelProto. batches: (B, 3, H, W) float32 RGB 0..1, B as the model takes.
         names: of the graph's input or of tensors in it.
         on_batch: called with the number of images of each batch and the histograms so far.
+        find_foreground: let `Histogram.ratio` look only at the boxes that the model finds, if any.
     """
     inner = [name for name in names if name != model.graph.input[0].name]
+    outputs = [o.name for o in model.graph.output] if find_foreground else []
+    asked = list(dict.fromkeys([*outputs, *inner]))
     session = open_session(with_outputs(model, inner))
     entry = session.get_inputs()[0]
     dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
     histograms = {name: Histogram() for name in names}
     for batch in batches:
         feed = {entry.name: batch.astype(dtype, copy=False)}
-        found: List[Any] = session.run(inner, feed) if inner else []
-        for name, values in zip(inner, found):
+        found = dict(zip(asked, session.run(asked, feed))) if asked else {}
+        masks = foreground_masks([found[name] for name in outputs], batch.shape)
+        for name in inner:
             try:
-                for image in values:
-                    histograms[name].add(image)
+                for image, mask in zip(found[name], masks):
+                    histograms[name].add(image, mask if image.ndim == 3 else None)
             except ValueError as e:
                 raise InputError("calibration: tensor %s has values that are %s" % (name, e)) from e
         if entry.name in histograms:
-            for image in batch:
-                histograms[entry.name].add(image)
+            for image, mask in zip(batch, masks):
+                histograms[entry.name].add(image, mask)
         if on_batch is not None:
             on_batch(len(batch), histograms)
     return histograms
+
+
+def foreground_masks(outputs: Sequence[np.ndarray], shape: Sequence[int]) -> List[Any]:
+    """(H, W) bool of each image of a (B, 3, H, W) batch: the boxes found; None where nobody is.
+
+    Args: outputs: raw predictions, or what NMS inside the model returns (backends.Detections).
+    Others: nobody is found.
+    """
+    count, _, height, width = shape
+    masks: List[Any] = [None] * count
+    for i in range(count):
+        if len(outputs) == 1 and outputs[0].ndim == 3 and outputs[0].shape[2] > 5:
+            rows = outputs[0][i]
+            center, size = np.split(rows[rows[:, 4] > MIN_OBJECTNESS, :4].astype(np.float64), 2, 1)
+            boxes = np.concatenate([center - size / 2, center + size / 2], 1)
+        elif len(outputs) == 5:
+            n, scores = int(outputs[0][i][0]), outputs[4][i].reshape(-1)
+            boxes = outputs[2][i][:n][scores[:n] > MIN_OBJECTNESS].astype(np.float64)
+        else:
+            continue
+        limits = [width, height, width, height]
+        boxes = np.clip(np.nan_to_num(boxes), 0, limits)
+        if len(boxes):
+            masks[i] = np.zeros((height, width), bool)
+        for left, top, right, bottom in boxes.astype(np.int64):
+            masks[i][top : bottom + 1, left : right + 1] = True
+    return masks
