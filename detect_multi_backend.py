@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import List, NamedTuple
 
 from utils import cli
-from utils.backends import format_shape, load_backend
-from utils.detector import Detector
 from utils.errors import InputError
 from utils.files import atomic_path, increment_dir, remove_if_empty
-from utils.letterbox import parse_size
-from utils.plots import draw_poses
-from utils.poses import Poses
-from utils.predictor import Predictor
-from utils.sources import Frame, Source, display_name, open_source
-from utils.writers import ResultWriter
+from utils.pose.drawing import draw_poses
+from utils.pose.letterbox import parse_size
+from utils.pose.poses import Poses
+from utils.runtime.backend import format_shape, load_backend
+from utils.runtime.detector import Detector
+from utils.runtime.predictor import Predictor
+from utils.runtime.sources import Frame, Source, display_name, open_source
+from utils.runtime.writers import ResultWriter
 
 LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
 

@@ -22,19 +22,20 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 
-from utils import cli, results
-from utils.backends import format_shape, load_backend
-from utils.data_yaml import TASKS, read_data
+from utils import cli
+from utils.dataset.data_yaml import TASKS, read_data
+from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.errors import InputError
-from utils.eval_set import EvalSet, read_eval_set
-from utils.evaluate import Evaluation, check_model, evaluate, read_or_say
+from utils.evaluation import results
+from utils.evaluation.evaluate import Evaluation, check_model, evaluate, read_or_say
+from utils.evaluation.report import write_report
+from utils.evaluation.results import Outcome
+from utils.evaluation.tables import accuracy_lines
 from utils.files import atomic_path, increment_dir, remove_if_empty
-from utils.letterbox import HW, MAX_SIZE, parse_size
-from utils.predictor import Predictor
-from utils.report import write_report
-from utils.results import Outcome
-from utils.tables import accuracy_lines
-from utils.writers import unique_name
+from utils.pose.letterbox import HW, MAX_SIZE, parse_size
+from utils.runtime.backend import format_shape, load_backend
+from utils.runtime.predictor import Predictor
+from utils.runtime.writers import unique_name
 
 MAX_SPEED_IMAGES = 200  # kept in memory, about 1 MB each
 STUDY_SIZES = (320, 448, 576, 640, 704, 832)
@@ -255,7 +256,7 @@ def test(
     check_any(outcomes, failed)
     content: Dict[str, Any] = {"weights": [results.content(o) for o in outcomes]}
     if args.compare:
-        from utils.comparison import compare
+        from utils.evaluation.comparison import compare
 
         sizes = sorted({"%dx%d" % o.predictor.net_hw for o in outcomes})
         if len(sizes) > 1:
@@ -329,8 +330,8 @@ def speed(
     failed: List[str],
 ) -> Dict[str, Any]:
     """Latency of each file, one batch after the other."""
-    from utils.latency import STAGES, measure
-    from utils.tables import markdown, write_csv
+    from utils.evaluation.latency import STAGES, measure
+    from utils.evaluation.tables import markdown, write_csv
 
     header = ["weights", "batch", "size", *(s + " ms" for s in STAGES), "total ms", "95 % ms",
               "images/s", "engine ms"]  # fmt: skip
@@ -370,8 +371,8 @@ def study(
     args: argparse.Namespace, eval_set: EvalSet, folder: Path, failed: List[str]
 ) -> Dict[str, Any]:
     """Accuracy and time of each file at several sizes; a fault ends a file, not the run."""
-    from utils.charts import study_chart
-    from utils.tables import markdown, write_csv
+    from utils.evaluation.charts import study_chart
+    from utils.evaluation.tables import markdown, write_csv
 
     header = ["weights", "size", "kpt AP", "kpt AP50", "box AP", "box AP50", "inference ms"]
     rows: List[List[str]] = []

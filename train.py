@@ -34,17 +34,18 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.yolo import Model, read_cfg
-from utils import anchors, charts, distributed, train_log
-from utils.data_yaml import DataYaml, read_data
-from utils.distributed import Ranks
+from utils.dataset.data_yaml import DataYaml, read_data
+from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.errors import InputError
-from utils.eval_set import EvalSet, read_eval_set
+from utils.evaluation import charts
 from utils.files import atomic_path, increment_dir
-from utils.hyper_parameters import Hyp, check_hyp, read_hyp
-from utils.letterbox import HW, parse_size, stride_multiple
-from utils.train_batches import Spec, TrainBatches
-from utils.train_set import TrainSet, fault_lines, read_train_set
-from utils.trainer import Options, Trainer, to_device
+from utils.pose.letterbox import HW, parse_size, stride_multiple
+from utils.training import anchors, distributed, run_log
+from utils.training.batches import Spec, TrainBatches
+from utils.training.distributed import Ranks
+from utils.training.hyper_parameters import Hyp, check_hyp, read_hyp
+from utils.training.train_set import TrainSet, fault_lines, read_train_set
+from utils.training.trainer import Options, Trainer, to_device
 
 CHECK_CONF, CHECK_IOU = 0.001, 0.6  # thresholds of the validation, as test_multi_backend.py's
 SAVE_SHARE = 0.03  # of the time at most goes into writing last.pt
@@ -444,9 +445,9 @@ def validate(trainer: Trainer, eval_set: EvalSet, args: argparse.Namespace) -> A
 
     import torch
 
-    from utils.backends import TorchBackend
-    from utils.evaluate import evaluate
-    from utils.predictor import Predictor
+    from utils.evaluation.evaluate import evaluate
+    from utils.runtime.backend import TorchBackend
+    from utils.runtime.predictor import Predictor
 
     device = trainer.options.device
     gpu = device.index if device.type == "cuda" else -1
@@ -534,7 +535,7 @@ def describe(
         batch = trainer.batches.one(0, i)
         images, _ = to_device(batch, trainer.options.device)
         path = folder / ("train_batch%d.jpg" % i)
-        train_log.write_pictures(path, images, batch.persons, trainer.ema.model.names)
+        run_log.write_pictures(path, images, batch.persons, trainer.ema.model.names)
 
 
 class Progress:
@@ -544,7 +545,7 @@ class Progress:
         self.args, self.hyp, self.folder = args, hyp, folder
         self.epoch = 0  # done
         self.best, self.best_epoch = -1.0, 0
-        self._log = train_log.TrainLog(folder) if ranks.first else None
+        self._log = run_log.TrainLog(folder) if ranks.first else None
         self._saved_at, self._save_s = 0.0, 0.0
 
     def take_up(self, state: TrainingState) -> None:
@@ -552,7 +553,7 @@ class Progress:
         self.best = float(state.plain["best"])
         self.best_epoch = int(state.plain["best_epoch"])
         if self._log is not None:
-            self._log.rows = train_log.read_rows(self.folder / "results.csv", self.epoch)
+            self._log.rows = run_log.read_rows(self.folder / "results.csv", self.epoch)
 
     @property
     def best_plain(self) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.machine import describe
 from escalator.json2yolo import Target, convert
 from escalator.pairs import find_jobs
-from utils.bulk import bulk_map, cores
+from utils.parallel import bulk_map, cores
 
 JPEG = ROOT / "tests" / "data" / "people" / "images" / "people00.jpg"
 PER_FOLDER = 10000

@@ -23,14 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.machine import describe
-from utils.backends import load_backend
-from utils.coco import Rows, coco_api_figures, result_json
-from utils.data_yaml import read_data
-from utils.eval_set import read_eval_set
-from utils.evaluate import evaluate, measure
-from utils.keypoints import SIGMAS
-from utils.predictor import Predictor
-from utils.truth import Truth
+from utils.dataset.coco import Rows, coco_api_figures, result_json
+from utils.dataset.data_yaml import read_data
+from utils.dataset.eval_set import read_eval_set
+from utils.evaluation.evaluate import evaluate, measure
+from utils.pose.ground_truth import Truth
+from utils.pose.keypoints import SIGMAS
+from utils.runtime.backend import load_backend
+from utils.runtime.predictor import Predictor
 
 
 def prepared(images: int, persons: int):

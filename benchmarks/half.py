@@ -22,11 +22,11 @@ import numpy as np
 
 from benchmarks.machine import describe
 from utils import cli
-from utils.backends import OnnxBackend
-from utils.calibration import batches
-from utils.data_yaml import read_data
-from utils.eval_set import read_eval_set
-from utils.onnx_graph import Graph
+from utils.dataset.data_yaml import read_data
+from utils.dataset.eval_set import read_eval_set
+from utils.graph.analysis import Graph
+from utils.quantization.images import batches
+from utils.runtime.backend import OnnxBackend
 
 SCORES = (0.1, 0.25, 0.5)
 LIMIT = 0.5  # px asked for
@@ -103,7 +103,7 @@ def write_models(folder: Path, weights: str, hw: Any) -> Dict[Any, Path]:
 
     from models.checkpoint import load_checkpoint
     from models.export_onnx import export
-    from utils.rounding import sample_pictures
+    from utils.quantization.adaptive_rounding import sample_pictures
 
     paths = {("FP32", ""): folder / "x.onnx"}
     export(load_checkpoint(weights).model.fuse(), paths["FP32", ""], hw, simplify=True)

@@ -25,20 +25,22 @@ if not __package__:
 import numpy as np
 
 from benchmarks.machine import describe
-from utils import cli, letterbox, quantize, ranges
-from utils.backends import OnnxBackend
-from utils.calibration import batches, choose_pictures
-from utils.data_yaml import read_data
-from utils.distill import Options, distill
+from utils import cli
+from utils.dataset.data_yaml import read_data
+from utils.dataset.eval_set import read_eval_set
+from utils.dataset.labels import list_images
 from utils.errors import InputError
-from utils.eval_set import read_eval_set
-from utils.evaluate import evaluate
-from utils.evaluate import measure as measure_accuracy
-from utils.keypoints import AREA_OF_BOX
-from utils.labels import list_images
-from utils.onnx_graph import Graph
-from utils.predictor import Predictor
-from utils.refit import refit
+from utils.evaluation.evaluate import evaluate
+from utils.evaluation.evaluate import measure as measure_accuracy
+from utils.graph.analysis import Graph
+from utils.pose import letterbox
+from utils.pose.keypoints import AREA_OF_BOX
+from utils.quantization import activation_ranges, qdq
+from utils.quantization.distill import Options, distill
+from utils.quantization.images import batches, choose_pictures
+from utils.quantization.refit import refit
+from utils.runtime.backend import OnnxBackend
+from utils.runtime.predictor import Predictor
 
 MIN_SCORE, MIN_OKS = 0.3, 0.9
 REFIT_IMAGES = 32
@@ -100,7 +102,7 @@ def histograms(model, pictures, hw, letterboxed, counts, names):
             kept[seen[0]] = copy.deepcopy(found)
 
     images = batches(pictures, hw, 1, letterboxed)
-    ranges.collect(model, images, names, remember)
+    activation_ranges.collect(model, images, names, remember)
     return kept
 
 
@@ -124,8 +126,8 @@ def main(args):
     print(describe())
     reference = run(args.onnx, eval_set)
     ap, box = reference.pose["AP"], reference.box["AP"]
-    plan = quantize.usual_plan(model, graph, [], hw)
-    share = quantize.coverage(model, plan.convs, hw)
+    plan = qdq.usual_plan(model, graph, [], hw)
+    share = qdq.coverage(model, plan.convs, hw)
     print("%d images, %.1f %% of the multiplications in INT8" % (eval_set.count, 100 * share))
     print("| images | preparation | ranges | kpt AP | of FP32 (90 % interval) | box AP | of FP32 | "
           "agreement | 1 - OKS |")  # fmt: skip
@@ -137,7 +139,7 @@ def main(args):
         kept = histograms(model, pictures, hw, boxed, args.counts, names)
         for count in args.counts:
             for method in args.methods:
-                amax = ranges.choose(kept[count], method, quantize.read_together(plan))
+                amax = activation_ranges.choose(kept[count], method, qdq.read_together(plan))
                 forms = [(True, steps) for steps in args.distill]
                 if args.variants:
                     forms.append((False, 0))
@@ -187,13 +189,13 @@ def quantised(path, amax, pictures, hw, boxed, fit):
     import onnx
 
     model = onnx.load(path)
-    plan = quantize.usual_plan(model, Graph(model), [], hw)
-    quantize.insert(model, plan, quantize.shared_scales(plan, amax))
+    plan = qdq.usual_plan(model, Graph(model), [], hw)
+    qdq.insert(model, plan, qdq.shared_scales(plan, amax))
     images = batches(pictures, hw, 1, boxed, title=None)
     if fit:
         refit(model, plan, onnx.load(path), list(images))
     else:
-        quantize.correct_bias(model, plan, images)
+        qdq.correct_bias(model, plan, images)
     return model, plan
 
 

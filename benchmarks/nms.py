@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.machine import describe
-from models.nms_graph import BOUNDS, OUTPUTS, Nms, add_nms, swap_efficientnms
-from utils import nms as outside
-from utils.nms import below
+from utils.graph.nms import BOUNDS, OUTPUTS, Nms, add_nms, swap_efficientnms
+from utils.pose import nms as outside
+from utils.pose.nms import below
 
 
 def random_set(seed: int) -> np.ndarray:
@@ -103,7 +103,7 @@ def steps_needed(boxes: np.ndarray, iou_thres: float) -> int:
 
 
 def stress(count: int, steps: int) -> None:
-    """Random sets in the static form, against utils/nms.py."""
+    """Random sets in the static form, against utils/pose/nms.py."""
     print("| conf | iou | sets | kept | equal | missed a pose | returned a wrong one | steps |")
     print("|---|---|---|---|---|---|---|---|")
     pairs = ((0.25, 0.45), (0.5, 0.45), (0.001, 0.6), (0.001, 0.65), (0.1, 0.2))
@@ -192,8 +192,8 @@ def images(weights: str, folder: str) -> None:
     import onnx
 
     from models.export_onnx import check_batch
-    from utils.backends import Detections
-    from utils.sources import read_image
+    from utils.runtime.backend import Detections
+    from utils.runtime.sources import read_image
 
     files = sorted(Path(folder).glob("*.jpg"))
     print("| precision | conf, iou, topk | form | images | poses | images that differ |")

@@ -21,12 +21,13 @@ import torch
 
 import train
 from models import common
-from utils import cli, distributed
-from utils.data_yaml import read_data
-from utils.hyper_parameters import read_hyp
-from utils.letterbox import parse_size
-from utils.train_set import read_train_set
-from utils.trainer import Options, Trainer, to_device
+from utils import cli
+from utils.dataset.data_yaml import read_data
+from utils.pose.letterbox import parse_size
+from utils.training import distributed
+from utils.training.hyper_parameters import read_hyp
+from utils.training.train_set import read_train_set
+from utils.training.trainer import Options, Trainer, to_device
 
 
 def get_args_parser() -> argparse.ArgumentParser:

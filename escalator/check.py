@@ -30,17 +30,17 @@ if not __package__:
 import numpy as np
 
 from utils import cli
-from utils.bulk import bulk_map
-from utils.data_yaml import TASKS, DataYaml, read_data
+from utils.dataset.data_yaml import TASKS, DataYaml, read_data
+from utils.dataset.image_size import read_image_hw
+from utils.dataset.labels import TOLERANCE, label_path, scan_labels
+from utils.dataset.left_right import mirrored
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.image_size import read_image_hw
-from utils.keypoints import skeleton
-from utils.labels import TOLERANCE, label_path, scan_labels
-from utils.letterbox import HW
-from utils.mirrored import mirrored
-from utils.sources import IMAGE_SUFFIXES
-from utils.truth import Truth, empty_truth, from_labels
+from utils.parallel import bulk_map
+from utils.pose.ground_truth import Truth, empty_truth, from_labels
+from utils.pose.keypoints import skeleton
+from utils.pose.letterbox import HW
+from utils.runtime.sources import IMAGE_SUFFIXES
 
 TINY = 8  # px of the network input: one cell of its finest level
 SAME_PERSON = 0.95  # IoU of two boxes of one class

@@ -8,7 +8,7 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from utils.keypoints import skeleton
+from utils.pose.keypoints import skeleton
 
 COLORS = {"train": "#3b76af", "val": "#e08a2e", "test": "#5a9e58"}
 MOST = 20  # persons an image; more are in the last bar

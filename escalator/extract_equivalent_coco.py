@@ -18,8 +18,8 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli
+from utils.dataset.labels import read_list
 from utils.files import atomic_path
-from utils.labels import read_list
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -27,9 +27,9 @@ from escalator.json2yolo import check_args
 from escalator.pairs import NO_JSON, Loaded, coco_among, common_folder, find_jobs, load
 from escalator.tally import Tally
 from utils import cli
-from utils.bulk import bulk_map
-from utils.coco import CocoImage, image_ids, write_coco
+from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.errors import InputError
+from utils.parallel import bulk_map
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -35,10 +35,10 @@ if not __package__:
 from escalator.pairs import NO_JSON, Job, coco_among, find_jobs, load
 from escalator.tally import Tally
 from utils import cli
-from utils.bulk import bulk_map
+from utils.dataset.labels import label_path, write_labels
 from utils.errors import InputError
-from utils.labels import label_path, write_labels
-from utils.truth import to_labels
+from utils.parallel import bulk_map
+from utils.pose.ground_truth import to_labels
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -22,9 +22,9 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli
+from utils.dataset.labels import label_path, list_images
 from utils.errors import InputError
 from utils.files import atomic_path, check_utf8
-from utils.labels import label_path, list_images
 
 LISTS = ("train", "val", "test")
 CROWDED = 4  # persons; more make no difference to --stratified

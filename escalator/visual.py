@@ -23,12 +23,12 @@ if not __package__:
 import numpy as np
 
 from utils import cli
+from utils.dataset.labels import label_path, list_images, read_labels
 from utils.errors import InputError
-from utils.labels import label_path, list_images, read_labels
-from utils.plots import draw_truth
-from utils.sources import read_image
-from utils.truth import from_labels
-from utils.writers import write_image
+from utils.pose.drawing import draw_truth
+from utils.pose.ground_truth import from_labels
+from utils.runtime.sources import read_image
+from utils.runtime.writers import write_image
 
 
 def get_args_parser() -> argparse.ArgumentParser:

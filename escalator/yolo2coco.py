@@ -21,13 +21,13 @@ from escalator.json2coco import file_names
 from escalator.json2yolo import check_args as check_names
 from escalator.tally import Tally
 from utils import cli
-from utils.bulk import bulk_map
-from utils.coco import CocoImage, image_ids, write_coco
+from utils.dataset.coco import CocoImage, image_ids, write_coco
+from utils.dataset.image_size import read_image_hw
+from utils.dataset.labels import label_path, list_images, scan_labels
 from utils.errors import InputError
-from utils.image_size import read_image_hw
-from utils.labels import label_path, list_images, scan_labels
-from utils.letterbox import HW
-from utils.truth import Truth, empty_truth, from_labels
+from utils.parallel import bulk_map
+from utils.pose.ground_truth import Truth, empty_truth, from_labels
+from utils.pose.letterbox import HW
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -90,7 +90,7 @@ class Source(NamedTuple):
     path: Path
     data: bytes
     model: Any  # onnx.ModelProto
-    graph: Any  # utils.onnx_graph.Graph
+    graph: Any  # utils.graph.analysis.Graph
     batch: Optional[int]  # None: any
     hw: Optional[Tuple[int, int]]  # None: any
 
@@ -101,7 +101,7 @@ def read_onnx(path: str) -> Source:
         import onnx
     except ImportError as e:
         raise InputError("building needs the onnx package: pip install onnx") from e
-    from utils.onnx_graph import Graph
+    from utils.graph.analysis import Graph
 
     file = Path(path)
     if file.suffix.lower() != ".onnx":
@@ -148,7 +148,7 @@ def cache_path(args: argparse.Namespace, source: Source) -> Path:
 
 def calibration_hw(args: argparse.Namespace, source: Source) -> Tuple[int, int]:
     """(height, width) of calibration images: the model's own if it is static."""
-    from utils.letterbox import parse_size, stride_multiple
+    from utils.pose.letterbox import parse_size, stride_multiple
 
     if source.hw is not None:
         return source.hw
@@ -157,7 +157,7 @@ def calibration_hw(args: argparse.Namespace, source: Source) -> Tuple[int, int]:
 
 def calibration_batches(args: argparse.Namespace, source: Source, fixed: bool = False) -> Any:
     """(iterator of batches, batch size). Raises InputError without enough images."""
-    from utils.calibration import batches, choose_pictures
+    from utils.quantization.images import batches, choose_pictures
 
     size = source.batch or min(args.calib_batch, args.calib_num)
     if source.batch is not None and args.calib_num % size:
@@ -171,23 +171,23 @@ def calibration_batches(args: argparse.Namespace, source: Source, fixed: bool = 
 
 def calibrate(args: argparse.Namespace, source: Source, method: str) -> Dict[str, float]:
     """Largest magnitudes of the model's tensors, from images, by ONNX Runtime on this CPU."""
-    from utils import quantize, ranges
+    from utils.quantization import activation_ranges, qdq
 
     if source.batch is None:
         args.calib_batch = min(args.calib_batch, 8)  # all activations of a batch are in memory
     images, _ = calibration_batches(args, source)
     names = source.graph.float_tensors()
     model = runnable(source.model)
-    histograms = ranges.collect(model, images, names)
-    plan = quantize.usual_plan(model, source.graph, args.keep, calibration_hw(args, source))
-    return ranges.choose(histograms, method, quantize.read_together(plan))
+    histograms = activation_ranges.collect(model, images, names)
+    plan = qdq.usual_plan(model, source.graph, args.keep, calibration_hw(args, source))
+    return activation_ranges.choose(histograms, method, qdq.read_together(plan))
 
 
 def runnable(model: Any) -> Any:
     """The model as ONNX Runtime takes it: TensorRT's NMS plugin replaced by standard ops."""
     import onnx
 
-    from models.nms_graph import has_efficientnms, swap_efficientnms
+    from utils.graph.nms import has_efficientnms, swap_efficientnms
 
     if not has_efficientnms(model):
         return model
@@ -199,7 +199,7 @@ def runnable(model: Any) -> Any:
 
 def needed_tensors(source: Source) -> List[str]:
     """Tensors a cache must know for this model: inputs of convolutions that may be INT8."""
-    from utils.quantize import depthwise, make_plan
+    from utils.quantization.qdq import depthwise, make_plan
 
     final = [conv.output[0] for conv in source.graph.head]
     plan = make_plan(source.graph, depthwise(source.graph), final)
@@ -208,7 +208,7 @@ def needed_tensors(source: Source) -> List[str]:
 
 def load_cache(path: Path, source: Source) -> Dict[str, float]:
     """Largest magnitudes from a cache file. Raises InputError for that of another model."""
-    from utils.calibration_cache import check_match, read_cache
+    from utils.quantization.cache import check_match, read_cache
 
     cache = read_cache(path)
     check_match(cache, needed_tensors(source), path, source.path.name)
@@ -225,7 +225,7 @@ class Quantised(NamedTuple):
     convs: int  # in INT8
     kept: int  # not
     coverage: float  # of the multiply-accumulates
-    plan: Any  # utils.quantize.Plan
+    plan: Any  # utils.quantization.qdq.Plan
 
 
 def quantised(
@@ -233,25 +233,25 @@ def quantised(
 ) -> Quantised:
     """Put Q/DQ pairs into a copy of the model.
 
-    Args: images: fit weights and biases again on the calibration images, see utils/refit.py.
+    Args: images: fit weights and biases again on the calibration images, see refit.
     """
     import onnx
 
-    from utils import quantize
-    from utils.onnx_graph import Graph
-    from utils.refit import refit
+    from utils.graph.analysis import Graph
+    from utils.quantization import qdq
+    from utils.quantization.refit import refit
 
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     graph = Graph(model)
     hw = calibration_hw(args, source)
     plain = runnable(model)
-    plan = quantize.usual_plan(plain, graph, args.keep, hw)
-    coverage = quantize.coverage(plain, plan.convs, hw)
-    scales = quantize.shared_scales(plan, amax)
-    quantize.insert(model, plan, scales)
+    plan = qdq.usual_plan(plain, graph, args.keep, hw)
+    coverage = qdq.coverage(plain, plan.convs, hw)
+    scales = qdq.shared_scales(plan, amax)
+    qdq.insert(model, plan, scales)
     if images:
-        from utils.calibration import batches, choose_pictures
+        from utils.quantization.images import batches, choose_pictures
 
         pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)
         size = source.batch or 1
@@ -277,7 +277,7 @@ def check_distill(args: argparse.Namespace) -> str:
         import torch
     except ImportError as e:
         raise InputError("--distill needs PyTorch: pip install torch (%s)" % e) from e
-    from utils.backends import parse_device
+    from utils.runtime.backend import parse_device
 
     gpu = parse_device(args.device)
     if gpu is None:
@@ -292,8 +292,8 @@ def check_distill(args: argparse.Namespace) -> str:
 
 def distilled(args: argparse.Namespace, source: Source, result: Quantised, device: str) -> None:
     """Train the quantised model in place."""
-    from utils.calibration import choose_pictures
-    from utils.distill import Options, distill
+    from utils.quantization.distill import Options, distill
+    from utils.quantization.images import choose_pictures
 
     pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)
     options = Options(args.distill, seed=args.calib_seed, device=device)
@@ -309,17 +309,17 @@ def distilled(args: argparse.Namespace, source: Source, result: Quantised, devic
 
 def print_report(args: argparse.Namespace, source: Source, amax: Dict[str, float]) -> None:
     """Table of what each tensor loses, worst first."""
-    from utils import quantize
-    from utils.calibration import batches, choose_pictures
-    from utils.sensitivity import sensitivity
+    from utils.quantization import qdq
+    from utils.quantization.images import batches, choose_pictures
+    from utils.quantization.sensitivity import sensitivity
 
     hw = calibration_hw(args, source)
-    plan = quantize.usual_plan(source.model, source.graph, args.keep, hw)
+    plan = qdq.usual_plan(source.model, source.graph, args.keep, hw)
     count = min(REPORT_IMAGES, args.calib_num)
     pictures = choose_pictures(args.calib_path, args.calib_num, args.calib_seed)[:count]
     size = source.batch or 1
     images = list(batches(pictures, hw, size, args.calib_letterbox, size > 1, None))
-    losses = sensitivity(source.model, plan, quantize.shared_scales(plan, amax), images)
+    losses = sensitivity(source.model, plan, qdq.shared_scales(plan, amax), images)
     total = sum(loss.points**2 for loss in losses) ** 0.5
     print("points: mean move of keypoints over the box size; all together about %.5f" % total)
     print("%10s %10s %9s  tensor" % ("points", "score", "range"))
@@ -330,7 +330,7 @@ def print_report(args: argparse.Namespace, source: Source, amax: Dict[str, float
 
 
 def main(args: argparse.Namespace) -> None:
-    from utils.calibration_cache import make_cache, write_cache
+    from utils.quantization.cache import make_cache, write_cache
 
     check_calibration(args)
     device = check_distill(args)
@@ -367,7 +367,7 @@ def main(args: argparse.Namespace) -> None:
 
 def refuse_quantised(source: Source) -> None:
     """Raise InputError for a model that is INT8 or FP16 already."""
-    from utils.half import has_qdq, is_half
+    from utils.graph.fp16 import has_qdq, is_half
 
     if has_qdq(source.model):
         raise InputError("--onnx %s: has Q/DQ pairs already" % source.path)

@@ -120,10 +120,10 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def input_shapes(args: argparse.Namespace, source: Source) -> Any:
-    """The trt_compat.Profile of the engine, None for a static ONNX. Raises InputError."""
-    from utils.engine_info import onnx_metadata
-    from utils.letterbox import parse_size, stride_multiple
-    from utils.trt_compat import Profile
+    """The api.Profile of the engine, None for a static ONNX. Raises InputError."""
+    from utils.pose.letterbox import parse_size, stride_multiple
+    from utils.trt.api import Profile
+    from utils.trt.sidecar import onnx_metadata
 
     name = source.path.name
     if source.batch is not None and source.hw is not None:
@@ -175,7 +175,7 @@ def _refuse_static_part(args: argparse.Namespace, source: Source) -> None:
 
     Ours vary in all; other exporters also make a dynamic batch of one size, or the reverse.
     """
-    from utils.letterbox import parse_size
+    from utils.pose.letterbox import parse_size
 
     name = source.path.name
     for flag in ("batch_size", "min_batch", "opt_batch", "max_batch"):
@@ -210,8 +210,8 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
     """Choose the precision and make the ONNX this TensorRT needs for it."""
     import onnx
 
-    from models.nms_graph import has_efficientnms, swap_efficientnms
-    from utils import half
+    from utils.graph.fp16 import has_qdq, is_half, to_half
+    from utils.graph.nms import has_efficientnms, swap_efficientnms
 
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
@@ -219,14 +219,14 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
         swap_efficientnms(model)
         print("%s has no EfficientNMS plugin: its NMS is replaced by standard ops" % trt)
     source = source._replace(model=model)
-    if args.quant == "implicit" and half.has_qdq(model):
+    if args.quant == "implicit" and has_qdq(model):
         raise InputError(
             "--quant implicit: %s has Q/DQ pairs; name the ONNX it was made of" % source.path.name
         )
-    int8 = args.int8 or half.has_qdq(model)
-    fp16 = args.fp16 or half.is_half(model) or int8  # INT8 leaves the rest to FP16
+    int8 = args.int8 or has_qdq(model)
+    fp16 = args.fp16 or is_half(model) or int8  # INT8 leaves the rest to FP16
     calibrator, how = None, {}
-    if args.int8 and not half.has_qdq(model):
+    if args.int8 and not has_qdq(model):
         export_INT8.refuse_quantised(source)
         calibrator, source, how = quantise(args, source, trt, profile)
         model = source.model
@@ -236,11 +236,11 @@ def prepare(args: argparse.Namespace, source: Source, trt: Any, profile: Any) ->
             print("%s has Q/DQ pairs: building INT8, the rest in FP16" % source.path.name)
     elif fp16 and not args.fp16:
         print("%s has FP16 weights: building FP16" % source.path.name)
-    if fp16 and not int8 and not half.is_half(model) and args.round != "nearest":
+    if fp16 and not int8 and not is_half(model) and args.round != "nearest":
         fine_rounding(args, source, profile)
     float32, not_int8 = precise_names(model, args.keep)
     if trt.typed and fp16:
-        half.to_half(model)
+        to_half(model)
     precision = "INT8" if int8 else "FP16" if fp16 else "FP32"
     explicit = how.get("quantization") == "explicit"
     return Prepared(
@@ -262,12 +262,12 @@ def fine_rounding(args: argparse.Namespace, source: Source, profile: Any) -> Non
     TensorRT then has nothing left to round. Raises InputError where --round asks for it and it
     cannot be done; otherwise a line says so.
     """
-    from utils import rounding
+    from utils.quantization import adaptive_rounding
 
     print("rounding the weights so that errors cancel; --round nearest leaves that out", flush=True)
     try:
         hw = source.hw if profile is None else profile.common[2:]
-        rounding.prepare(source.model, rounding.sample_pictures(hw))
+        adaptive_rounding.prepare(source.model, adaptive_rounding.sample_pictures(hw))
     except InputError as e:
         if args.round:
             raise InputError("--round %s: %s" % (args.round, e)) from e
@@ -279,8 +279,8 @@ def precise_names(model: Any, keep: Any) -> Tuple[Tuple[str, ...], Tuple[str, ..
 
     Raises InputError for a `keep` that names nothing.
     """
-    from utils.onnx_graph import Graph
-    from utils.quantize import check_keep, depthwise, matches
+    from utils.graph.analysis import Graph
+    from utils.quantization.qdq import check_keep, depthwise, matches
 
     graph = Graph(model)
     check_keep(graph, keep)
@@ -295,7 +295,7 @@ def quantise(
     args: argparse.Namespace, source: Source, trt: Any, profile: Any
 ) -> Tuple[Any, Source, Dict[str, Any]]:
     """(calibrator or None, the ONNX to build, facts for the side file) of --int8."""
-    from utils.calibration_cache import make_cache, write_cache
+    from utils.quantization.cache import make_cache, write_cache
 
     quant = args.quant or ("implicit" if trt.calibrates else "explicit")
     if quant == "implicit" and not trt.calibrates:
@@ -362,9 +362,9 @@ def tensorrt_calibrator(
     args: argparse.Namespace, source: Source, trt: Any, method: str, path: Path, profile: Any
 ) -> Any:
     """A calibrator that reads `path` if that is there, else images, and then writes it."""
-    from utils.calibration_cache import adapted, format_cache, parse_cache, read_cache, write_cache
-    from utils.device_memory import open_memory
-    from utils.trt_compat import make_calibrator
+    from utils.quantization.cache import adapted, format_cache, parse_cache, read_cache, write_cache
+    from utils.trt.api import make_calibrator
+    from utils.trt.memory import open_memory
 
     use_cache = path.is_file() and (not args.recalibrate or args.calib_by == "onnxruntime")
     content = images = None
@@ -387,7 +387,7 @@ def tensorrt_calibrator(
 
 def gpu_index(args: argparse.Namespace) -> int:
     """--device as an index. Raises InputError for `cpu`."""
-    from utils.backends import parse_device
+    from utils.runtime.backend import parse_device
 
     gpu = parse_device(args.device)
     if gpu is not None and gpu < 0:
@@ -404,7 +404,7 @@ def engine_path(onnx: Path, precision: str) -> Path:
 
 def find_gpu(args: argparse.Namespace, trt: Any) -> Optional[Any]:
     """Memory of the GPU to build for. TensorRT-RTX also builds without one: None."""
-    from utils.device_memory import open_memory
+    from utils.trt.memory import open_memory
 
     try:
         return open_memory(gpu_index(args))
@@ -416,8 +416,8 @@ def find_gpu(args: argparse.Namespace, trt: Any) -> Optional[Any]:
 
 
 def main(args: argparse.Namespace) -> None:
-    from utils import half
-    from utils.trt_compat import BuildSettings, build, import_tensorrt, read_network
+    from utils.graph.fp16 import is_half
+    from utils.trt.api import BuildSettings, build, import_tensorrt, read_network
 
     check_args(args)
     gpu_index(args)
@@ -448,7 +448,7 @@ def main(args: argparse.Namespace) -> None:
         args.dla,
         timing,
         args.layers,
-        args.fp16 or half.is_half(source.model),
+        args.fp16 or is_half(source.model),
     )
     known = timing is not None and timing.is_file()
     print("building %s with %s; %s" % (target, trt, "kernel timings from %s" % timing if known
@@ -484,8 +484,8 @@ def timing_path(args: argparse.Namespace, trt: Any, memory: Any) -> Optional[Pat
 
 def write_layers(trt: Any, plan: bytes, memory: Any, target: Path) -> None:
     """`X.trt.layers.csv`, and a line for each kind of layer and precision."""
-    from utils.tables import markdown, write_csv
-    from utils.trt_compat import layer_table
+    from utils.evaluation.tables import markdown, write_csv
+    from utils.trt.api import layer_table
 
     layers = layer_table(trt, plan, memory)
     rows = [[n.name, n.kind, " ".join(n.inputs), " ".join(n.outputs)] for n in layers]
@@ -511,7 +511,7 @@ def write_engine(
     target: Path,
 ) -> None:
     """The engine and its side file. The old pair stays until the new engine is whole."""
-    from utils.engine_info import onnx_metadata, sha256, write_info
+    from utils.trt.sidecar import onnx_metadata, sha256, write_info
 
     info = onnx_metadata(source.model)
     info.update(

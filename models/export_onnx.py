@@ -11,13 +11,13 @@ X.pt becomes X.onnx (with --dynamic X-dynamic.onnx) beside it. Input `input` (B,
 output `output` (B, N, 5 + nc + 3K) float32: cx cy w h objectness, classes, x y conf a keypoint,
 in network pixels, confidences after sigmoid. With --half weights, input and convolutions are FP16
 and the decode stays FP32, because FP16 coordinates above 1024 px have steps of 1 px; weights are
-rounded so that their errors cancel (utils/rounding.py).
+rounded so that their errors cancel (utils/quantization/adaptive_rounding.py).
 
 With --end2end NMS is in the model, X-NMS.onnx (X-dynamic-NMS.onnx): outputs num_dets, det_indices,
-det_boxes, det_pose, det_scores, see models/nms_graph.py and docs/nms.md.
+det_boxes, det_pose, det_scores, see utils/graph/nms.py and docs/nms.md.
 
 After the export ONNX Runtime and PyTorch run on one real image; a file that differs is deleted.
-A file with NMS inside must find what utils/nms.py finds in the raw output.
+A file with NMS inside must find what utils/pose/nms.py finds in the raw output.
 """
 
 import argparse
@@ -32,10 +32,10 @@ if not __package__:
 
 import numpy as np
 
-from models.nms_graph import MAX_TOPK, Nms
 from utils import cli
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.graph.nms import MAX_TOPK, Nms
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
@@ -206,10 +206,11 @@ def export(
 
 
 def _to_half(graph: Any, pictures: Sequence[np.ndarray]) -> None:
-    from utils import half, rounding
+    from utils.graph import fp16
+    from utils.quantization import adaptive_rounding
 
-    rounding.prepare(graph, pictures)
-    half.to_half(graph, half_input=True)
+    adaptive_rounding.prepare(graph, pictures)
+    fp16.to_half(graph, half_input=True)
 
 
 def _exporter_options() -> Dict[str, Any]:
@@ -255,7 +256,7 @@ def _add_metadata(graph: Any, values: Dict[str, Any]) -> None:
 
 def check_image(path: str) -> np.ndarray:
     """The picture of the comparison. Raises InputError if there is none."""
-    from utils.sources import IMAGE_SUFFIXES, read_image
+    from utils.runtime.sources import IMAGE_SUFFIXES, read_image
 
     folder = ROOT / "data" / "images"
     files = [Path(path)] if path else sorted(folder.glob("*"))
@@ -308,11 +309,11 @@ def put_nms(
     """Put NMS behind the raw output of an exported model, write it to `path`, and prove it.
 
     Returns the settings as applied and the number of poses found in `batches`. Raises InputError
-    if the settings do not fit the model, or the NMS finds other poses than utils/nms.py.
+    if the settings do not fit the model, or the NMS finds other poses than utils/pose/nms.py.
     """
     import onnx
 
-    from models.nms_graph import add_nms, swap_efficientnms
+    from utils.graph.nms import add_nms, swap_efficientnms
 
     baked = {"conf_thres": nms.conf_thres, "iou_thres": nms.iou_thres, "topk": nms.topk}
     _add_metadata(graph, {**baked, "nms": nms.form})
@@ -334,7 +335,7 @@ def put_nms(
 
 def _passing(path: Path, images: np.ndarray, nc: int, conf_thres: float) -> int:
     """The most boxes above the threshold in an image, of a file with raw output."""
-    from utils.backends import OnnxBackend
+    from utils.runtime.backend import OnnxBackend
 
     raw = OnnxBackend(path, gpu=-1)(images)
     scores = raw[..., 4] * raw[..., 5 : 5 + nc].max(-1)
@@ -343,7 +344,7 @@ def _passing(path: Path, images: np.ndarray, nc: int, conf_thres: float) -> int:
 
 def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.ndarray]:
     """Detections and, if the file has it too, the raw output."""
-    from utils.backends import Detections, OnnxBackend
+    from utils.runtime.backend import Detections, OnnxBackend
 
     backend = OnnxBackend(path, gpu=-1)
     if not raw:
@@ -354,12 +355,12 @@ def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.nda
 
 
 def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
-    """Compare NMS inside with utils/nms.py, on the raw output of the same inference.
+    """Compare NMS inside with utils/pose/nms.py, on the raw output of the same inference.
 
     EfficientNMS runs as its static form here. Returns the number of poses. Raises InputError if
     they differ.
     """
-    from utils.nms import detections_to_poses, raw_to_poses
+    from utils.pose.nms import detections_to_poses, raw_to_poses
 
     found, raw = _run(path, images, raw=True)
     expected = raw_to_poses(raw, nc, nms.conf_thres, nms.iou_thres, max_det=nms.topk)
@@ -376,7 +377,7 @@ def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
 
 def verify(path: Path, reference: np.ndarray, batch: np.ndarray, nc: int, half: bool) -> Difference:
     """Run the file in ONNX Runtime and compare. Raises InputError if it differs."""
-    from utils.backends import OnnxBackend
+    from utils.runtime.backend import OnnxBackend
 
     output = OnnxBackend(path, gpu=-1)(batch)
     difference = compare(output, reference, nc)
@@ -394,7 +395,7 @@ def torch_device(device: str) -> str:
     """`cpu` or `cuda:N` for --device. Raises InputError if PyTorch does not see that GPU."""
     import torch
 
-    from utils.backends import parse_device
+    from utils.runtime.backend import parse_device
 
     gpu = parse_device(device)
     if gpu is None or gpu < 0:
@@ -417,7 +418,7 @@ def reference_output(model: Any, batch: np.ndarray) -> np.ndarray:
 
 def check_batch(image: np.ndarray, net_hw: Tuple[int, int], batch: int) -> np.ndarray:
     """The picture, letterboxed as detect does; further images of the batch are mirrored."""
-    from utils import letterbox
+    from utils.pose import letterbox
 
     box = letterbox.fit((image.shape[0], image.shape[1]), net_hw)
     views: List[np.ndarray] = [image, np.ascontiguousarray(image[:, ::-1])]
@@ -425,7 +426,7 @@ def check_batch(image: np.ndarray, net_hw: Tuple[int, int], batch: int) -> np.nd
 
 
 def main(args: argparse.Namespace) -> None:
-    from utils import letterbox
+    from utils.pose import letterbox
 
     check_args(args)
     asked = letterbox.parse_size(args.img_size)
@@ -434,8 +435,8 @@ def main(args: argparse.Namespace) -> None:
         _require(package)
     device = torch_device(args.device)
     from models.checkpoint import load_checkpoint
-    from utils.predictor import warn_if_rounded
-    from utils.rounding import sample_pictures
+    from utils.quantization.adaptive_rounding import sample_pictures
+    from utils.runtime.predictor import warn_if_rounded
 
     path = output_path(args.weights, args.dynamic, args.end2end)
     replaced = path.exists()

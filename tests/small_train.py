@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 
 from tests.conftest import ROOT
-from utils.hyper_parameters import read_hyp
-from utils.labels import Labels
-from utils.train_batches import Spec, TrainBatches
-from utils.train_set import TrainSet
-from utils.trainer import Options, Trainer
+from utils.dataset.labels import Labels
+from utils.training.batches import Spec, TrainBatches
+from utils.training.hyper_parameters import read_hyp
+from utils.training.train_set import TrainSet
+from utils.training.trainer import Options, Trainer
 
 
 def make_trainer(folder: Path, cfg: Any, options: Options, **changes: Any) -> Trainer:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import IMAGES, ROOT, make_pose_onnx, not_root, pose_row
-from tests.test_sources import encode, gradient, video
-from utils.sources import read_image
+from tests.runtime.test_sources import encode, gradient, video
+from utils.runtime.sources import read_image
 
 
 def detect(*flags, cwd=ROOT):
@@ -302,7 +302,7 @@ def test_square_and_rectangular_input(tmp_path, out):
 def test_a_model_with_nms_inside(two_people_onnx, picture, tmp_path, form):
     import onnx
 
-    from models.nms_graph import Nms, add_nms
+    from utils.graph.nms import Nms, add_nms
 
     model = onnx.load(str(two_people_onnx))
     add_nms(model, 1, Nms(form, 0.5, 0.45, 3))

@@ -11,12 +11,12 @@ import onnx  # noqa: E402
 
 from models import export_onnx  # noqa: E402
 from models.checkpoint import save_checkpoint  # noqa: E402
-from models.nms_graph import OUTPUTS, swap_efficientnms  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, randomized, tiny_cfg  # noqa: E402
-from utils.backends import load_backend  # noqa: E402
 from utils.errors import InputError  # noqa: E402
-from utils.nms import detections_to_poses, raw_to_poses  # noqa: E402
+from utils.graph.nms import OUTPUTS, swap_efficientnms  # noqa: E402
+from utils.pose.nms import detections_to_poses, raw_to_poses  # noqa: E402
+from utils.runtime.backend import load_backend  # noqa: E402
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_the_plugin_is_proved_with_all_boxes_it_takes(tmp_path, capsys):
 
 
 def test_an_nms_that_differs_is_not_kept(weights, monkeypatch):
-    from utils import nms
+    from utils.pose import nms
 
     greedy = nms.greedy_nms
     monkeypatch.setattr(nms, "greedy_nms", lambda *args: greedy(*args)[1:])

@@ -121,11 +121,11 @@ def test_older_ones_have_it(stand_in, version):
 
 
 def test_what_the_toolkit_calls_exists_in_the_real_one():
-    """Every attribute that trt_compat reads off the module, and that 11 has."""
+    """Every attribute that utils/trt/api.py reads off the module, and that 11 has."""
     import re
 
     real = pytest.importorskip("tensorrt_rtx", reason="no tensorrt_rtx for this Python")
-    source = (ROOT / "utils" / "trt_compat.py").read_text(encoding="utf-8")
+    source = (ROOT / "utils" / "trt" / "api.py").read_text(encoding="utf-8")
     used = set(re.findall(r"\bmodule\.(\w+)", source)) - {"__version__", "__name__"}
     assert len(used) > 10
     for name in used:

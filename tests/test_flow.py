@@ -8,7 +8,7 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.scripts import run_script
-from utils.data_yaml import read_data
+from utils.dataset.data_yaml import read_data
 
 PEOPLE = ROOT / "tests" / "data" / "people"
 

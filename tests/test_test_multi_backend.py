@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, make_pose_onnx, pose_row
-from tests.test_eval_set import PERSON, coco_content, write_set
-from tests.test_evaluate import person_row
-from utils.labels import read_labels
+from tests.dataset.test_eval_set import PERSON, coco_content, write_set
+from tests.evaluation.test_evaluate import person_row
+from utils.dataset.labels import read_labels
 
 NAMES = ("1.jpg", "2.jpg", "3.jpg")
 
@@ -42,7 +42,7 @@ def inside_onnx(path, rows, names=("person",), conf=0.1, iou=0.5):
     """The model that make_pose_onnx makes, with NMS inside."""
     import onnx
 
-    from models.nms_graph import Nms, add_nms
+    from utils.graph.nms import Nms, add_nms
 
     model = onnx.load(str(make_pose_onnx(path, rows, names=names)))
     add_nms(model, len(names), Nms("static", conf, iou, len(rows)))

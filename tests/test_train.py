@@ -25,10 +25,10 @@ from models.checkpoint import (  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from tests.scripts import run_script  # noqa: E402
+from utils.dataset.labels import Labels  # noqa: E402
 from utils.errors import InputError  # noqa: E402
-from utils.hyper_parameters import read_hyp  # noqa: E402
-from utils.labels import Labels  # noqa: E402
-from utils.trainer import Trainer  # noqa: E402
+from utils.training.hyper_parameters import read_hyp  # noqa: E402
+from utils.training.trainer import Trainer  # noqa: E402
 
 PEOPLE = ROOT / "tests" / "data" / "people"
 

@@ -24,7 +24,7 @@ from tests.small_net import make_small_net  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 
 try:
-    from utils.device_memory import open_memory
+    from utils.trt.memory import open_memory
 
     open_memory(0)
 except InputError as e:
@@ -32,9 +32,9 @@ except InputError as e:
 
 from onnx import numpy_helper  # noqa: E402
 
-from models.nms_graph import Nms, add_nms  # noqa: E402
-from utils.backends import load_backend  # noqa: E402
-from utils.predictor import Predictor  # noqa: E402
+from utils.graph.nms import Nms, add_nms  # noqa: E402
+from utils.runtime.backend import load_backend  # noqa: E402
+from utils.runtime.predictor import Predictor  # noqa: E402
 
 SIZE = 64
 TOPK = 20

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 import cv2
 import numpy as np
 
-from utils.keypoints import LIMBS
+from utils.pose.keypoints import LIMBS
 
 FOLDER = Path(__file__).resolve().parent / "people"
 # x, y of a person who faces the camera, arms a little out; in heads of an 8-head figure, the nose

@@ -1,4 +1,4 @@
-"""Record what torchvision.ops.nms keeps of the random cases of tests/test_nms.py.
+"""Record what torchvision.ops.nms keeps of the random cases of tests/pose/test_nms.py.
 
     python tests/data/record_torchvision_nms.py        # writes tests/data/torchvision_nms.npz
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torchvision
 
-from tests.test_nms import CASES, random_case
+from tests.pose.test_nms import CASES, random_case
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def executable(data):
     import onnx
     import onnxruntime
 
-    from models.nms_graph import has_efficientnms, swap_efficientnms
+    from utils.graph.nms import has_efficientnms, swap_efficientnms
 
     model = onnx.load_model_from_string(data)
     if has_efficientnms(model):

@@ -1,0 +1,45 @@
+import cv2
+import numpy as np
+import pytest
+
+from utils.dataset.image_size import read_image_hw
+from utils.runtime.sources import read_image
+
+PIL = pytest.importorskip("PIL.Image")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
+@pytest.mark.parametrize("orientation", range(9))
+def test_same_size_as_the_decoded_image(tmp_path, suffix, orientation):
+    path = str(tmp_path / ("图片.%s" % suffix))
+    exif = PIL.Exif()
+    if orientation:
+        exif[0x112] = orientation
+    PIL.fromarray(np.zeros((30, 50, 3), np.uint8)).save(path, exif=exif)
+    assert read_image_hw(path) == read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_jpeg_of_several_pictures(tmp_path, orientation):
+    """As phones and cameras write them, with a small or a depth picture behind the first."""
+    exif = PIL.Exif()
+    exif[0x112] = orientation
+    path = str(tmp_path / "a.jpg")
+    image = PIL.fromarray(np.zeros((30, 50, 3), np.uint8))
+    image.save(path, format="MPO", save_all=True, append_images=[image], exif=exif)
+    assert read_image_hw(path) == read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+def test_not_an_image(tmp_path, content):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not an image"):
+        read_image_hw(str(path))
+
+
+def test_reads_the_header_only(tmp_path):
+    data = cv2.imencode(".jpg", np.zeros((700, 900, 3), np.uint8))[1].tobytes()
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(data[: len(data) // 2])
+    assert read_image_hw(str(path)) == (700, 900)

@@ -1,0 +1,141 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from escalator import check as doctor
+from escalator.json2yolo import json2yolo
+from tests.conftest import ROOT
+from tests.data.make_people import FIGURE
+from tests.scripts import run_script
+from utils.dataset.data_yaml import read_data
+from utils.dataset.labels import Labels, format_labels
+from utils.pose.keypoints import COCO
+
+PEOPLE = ROOT / "tests" / "data" / "people"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Seven images to train, five to test on."""
+    for path in (PEOPLE / "images").iterdir():
+        part = "train" if path.name < "people07" else "val"
+        target = tmp_path / "images" / part / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    for part in ("train", "val"):
+        json2yolo(str(PEOPLE / "annotations"), "", str(tmp_path / "images" / part))
+    (tmp_path / "d.yaml").write_text("train: images/train\nval: images/val\nnames: [person]\n")
+    return tmp_path
+
+
+def findings(data, tasks=("train", "val")):
+    reports = doctor.check(read_data(data / "d.yaml"), tasks)
+    return {
+        kind: texts for r in reports.values() for kind, texts in r.findings.items() if texts
+    }  # fmt: skip
+
+
+def label(mirrored=False, box=None, shift=0.0):
+    points = FIGURE * [0.05, 0.08] + [0.5 + shift, 0.2]
+    points = points[list(COCO.flip_index)] if mirrored else points
+    keypoints = np.concatenate([points, np.full((17, 1), 2)], 1)[None]
+    box = np.array([[0.5, 0.5, 0.6, 0.8]] if box is None else [box])
+    return format_labels(Labels(np.array([0]), box, keypoints))
+
+
+def write(data, text, part="train", name="people00"):
+    (data / "labels" / part / (name + ".txt")).write_text(text)
+
+
+def test_a_clean_dataset(data):
+    done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
+    assert done.returncode == 0, done.stderr
+    rows = {line[:46].strip(): line[46:].split() for line in done.stdout.splitlines()}
+    assert rows["images"] == ["7", "5"] and rows["images with nobody on them"] == ["2", "1"]
+    assert rows["persons"] == ["9", "9"] and rows["most persons on an image"] == ["3", "3"]
+    assert done.stdout.count("  none\n") == 2
+    report = json.loads((data / "r" / "report.json").read_text(encoding="utf-8"))
+    assert report["train"]["persons"] == 9
+    nose = report["train"]["keypoints"]["nose"]
+    assert 0 < nose["visible"] <= 9 and nose["hidden"] == 0
+    assert cv2.imread(str(data / "r" / "report.png")).shape[1] > 1000
+
+
+def test_errors(data):
+    images = data / "images"
+    write(data, label() + "0 0.5\n\nx" + label()[1:])
+    (images / "train" / "people01.png").write_bytes(
+        (images / "train" / "people01.jpg").read_bytes()
+    )
+    (images / "train" / "people02.jpg").write_bytes(b"no picture")
+    (images / "val" / "leak.jpg").write_bytes((images / "train" / "people03.jpg").read_bytes())
+    (data / "labels" / "val" / "people08.txt").unlink()
+    found = findings(data)
+    assert [t.split("labels", 1)[1].split(":")[0] for t in found[doctor.BROKEN]] == [
+        "/train/people00.txt, line 2",
+        "/train/people00.txt, line 4",
+    ]
+    assert (
+        "people01.png" in found[doctor.SHARED][0] and "people01.png" in found[doctor.TWICE_IMAGE][0]
+    )
+    assert "people02.jpg: not an image" in found[doctor.UNREADABLE][0]
+    assert "leak.jpg: as %s of train" % (images / "train" / "people03.jpg") in found[doctor.LEAK][0]
+    assert len(found[doctor.UNLABELLED_ERROR]) == 2  # of val: leak.jpg, people08.jpg
+    done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
+    assert done.returncode == 1 and (data / "r" / "report.json").is_file()
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "2 broken label lines" in line and "1 images in two of the lists" in line
+
+
+def test_mark_of_windows_editors_and_hidden_files(data):
+    part = data / "labels"
+    for path in part.rglob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        path.with_name("._" + path.name).write_bytes(b"")
+    assert findings(data) == {}
+
+
+def test_listed_images_that_are_missing(data):
+    (data / "l.txt").write_text("images/train/people03.jpg\nimages/train/gone.jpg\n")
+    (data / "d.yaml").write_text("train: l.txt\nnames: [person]\n")
+    found = findings(data, ["train"])
+    assert len(found[doctor.MISSING]) == 1 and "gone.jpg" in found[doctor.MISSING][0]
+    assert doctor.ORPHANS not in found  # people00 is an image, though not of this list
+
+
+def test_warnings(data):
+    write(data, label(mirrored=True), name="people00")
+    write(data, label(box=[0.9, 0.5, 0.4, 0.8], shift=0.3), name="people01")
+    write(data, label() + "\n" + label(), name="people02")
+    write(data, label(box=[0.5, 0.5, 0.01, 0.8]), name="people04")
+    write(data, "", name="orphan")
+    (data / "labels" / "train" / "people05.txt").unlink()
+    found = findings(data)
+    names = {kind: [t.rsplit("/", 1)[1] for t in texts] for kind, texts in found.items()}
+    assert names[doctor.SWAPPED] == ["people00.txt, line 1: eyes and nose are mirrored"]
+    assert names[doctor.OUTSIDE] == ["people01.txt, line 1: by 10.0 % of the image"]
+    assert names[doctor.TWICE_PERSON] == ["people02.txt, line 3: the person of line 1"]
+    assert names[doctor.TINY_BOX] == ["people04.txt, line 1: 6.4 px narrow at 640"]
+    assert names[doctor.FAR_POINT][0].startswith("people04.txt, line 1: left_eye, ")
+    assert names[doctor.ORPHANS] == ["orphan.txt"]
+    assert len(found[doctor.UNLABELLED]) == 1 and "people05.jpg" in found[doctor.UNLABELLED][0]
+    done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_labels_at_all_is_an_error(data):
+    for path in (data / "labels" / "train").iterdir():
+        path.unlink()
+    assert len(findings(data, ["train"])[doctor.UNLABELLED_ERROR]) == 7
+    (data / "d.yaml").write_text("val: images/val\nval-annotations: x.json\nnames: [person]\n")
+    (data / "labels" / "val" / "people08.txt").unlink()
+    assert doctor.UNLABELLED in findings(data, ["val"])  # the JSON has the truth
+
+
+def test_nobody_at_all(data):
+    for path in (data / "labels").rglob("*.txt"):
+        path.write_text("")
+    done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
+    assert done.returncode == 0, done.stderr

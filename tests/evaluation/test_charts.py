@@ -1,0 +1,32 @@
+"""Charts, tables and the page that shows them, with names as files may have them."""
+
+import cv2
+import numpy as np
+import pytest
+
+from utils.evaluation import charts
+from utils.evaluation.report import Section, Table, write_report
+from utils.evaluation.tables import write_csv
+
+NAMES = ["price_$50$.onnx", "$\\frac{$.onnx", "caf\udce9.onnx"]  # the last is not UTF-8
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_file_names_are_no_formulas(name):
+    from matplotlib.text import Text
+
+    shown, is_formula = Text()._preprocess_math(charts._plain(name))
+    assert shown == name and not is_formula
+
+
+def test_any_file_name_can_be_drawn_and_written(tmp_path):
+    charts.compare_chart(tmp_path / "compare.png", NAMES, [0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+    charts.study_chart(tmp_path / "study.png", [(n, [(64, 1.0, 0.5)]) for n in NAMES])
+    for name in ("compare.png", "study.png"):
+        assert np.std(cv2.imread(str(tmp_path / name))) > 0
+    rows = [[n, "1"] for n in NAMES]
+    write_csv(tmp_path / "x.csv", ["file", "n"], rows)
+    section = Section(NAMES[2], [], [Table("x", ["file", "n"], rows)], [])
+    write_report(tmp_path / "x.html", "x", [("weights", NAMES[2])], [section])
+    for name in ("x.csv", "x.html"):
+        assert "caf\\udce9.onnx" in (tmp_path / name).read_text(encoding="utf-8")

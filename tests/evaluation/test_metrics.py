@@ -1,0 +1,226 @@
+import copy
+
+import numpy as np
+import pytest
+
+from utils.dataset.coco import Rows, coco_api_figures, result_json
+from utils.evaluation import metrics
+from utils.evaluation.metrics import Scored
+from utils.pose.ground_truth import Truth, empty_truth
+from utils.pose.keypoints import SIGMAS
+
+NKPT = 17
+
+
+def random_image(rng, nc=1, persons=5, predictions=12):
+    """Truth and Rows as messy as real ones: crowds, hidden persons, near and far predictions."""
+    n = int(rng.integers(0, persons + 1))
+    wh = rng.uniform(8, 220, (n, 2))
+    xy = rng.uniform(0, 400, (n, 2))
+    keypoints = np.concatenate(
+        [xy[:, None] + rng.uniform(0, 1, (n, NKPT, 2)) * wh[:, None], np.zeros((n, NKPT, 1))], -1
+    )
+    keypoints[..., 2] = rng.choice([0, 1, 2], (n, NKPT), p=[0.3, 0.2, 0.5])
+    keypoints[rng.random(n) < 0.2, :, 2] = 0
+    keypoints[keypoints[..., 2] == 0] = 0
+    areas = wh[:, 0] * wh[:, 1] * rng.uniform(0.3, 0.9, n)
+    truth = Truth(
+        np.concatenate([xy, wh], 1), rng.integers(0, nc, n), keypoints, areas, rng.random(n) < 0.15
+    )
+    m = int(rng.integers(0, predictions + 1)) if n else int(rng.integers(0, 3))
+    source = rng.integers(0, n, m) if n else np.zeros(m, int)
+    noise = rng.choice([0.0, 0.02, 0.1, 0.5], (m, 1, 1))
+    if n:
+        size = wh[source]
+        boxes = np.concatenate([xy, wh], 1)[source] + rng.normal(size=(m, 4)) * noise[:, 0] * 50
+        points = keypoints[source].copy()
+        points[..., :2] += rng.normal(size=(m, NKPT, 2)) * noise * size[:, None]
+    else:
+        boxes, points = rng.uniform(0, 400, (m, 4)), rng.uniform(0, 400, (m, NKPT, 3))
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], 1)
+    scores = np.sort(rng.integers(1, 20, m) / 20)[::-1]  # many equal ones
+    classes = rng.integers(0, nc, m)
+    return truth, Rows(np.round(boxes, 3), scores, classes, np.round(points, 3))
+
+
+def as_coco(truths, nc):
+    """The content of a COCO JSON."""
+    annotations = []
+    for image_id, truth in truths.items():
+        for i in range(truth.count):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": int(truth.classes[i]) + 1,
+                    "bbox": truth.boxes[i].tolist(),
+                    "keypoints": truth.keypoints[i].ravel().tolist(),
+                    "num_keypoints": int((truth.keypoints[i, :, 2] > 0).sum()),
+                    "area": float(truth.areas[i]),
+                    "iscrowd": int(truth.crowd[i]),
+                }
+            )
+    return {
+        "images": [{"id": i, "width": 640, "height": 640} for i in truths],
+        "annotations": annotations,
+        "categories": [{"id": c + 1, "name": str(c)} for c in range(nc)],
+    }
+
+
+def both(images, nc, sigmas=SIGMAS):
+    """(ours, pycocotools') poses and boxes of {image id: (truth, rows)}."""
+    truths = {k: t for k, (t, _) in images.items()}
+    results = [r for k, (_, rows) in images.items() for r in result_json(rows, k, range(1, nc + 1))]
+    pairs = [images[k] for k in sorted(images)]
+    poses, boxes = [], []
+    for c in range(nc):
+        split = [metrics.of_class(rows, truth, c) for truth, rows in pairs]
+        poses.append([metrics.score_poses(r, t, sigmas) for r, t in split])
+        boxes.append([metrics.score_boxes(r, t) for r, t in split])
+    ours = metrics.pose_figures(poses), metrics.box_figures(boxes)
+    theirs = tuple(
+        coco_api_figures(copy.deepcopy(as_coco(truths, nc)), results, list(images), kind, sigmas)
+        for kind in ("keypoints", "bbox")
+    )
+    return ours, theirs
+
+
+@pytest.mark.parametrize("nc", [1, 3])
+@pytest.mark.parametrize("seed", range(12))
+def test_figures_equal_pycocotools(seed, nc):
+    pytest.importorskip("pycocotools")
+    rng = np.random.default_rng(seed)
+    # more than a chunk of images, and image ids that are not in order
+    ids = rng.permutation(1000)[: int(rng.choice([1, 5, 40, 150]))]
+    images = {int(i): random_image(rng, nc, 5, int(rng.choice([4, 12, 40]))) for i in ids}
+    ours, theirs = both(images, nc)
+    for mine, reference in zip(ours, theirs):
+        assert list(mine.values()) == pytest.approx(reference, abs=1e-9)
+
+
+def test_more_predictions_than_count():
+    pytest.importorskip("pycocotools")
+    rng = np.random.default_rng(5)
+    images = {i: random_image(rng, 1, 30, 300) for i in range(1, 6)}
+    assert max(r.count for _, r in images.values()) > metrics.MAX_BOXES
+    ours, theirs = both(images, 1)
+    for mine, reference in zip(ours, theirs):
+        assert list(mine.values()) == pytest.approx(reference, abs=1e-9)
+
+
+def test_other_sigmas():
+    pytest.importorskip("pycocotools")
+    rng = np.random.default_rng(6)
+    images = {i: random_image(rng) for i in range(1, 30)}
+    ours, theirs = both(images, 1, (0.05,) * NKPT)
+    assert list(ours[0].values()) == pytest.approx(theirs[0], abs=1e-9)
+    assert ours[0]["AP"] != both(images, 1)[0][0]["AP"]
+
+
+def no_rows():
+    return Rows(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), np.zeros((0, NKPT, 3)))
+
+
+@pytest.mark.parametrize("what", ["no predictions", "no truth", "neither", "perfect"])
+def test_edges_equal_pycocotools(what):
+    pytest.importorskip("pycocotools")
+    rng = np.random.default_rng(1)
+    images = {i: random_image(rng) for i in range(1, 9)}
+    for i, (truth, rows) in images.items():
+        points = np.concatenate([truth.keypoints[..., :2], np.full((truth.count, NKPT, 1), 2)], -1)
+        truth = truth._replace(crowd=np.zeros(truth.count, bool), keypoints=points)
+        if what in ("no truth", "neither"):
+            truth = empty_truth(NKPT)
+        if what in ("no predictions", "neither"):
+            rows = no_rows()
+        if what == "perfect":
+            count = truth.count
+            rows = Rows(truth.boxes, np.linspace(1, 0.5, count), truth.classes, truth.keypoints)
+        images[i] = (truth, rows)
+    ours, theirs = both(images, 1)
+    for mine, reference in zip(ours, theirs):
+        assert list(mine.values()) == pytest.approx(reference, abs=1e-9)
+    expected = {"no predictions": 0.0, "perfect": 1.0}.get(what, -1.0)
+    assert ours[1]["AP"] == pytest.approx(expected) and ours[0]["AP"] == pytest.approx(expected)
+
+
+def test_oks_by_hand():
+    """One point 10 px off on a person of 100 px^2: exp(-100 / (2 (2 sigma)^2 100))."""
+    keypoints = np.zeros((1, 2, 3))
+    keypoints[0, 0] = 50, 50, 2
+    truth = Truth(np.array([[40.0, 40, 20, 20]]), np.zeros(1, int), keypoints,
+                  np.array([100.0]), np.zeros(1, bool))  # fmt: skip
+    rows = Rows(np.zeros((1, 4)), np.ones(1), np.zeros(1, int), keypoints + [10, 0, 0])
+    assert metrics.oks(rows, truth, (0.5, 0.1))[0, 0] == pytest.approx(np.exp(-0.5))
+
+
+def scored(similarity, scores, **changes):
+    similarity = np.asarray(similarity, float)
+    d, g = similarity.shape
+    plenty, nobody = np.full(max(d, g), 5000.0), np.zeros(g, bool)
+    fields = {"similarity": similarity, "scores": np.asarray(scores, float)}
+    fields.update(areas=plenty[:d], truth_areas=plenty[:g], ignored=nobody, crowd=nobody)
+    fields.update(changes)
+    return Scored(**fields)
+
+
+def test_a_person_is_found_once():
+    found = metrics.match([scored([[0.9], [0.95]], [0.8, 0.7])], thresholds=np.array([0.5]))
+    assert found.person.tolist() == [[0, -1]] and found.positives == 1
+
+
+def test_the_better_prediction_takes_the_more_similar_person():
+    found = metrics.match(
+        [scored([[0.6, 0.9], [0.7, 0.95]], [0.8, 0.7])], thresholds=np.array([0.5, 0.65])
+    )
+    assert found.person.tolist() == [[1, 0], [1, 0]]
+
+
+def test_a_crowd_may_be_found_again_and_counts_for_nothing():
+    image = scored([[0.9], [0.9]], [0.8, 0.7], ignored=np.array([True]), crowd=np.array([True]))
+    found = metrics.match([image], thresholds=np.array([0.5, 0.75]))
+    assert (found.person == 0).all() and found.ignored.all() and found.positives == 0
+    assert metrics.average_precision(found) is None
+
+
+def test_confidence_curve():
+    """Right at 0.9, wrong at 0.8 twice, right at 0.7: of equal scores all or none."""
+    image = scored([[0.9, 0], [0, 0], [0, 0], [0, 0.9]], [0.9, 0.8, 0.8, 0.7])
+    curve = metrics.confidence_curve(metrics.match([image]))
+    assert curve.confidence.tolist() == [0.9, 0.8, 0.7]
+    assert curve.precision.tolist() == pytest.approx([1, 1 / 3, 0.5])
+    assert curve.recall.tolist() == [0.5, 0.5, 1.0]
+    assert curve.best() == pytest.approx((0.9, 1.0, 0.5, 2 / 3))
+    nothing = metrics.confidence_curve(metrics.match([]))
+    assert nothing.best() == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_order_of_images_does_not_matter_without_equal_scores():
+    rng = np.random.default_rng(3)
+    images = []
+    for _ in range(300):
+        truth, rows = random_image(rng)
+        images.append(metrics.score_poses(rows._replace(scores=np.sort(rng.random(rows.count))[::-1]),
+                                          truth, SIGMAS))  # fmt: skip
+    one = metrics.pose_figures([images])
+    other = metrics.pose_figures([[images[i] for i in rng.permutation(len(images))]])
+    assert one == pytest.approx(other, abs=1e-12)
+
+
+def test_mean_curve_of_a_class_that_is_silent():
+    """Above its best score a class has found nobody, as one without any prediction."""
+    right = metrics.confidence_curve(metrics.match([scored([[0.9]], [0.9])]))
+    none = metrics.confidence_curve(metrics.match([scored(np.zeros((0, 1)), [])]))
+    wrong = metrics.confidence_curve(metrics.match([scored([[0.0]], [0.1])]))
+    silent, late = metrics.mean_curve([right, none]), metrics.mean_curve([right, wrong])
+    for one, other in zip(silent, late):
+        assert one.tolist() == other.tolist()
+    assert silent.best()[1:] == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_one_class_is_not_copied():
+    truth, rows = random_image(np.random.default_rng(0))
+    mine, persons = metrics.of_class(rows, truth, 0)
+    assert mine.keypoints is rows.keypoints and persons.keypoints is truth.keypoints
+    mine, persons = metrics.of_class(rows, truth, 1)
+    assert mine.count == persons.count == 0

@@ -1,0 +1,542 @@
+"""export -> detect -> test as users run them, on stand-ins of each TensorRT and the real RTX."""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from tests.conftest import ROOT  # noqa: E402
+from tests.small_net import make_small_net  # noqa: E402
+
+FAKES = ROOT / "tests" / "fakes"
+VERSIONS = ["v85", "v86", "v10", "v11"]
+MAGIC = b"FAKETRT\0"
+STANDS = ("tensorrt", "pycuda", "trt_fake")
+
+
+def process(version, script, *flags, **environment):
+    """A script in a process where `tensorrt` and `pycuda` are stand-ins (version None: as is)."""
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", **environment}
+    if version is not None:
+        env["PYTHONPATH"] = os.pathsep.join([str(FAKES / version), str(FAKES), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, flags)],
+        cwd=str(ROOT), capture_output=True, encoding="utf-8", env=env, timeout=120,
+    )  # fmt: skip
+
+
+def run(version, script, *flags, **environment):
+    """The same inside this process, which is ten times as fast."""
+    from utils import cli
+
+    module = importlib.import_module(script[: -len(".py")].replace("/", "."))
+    stands = [n for n in sys.modules if n.split(".")[0] in STANDS]
+    kept = {name: sys.modules.pop(name) for name in stands}
+    path, before = list(sys.path), dict(os.environ)
+    handler = signal.getsignal(signal.SIGTERM)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    try:
+        if version is not None:
+            sys.path[:0] = [str(FAKES / version), str(FAKES)]
+            importlib.invalidate_caches()
+        os.environ.update(environment)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.run(module.main, module.get_args_parser(), [str(f) for f in flags])
+            except SystemExit as e:
+                code = e.code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        os.environ.clear()
+        os.environ.update(before)
+        sys.path[:] = path
+        for name in [n for n in sys.modules if n.split(".")[0] in STANDS]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+    return subprocess.CompletedProcess(flags, code, out.getvalue(), err.getvalue())
+
+
+def good(done):
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def bad(done, *words):
+    """It failed with exit code 1 and one line that holds the words."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [n for n in re.split(r"[\r\n]+", done.stderr) if n.strip() and "image/s]" not in n]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def facts(engine):
+    data = engine.read_bytes()
+    assert data.startswith(MAGIC)
+    return pickle.loads(data[len(MAGIC) :])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(10):
+        image = np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8)
+        (folder / ("%d.png" % i)).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    return folder
+
+
+@pytest.fixture
+def calib(tmp_path, pictures):
+    """Flags of a calibration."""
+    return ["--int8", "--calib_path", pictures, "--calib_num", 10, "--calib_batch", 4,
+            "--cache_dir", tmp_path / "caches"]  # fmt: skip
+
+
+def dataset(tmp_path):
+    """Data yaml of a picture with one labelled person."""
+    for name in ("images", "labels"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    path = tmp_path / "data" / "images" / "a.png"
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    label = "0 0.5 0.5 0.5 0.5" + " 0.5 0.5 2" * 17
+    (tmp_path / "data" / "labels" / "a.txt").write_text(label + "\n")
+    (tmp_path / "data" / "val.txt").write_text("images/a.png\n")
+    (tmp_path / "data.yaml").write_text("val: data/val.txt\nnc: 1\nnames: [person]\n")
+    return tmp_path / "data.yaml"
+
+
+def predictions(version, weights, source, folder):
+    out = good(run(version, "detect_multi_backend.py", "--weights", weights, "--source", source,
+                   "--save-json", "--nosave", "--project", folder, "--conf-thres", 0.2,
+                   "--square"))  # fmt: skip
+    rows = json.loads(next(folder.rglob("predictions.json")).read_text())
+    return out, rows
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_fp16_export_detect_test(tmp_path, pictures, version):
+    path = make_small_net(tmp_path / "x.onnx")
+    out = good(run(version, "models/export_TRT.py", "--onnx", path, "--batch-size", 1, "--fp16"))
+    engine = tmp_path / "x-FP16.trt"
+    assert "x-FP16.trt: FP16, TensorRT" in out and not (tmp_path / "x.trt").exists()
+    info = json.loads((tmp_path / "x-FP16.trt.json").read_text())
+    assert info["precision"] == "FP16" and info["nkpt"] == 17 and info["gpu"] == "Xavier"
+    assert info["names"] == ["person"] and info["imgsz"] == [64, 64]
+    assert len(info["onnx_sha256"]) == 64 and info["version"].startswith(version[1:2])
+    built = facts(engine)
+    assert built["workspace"] == 4 << 30
+    if version == "v11":
+        assert built["flags"] == [] and built["precisions"] == {}
+        kinds = {i.data_type for i in onnx.load_model_from_string(built["onnx"]).graph.initializer}
+        assert onnx.TensorProto.FLOAT16 in kinds
+    else:
+        assert built["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+        assert set(built["precisions"].values()) == {"FLOAT"}
+        assert {"decode/m1", "decode/s1", "decode/m3"} <= set(built["precisions"])
+    text, rows = predictions(version, engine, pictures, tmp_path / "trt")
+    assert "on Xavier" in text or "Xavier through pycuda" in text
+    _, expected = predictions(None, path, pictures, tmp_path / "onnx")
+    assert len(rows) == len(expected) >= 10
+    for a, b in zip(rows, expected):
+        assert a["score"] == pytest.approx(b["score"], abs=5e-3)
+        np.testing.assert_allclose(a["keypoints"], b["keypoints"], atol=0.1)
+    if version in ("v85", "v11"):
+        good(run(version, "test_multi_backend.py", "--weights", engine, path, "--data",
+                 dataset(tmp_path), "--compare", "--no-report", "--project",
+                 tmp_path / "test"))  # fmt: skip
+        content = json.loads(next((tmp_path / "test").rglob("results.json")).read_text())
+        files = content["compare"]["files"]
+        assert [f["precision"] for f in files] == ["FP16", "FP32"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_int8_from_images_and_from_the_cache_alone(tmp_path, calib, version):
+    path = make_small_net(tmp_path / "x.onnx")
+    out = good(run(version, "models/export_TRT.py", "--onnx", path, *calib))
+    engine, cache = tmp_path / "x-INT8.trt", tmp_path / "caches" / "x.cache"
+    info = json.loads((tmp_path / "x-INT8.trt.json").read_text())
+    first = facts(engine)
+    header = cache.read_text().splitlines()[0]
+    if version == "v11":
+        assert info["quantization"] == "explicit" and "x-INT8.onnx" in out
+        assert info["calibration"]["method"] == "Foreground" and first["scales"] is None
+    else:
+        assert info["quantization"] == "implicit" and info["calibration"]["by"] == "TensorRT"
+        assert first["calibrated_images"] == 10  # with a static batch of 1, all of them
+        assert "FP16" in first["flags"] and "INT8" in first["flags"]
+        assert first["precisions"]["head"] == "HALF" and first["precisions"]["depth"] == "HALF"
+        assert first["precisions"]["decode/m1"] == "FLOAT" and "fuse" not in first["precisions"]
+        number = {"v85": "8502", "v86": "8601", "v10": "100700"}[version]
+        assert header == "TRT-%s-MinMaxCalibration" % number
+    engine.unlink()
+    text = good(run(version, "models/export_TRT.py", "--onnx", path, "--int8", "--calib_path",
+                    "nowhere", "--cache_dir", cache.parent))  # fmt: skip
+    assert "calibration from" in text
+    second = facts(engine)
+    assert second["calibrated_images"] == 0
+    if version != "v11":
+        assert second["scales"] == pytest.approx(first["scales"], rel=1e-6)
+    _, rows = predictions(version, engine, tmp_path / "pictures", tmp_path / "out")
+    assert len(rows) >= 10
+
+
+@pytest.mark.parametrize("here, there", [("v11", "v85"), ("v85", "v11"), ("v10", "v86")])
+def test_a_cache_travels(tmp_path, calib, here, there):
+    """Calibrated with one version, built with another from the .onnx and the .cache."""
+    path = make_small_net(tmp_path / "x.onnx")
+    good(run(here, "models/export_TRT.py", "--onnx", path, *calib))
+    good(run(there, "models/export_TRT.py", "--onnx", path, "--int8", "--cache_dir",
+             tmp_path / "caches"))  # fmt: skip
+    built = facts(tmp_path / "x-INT8.trt")
+    assert built["calibrated_images"] == 0
+    if there == "v11":
+        nodes = onnx.load_model_from_string(built["onnx"]).graph.node
+        assert sum(n.op_type == "QuantizeLinear" for n in nodes) >= 10
+    else:
+        assert len(built["scales"]) >= 10
+
+
+def test_explicit_on_an_old_version_and_ranges_of_onnx_runtime(tmp_path, calib):
+    path = make_small_net(tmp_path / "x.onnx")
+    export = ["models/export_TRT.py", "--onnx", path, *calib]
+    good(run("v85", *export, "--quant", "explicit", "--calib_method", "Entropy"))
+    built = facts(tmp_path / "x-INT8.trt")
+    assert built["scales"] is None and "INT8" in built["flags"]
+    assert set(built["precisions"].values()) == {"FLOAT"}  # Q/DQ says itself what is no INT8
+    good(run("v85", *export, "--recalibrate", "--calib_by", "onnxruntime"))
+    built = facts(tmp_path / "x-INT8.trt")
+    assert built["calibrated_images"] == 0 and "head_out" in built["scales"]
+    bad(run("v11", *export, "--quant", "implicit"), "--quant implicit", "no calibrators")
+
+
+def test_qdq_and_half_models_are_named_after_what_they_are(tmp_path, pictures):
+    path = make_small_net(tmp_path / "x.onnx")
+    good(run(None, "models/export_INT8.py", "--onnx", path, "--calib_path", pictures,
+             "--calib_num", 4, "--cache_dir", tmp_path))  # fmt: skip
+    for version in ("v85", "v11"):
+        good(run(version, "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx"))
+        assert json.loads((tmp_path / "x-INT8.trt.json").read_text())["precision"] == "INT8"
+        (tmp_path / "x-INT8.trt").unlink()
+    bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx", "--int8", "--quant",
+            "implicit"), "--quant implicit", "has Q/DQ pairs")  # fmt: skip
+    from utils.graph.fp16 import to_half
+
+    model = onnx.load(str(path))
+    to_half(model)
+    onnx.save(model, str(tmp_path / "h.onnx"))
+    out = good(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "h.onnx"))
+    assert "FP16 weights" in out and (tmp_path / "h-FP16.trt").is_file()
+    assert facts(tmp_path / "h-FP16.trt")["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+    bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "h.onnx", "--int8", "--calib_path",
+            pictures), "FP16 weights", "without --half")  # fmt: skip
+
+
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_fp16_weights_are_rounded_here(tmp_path, version, monkeypatch):
+    """Typed or not: every weight TensorRT gets is an FP16 number already."""
+    path = make_small_net(tmp_path / "x.onnx")
+    export = ["models/export_TRT.py", "--onnx", path, "--fp16"]
+
+    def convs():
+        model = onnx.load_model_from_string(facts(tmp_path / "x-FP16.trt")["onnx"])
+        arrays = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
+        kinds = [n.op_type for n in model.graph.node]
+        return kinds, [arrays[n.input[1]] for n in model.graph.node if n.op_type == "Conv"]
+
+    good(run(version, *export))
+    kinds, fine = convs()
+    assert "Round" in kinds  # pixels, too
+    assert all(np.array_equal(w.astype(np.float16), w) for w in fine)
+    good(run(version, *export, "--round", "nearest"))
+    kinds, plain = convs()
+    assert "Round" not in kinds
+    assert any((a != b.astype(np.float16)).any() for a, b in zip(fine, plain))
+    bad(run(version, *export[:-1], "--round", "cancel"), "--round goes with --fp16")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as on a Jetson
+    text = good(run(version, *export))
+    assert "rounded to the nearest FP16: fine rounding needs onnxruntime" in text
+    bad(run(version, *export, "--round", "cancel"), "--round cancel", "pip install onnxruntime")
+
+
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_dynamic(tmp_path, calib, pictures, version):
+    path = make_small_net(tmp_path / "x-dynamic.onnx", None, None, imgsz=[128, 128])
+    export = ["models/export_TRT.py", "--onnx", path]
+    good(run(version, *export, "--dynamic", "--max-batch", 3, "--opt-size", 128))
+    engine = tmp_path / "x-dynamic.trt"
+    wanted = ((1, 3, 64, 64), (1, 3, 128, 128), (3, 3, 128, 128))
+    assert facts(engine)["profile"] == {"input": wanted}
+    text = good(run(version, "detect_multi_backend.py", "--weights", engine, "--source", pictures,
+                    "--nosave", "--project", tmp_path / "out"))  # fmt: skip
+    assert "?x3x?x?" in text
+    good(run(version, *export, "--batch-size", 2))  # static, of a dynamic ONNX
+    assert facts(engine)["profile"] == {"input": ((2, 3, 128, 128),) * 3}
+    good(run(version, *export, "--dynamic", "--max-batch", 4, *calib, "--calib_imgsz", 192))
+    if version == "v85":  # at the size asked for, which is none of the engine's
+        built = facts(tmp_path / "x-dynamic-INT8.trt")
+        assert built["calibrated_images"] >= 10 and built["calibrated_shape"] == (1, 3, 192, 192)
+    bad(run(version, *export, "--dynamic", "--min-size", 128, "--max-size", 64), "must not shrink")
+    bad(run(version, *export, "--max-batch", 2), "--max-batch goes with --dynamic")
+    bad(run(version, *export, "--opt-size", 100), "multiples of 64")
+
+
+@pytest.mark.parametrize("form", ["static", "efficientnms"])
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_nms_inside(tmp_path, pictures, version, form):
+    from utils.graph.nms import Nms, add_nms
+
+    model = onnx.load(str(make_small_net(tmp_path / "x.onnx", conf_thres=0.2, iou_thres=0.45,
+                                         topk=8)))  # fmt: skip
+    add_nms(model, 1, Nms(form, 0.2, 0.45, 8))
+    onnx.save(model, str(tmp_path / "x-NMS.onnx"))
+    out = good(run(version, "models/export_TRT.py", "--onnx", tmp_path / "x-NMS.onnx", "--fp16"))
+    assert ("replaced by standard ops" in out) == (version == "v11" and form == "efficientnms")
+    engine = tmp_path / "x-NMS-FP16.trt"
+    if version == "v85" and form == "efficientnms":
+        plugins = [k for k in facts(engine)["precisions"] if k.startswith("nms/")]
+        assert plugins  # NMS stays FP32
+    text, rows = predictions(version, engine, pictures, tmp_path / "trt")
+    assert "NMS inside (conf 0.2, iou 0.45, at most 8 poses)" in text
+    _, expected = predictions(None, tmp_path / "x-NMS.onnx", pictures, tmp_path / "onnx")
+    assert len(rows) == len(expected) >= 10
+
+
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_nms_inside_in_int8(tmp_path, pictures, calib, version):
+    from utils.graph.nms import Nms, add_nms
+
+    model = onnx.load(str(make_small_net(tmp_path / "x.onnx", conf_thres=0.2, iou_thres=0.45,
+                                         topk=8)))  # fmt: skip
+    add_nms(model, 1, Nms("efficientnms", 0.2, 0.45, 8))
+    onnx.save(model, str(tmp_path / "x-NMS.onnx"))
+    flags = ["--onnx", tmp_path / "x-NMS.onnx", *calib, "--quant", "explicit"]
+    good(run(version, "models/export_TRT.py", *flags))
+    for weights in ("x-NMS-INT8.trt", "x-NMS-INT8.onnx"):
+        _, rows = predictions(version, tmp_path / weights, pictures, tmp_path / weights[-4:])
+        assert len(rows) >= 10
+    done = run(version, "models/export_INT8.py", "--onnx", tmp_path / "x-NMS.onnx", "--report",
+               "--cache_dir", tmp_path / "caches")  # fmt: skip
+    bad(done, "--report", "without NMS inside")
+
+
+def test_builder_settings(tmp_path):
+    path = make_small_net(tmp_path / "x.onnx")
+    export = ["models/export_TRT.py", "--onnx", path, "--workspace", 2]
+    timing = tmp_path / "timing.cache"
+    good(run("v86", *export, "--fp16", "--opt-level", 5, "--timing-cache", timing, "--dla", 1))
+    built = facts(tmp_path / "x-FP16.trt")
+    assert (built["opt_level"], built["dla"], built["workspace"]) == (5, 1, 2 << 30)
+    assert "GPU_FALLBACK" in built["flags"] and timing.read_bytes() == b"timing"
+    timing.write_bytes(b"of another GPU")
+    out = good(run("v86", *export, "--timing-cache", timing, "--verbose"))
+    assert (
+        "timing.cache: made by another TensorRT or GPU" in out and timing.read_bytes() == b"timing"
+    )
+    bad(run("v85", *export, "--opt-level", 5), "--opt-level", "8.6 and newer")
+    bad(run("v86", *export, "--fp16", "--dla", 2), "--dla 2", "2 DLA cores")
+    bad(run("v86", *export, "--dla", 0), "--dla", "--fp16 or --int8")
+    bad(run("v86", *export, "--fp16", "--dla", -1), "--dla -1")
+    bad(run("v86", *export, "--timing-cache", tmp_path), "is a folder")
+
+
+def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, pictures, calib):
+    path = make_small_net(tmp_path / "x.onnx")
+    dynamic = make_small_net(tmp_path / "d.onnx", None, None)
+    for name in ("x.trt", "x-INT8.trt", "x-FP16.trt"):
+        (tmp_path / name).write_bytes(b"old")
+    export = ["models/export_TRT.py", "--onnx", path]
+    bad(run("v85", *export, "--batch-size", 4), "--batch-size 4", "x.onnx is static, batch 1")
+    bad(run("v85", *export, "--dynamic"), "--dynamic: x.onnx is static")
+    bad(run("v85", *export, "--workspace", 64), "--workspace 64", "8.0 GB")
+    bad(run("v85", *export, "--device", "cpu"), "--device cpu")
+    bad(run("v85", *export, "--device", 3), "--device 3", "sees 1 CUDA GPUs")
+    bad(run("v85", *export, FAKE_NO_CUDA="1"), "needs a CUDA GPU")
+    bad(run("v85", *export, FAKE_BUILD_FAILS="1"), "could not build", "Could not find any impl")
+    bad(run("v85", *export, *calib, FAKE_NO_INT8="1"), "no fast INT8")
+    bad(run("v85", *export, "--fp16", FAKE_NO_FP16="1"), "--fp16: this GPU has no fast FP16")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    flags = ["--int8", "--cache_dir", tmp_path / "none", "--calib_path"]
+    bad(run("v85", *export, *flags, empty), "--calib_path", "no pictures")
+    bad(run("v85", *export, *flags, tmp_path / "nowhere"), "--calib_path", "expected a folder")
+    bad(run("v11", *export, *flags, pictures), "--calib_num 1024: only 10 pictures")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "x.cache").write_text("TRT-8401-MinMaxCalibration\ninput: 3c010204\n")
+    for version in ("v85", "v11"):
+        bad(run(version, *export, "--int8", "--cache_dir", foreign), "x.cache", "1 of the")
+    (foreign / "x.cache").write_text("nonsense")
+    bad(run("v85", *export, "--int8", "--cache_dir", foreign), "not a calibration cache")
+    (pictures / "3.png").write_bytes(b"broken")
+    bad(run("v85", *export, *calib), "calibration", "3.png")
+    bad(run("v85", *export, *calib, "--keep", "nothing"), "--keep nothing: no convolution")
+    bad(run("v85", "models/export_TRT.py", "--onnx", dynamic, "--opt-size", 0), "--img-size 0")
+    (tmp_path / "bad.onnx").write_bytes(b"garbage")
+    bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "bad.onnx"), "not a valid ONNX")
+    bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "no.onnx"), "no such file")
+    for name in ("x.trt", "x-INT8.trt", "x-FP16.trt"):
+        assert (tmp_path / name).read_bytes() == b"old"
+    assert not list(tmp_path.rglob(".tmp*"))
+
+
+def stopped_at(error, picture, monkeypatch):
+    """A picture that cannot be read for a reason of its own."""
+    from utils.runtime import sources
+
+    read = sources.read_image
+
+    def read_image(path):
+        if path.endswith(picture):
+            raise error
+        return read(path)
+
+    monkeypatch.setattr(sources, "read_image", read_image)
+
+
+def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, pictures, calib):
+    """The bindings swallow what a calibrator raises, and TensorRT goes on with half the images."""
+    path = make_small_net(tmp_path / "x.onnx")
+    engine, cache = tmp_path / "x-INT8.trt", tmp_path / "caches" / "x.cache"
+    engine.write_bytes(b"old")
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "3.png").write_bytes(b"broken")
+    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", "3.png")
+    assert engine.read_bytes() == b"old" and not cache.exists()
+    for picture in pictures.iterdir():  # then there is nothing to build from either
+        picture.write_bytes(b"broken")
+    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", ".png")
+    assert engine.read_bytes() == b"old" and not cache.exists()
+    for picture in pictures.iterdir():
+        picture.write_bytes(whole)
+    good(run("v85", "models/export_TRT.py", "--onnx", path, *calib))
+    assert facts(engine)["calibrated_images"] == 10
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (MemoryError(), None)])
+def test_calibration_interrupted(tmp_path, calib, monkeypatch, error, code):
+    path = make_small_net(tmp_path / "x.onnx")
+    stopped_at(error, "3.png", monkeypatch)
+    if code is None:  # no error of the user's: it keeps its traceback
+        with pytest.raises(MemoryError):
+            run("v85", "models/export_TRT.py", "--onnx", path, *calib)
+    else:
+        assert run("v85", "models/export_TRT.py", "--onnx", path, *calib).returncode == code
+    assert not list(tmp_path.rglob("*.trt")) and not list(tmp_path.rglob("*.cache"))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, calib):
+    path = make_small_net(tmp_path / "x.onnx")
+    (tmp_path / "caches").write_bytes(b"a file where the folder should be")
+    done = run("v85", "models/export_TRT.py", "--onnx", path, *calib)
+    bad(done, "caches: cannot write into this folder")
+    assert "image/s" not in done.stderr  # before any picture is read
+    (tmp_path / "x.trt").mkdir()
+    done = run("v85", "models/export_TRT.py", "--onnx", path)
+    bad(done, "x.trt: is a folder")
+    assert "building" not in done.stdout
+
+
+def test_builds_on_the_gpu_asked_for(tmp_path):
+    path = make_small_net(tmp_path / "x.onnx")
+    for version in ("v85", "v11"):
+        good(run(version, "models/export_TRT.py", "--onnx", path, "--device", 1, FAKE_GPUS="2"))
+        assert facts(tmp_path / "x.trt")["gpu_index"] == 1
+        good(run(version, "models/export_TRT.py", "--onnx", path))
+        assert facts(tmp_path / "x.trt")["gpu_index"] == 0
+
+
+def test_half_static(tmp_path, pictures):
+    """A dynamic batch of one size, or any size of one batch, as other exporters make."""
+    for name, batch, hw in (("b.onnx", None, (64, 64)), ("s.onnx", 2, None)):
+        dims = onnx.load(str(make_small_net(tmp_path / name, batch, None)))
+        for dim, value in zip(dims.graph.input[0].type.tensor_type.shape.dim[2:], hw or ()):
+            dim.dim_value = value
+        onnx.save(dims, str(tmp_path / name))
+    export = ["models/export_TRT.py", "--onnx", tmp_path / "b.onnx"]
+    good(run("v85", *export, "--dynamic", "--max-batch", 3))
+    wanted = ((1, 3, 64, 64), (1, 3, 64, 64), (3, 3, 64, 64))
+    assert facts(tmp_path / "b.trt")["profile"] == {"input": wanted}
+    bad(run("v85", *export, "--dynamic", "--max-size", 128), "--max-size", "static, 64 64")
+    bad(run("v85", *export, "--opt-size", 128), "--opt-size", "static, 64 64")
+    export = ["models/export_TRT.py", "--onnx", tmp_path / "s.onnx", "--opt-size", 128]
+    good(run("v85", *export))
+    assert facts(tmp_path / "s.trt")["profile"] == {"input": ((2, 3, 128, 128),) * 3}
+    bad(run("v85", *export, "--batch-size", 4), "--batch-size 4", "static, 2")
+
+
+def test_engines_that_cannot_run(tmp_path, pictures):
+    path = make_small_net(tmp_path / "x.onnx")
+    good(run("v85", "models/export_TRT.py", "--onnx", path))
+    engine = tmp_path / "x.trt"
+    detect = ["detect_multi_backend.py", "--weights", engine, "--source", pictures, "--nosave",
+              "--project", tmp_path / "out"]  # fmt: skip
+    bad(run("v86", *detect), "built by TensorRT 8.5.2.2, here is TensorRT 8.6.1.6", "export_TRT.py")
+    bad(run("v85", *detect, FAKE_GPU="Orin"), "built for Xavier, here is Orin")
+    bad(run("v85", *detect, "--device", "cpu"), "needs a GPU")
+    bad(run("v85", *detect, FAKE_NO_CUDA="1"), "needs a CUDA GPU")
+    side = tmp_path / "x.trt.json"
+    content = side.read_text()
+    engine.write_bytes(engine.read_bytes()[:500])
+    bad(run("v85", *detect), "500 bytes", "damaged")
+    side.unlink()  # as trtexec leaves it
+    bad(run("v85", *detect), "not an engine that TensorRT 8.5.2.2 on Xavier can run")
+    side.write_text(content[:20])
+    bad(run("v85", *detect), "x.trt.json: not JSON")
+
+
+def test_an_engine_without_side_file_runs(tmp_path, pictures):
+    path = make_small_net(tmp_path / "x.onnx")
+    good(run("v10", "models/export_TRT.py", "--onnx", path))
+    (tmp_path / "x.trt.json").unlink()
+    (tmp_path / "x.trt").rename(tmp_path / "x.engine")
+    text, rows = predictions("v10", tmp_path / "x.engine", pictures, tmp_path / "out")
+    assert "unknown precision" in text and len(rows) >= 10
+
+
+def test_as_processes(tmp_path, pictures):
+    """Two of the above as users run them."""
+    path = make_small_net(tmp_path / "x.onnx")
+    good(process("v85", "models/export_TRT.py", "--onnx", path, "--fp16"))
+    out = good(process("v85", "detect_multi_backend.py", "--weights", tmp_path / "x-FP16.trt",
+                       "--source", pictures, "--project", tmp_path / "out"))  # fmt: skip
+    assert "TensorRT 8.5.2.2, Xavier through pycuda, FP16" in out
+    bad(process("v11", "models/export_TRT.py", "--onnx", path, "--dynamic"), "--dynamic")
+
+
+def test_real_tensorrt_rtx(tmp_path, calib):
+    """Builds without a GPU; says that it cannot run the result here."""
+    pytest.importorskip("tensorrt_rtx", reason="no tensorrt_rtx for this Python")
+    path = make_small_net(tmp_path / "x.onnx")
+    for flags, name in (([], "x.trt"), (["--fp16"], "x-FP16.trt"), (calib, "x-INT8.trt")):
+        out = good(run(None, "models/export_TRT.py", "--onnx", path, *flags))
+        assert "TensorRT-RTX" in out and (tmp_path / name).stat().st_size > 1000
+    done = run(None, "detect_multi_backend.py", "--weights", tmp_path / "x.trt", "--source",
+               tmp_path / "pictures", "--project", tmp_path / "out")  # fmt: skip
+    if "CUDA GPU" in done.stderr:
+        bad(done, "needs a CUDA GPU")
+
+
+def test_int8_where_fp16_is_slow(tmp_path, pictures):
+    """A GPU before Volta: nobody asked for FP16, so it is left out."""
+    path = make_small_net(tmp_path / "x.onnx")
+    flags = ["--int8", "--calib_path", pictures, "--calib_num", 4, "--cache_dir", tmp_path / "c"]
+    for quant in ("implicit", "explicit"):
+        command = ["models/export_TRT.py", "--onnx", path, *flags, "--quant", quant]
+        done = run("v85", *command, FAKE_NO_FP16="1")
+        assert done.returncode == 0, done.stderr
+        assert "no fast FP16" in done.stdout and (tmp_path / "x-INT8.trt").is_file()

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from utils.pose.drawing import Tile, contact_sheet, default_line_width, draw_poses
+from utils.pose.keypoints import LEFT_COLOR, RIGHT_COLOR
+from utils.pose.poses import Poses, empty_poses
+
+
+def person(points, box=(5.0, 5, 50, 50), conf=0.9):
+    keypoints = np.concatenate([points, np.full((len(points), 1), conf)], 1)
+    return Poses(
+        np.array([box], np.float32), np.array([0.5], np.float32), np.zeros(1, np.int64),
+        keypoints[None].astype(np.float32),
+    )  # fmt: skip
+
+
+def canvas(h=700, w=1300):
+    return np.zeros((h, w, 3), np.uint8)
+
+
+def test_nobody_draws_nothing():
+    image = canvas()
+    draw_poses(image, empty_poses(17), ["person"])
+    assert not image.any()
+
+
+@pytest.mark.parametrize("xy", [(640, 320), (1280, 640), (640.4, 64), (0.5, 0.5)])
+def test_points_on_multiples_of_640_are_drawn(xy):
+    image = canvas()
+    points = np.full((5, 2), -1e4)
+    points[2] = xy
+    draw_poses(image, person(points, box=(-50, -50, -40, -40)), ["x"], labels=False)
+    x, y = int(xy[0]), int(xy[1])
+    assert image[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].any()
+
+
+def test_low_confidence_points_are_not_drawn():
+    image = canvas()
+    points = np.full((5, 2), 100.0)
+    outside = (-50, -50, -40, -40)
+    draw_poses(image, person(points, outside, conf=0.5), ["x"], labels=False, kpt_thres=0.5)
+    assert not image.any()
+
+
+def test_left_and_right_have_their_colours():
+    image = canvas()
+    points = np.full((17, 2), -1e4)
+    points[5], points[6] = (200, 100), (100, 100)
+    draw_poses(image, person(points, (-50, -50, -40, -40)), ["x"], 4, labels=False)
+    assert tuple(image[100, 200]) == LEFT_COLOR and tuple(image[100, 100]) == RIGHT_COLOR
+
+
+def test_wild_values_do_not_fail():
+    points = np.array([[np.nan, 3], [1e9, -1e9], [np.inf, 0], [-5, 20], [30, 30]])
+    for box in ((-1e9, -1e9, 1e9, 1e9), (np.nan, 0, 1, 1), (0, 0, 0, 0)):
+        draw_poses(canvas(40, 40), person(points, box), ["person"])
+
+
+def test_label_stays_inside_the_image():
+    image = canvas(100, 200)
+    draw_poses(image, person(np.full((5, 2), -1e4), (150, 0, 199, 99)), ["a long class name"])
+    assert image[:40].any() and image.shape == (100, 200, 3)
+
+
+def test_line_width_grows_with_the_image():
+    assert default_line_width((1, 1)) == 1
+    assert default_line_width((2000, 3000)) > default_line_width((480, 640))
+
+
+def test_names_that_are_not_utf8_end_nothing():
+    name = "caf\udce9"
+    image = canvas()
+    draw_poses(image, person([(100.0, 100)]), [name])
+    tile = Tile(canvas(), person([(1.0, 1)]), person([(1.0, 1)]), name + ".jpg: 1 missed")
+    assert contact_sheet([tile], [name]).std() > 0

@@ -1,0 +1,163 @@
+import json
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import pose_row
+from utils.errors import InputError
+from utils.pose import nms
+from utils.runtime.sources import Frame, read_image
+from utils.runtime.writers import ResultWriter, label_text
+
+
+def poses(*centers):
+    rows = np.stack([pose_row(x, 30, 20, 40) for x in centers])
+    return nms.raw_to_poses(rows[None], 1, 0.25, 0.45)[0]
+
+
+def frame(path="a/x.jpg", index=0, kind="image", hw=(100, 200)):
+    return Frame(np.full((*hw, 3), 90, np.uint8), path, index, kind, 10.0)
+
+
+def test_label_lines_have_56_columns_and_normalised_values():
+    (line,) = label_text(poses(50), (100, 200), False).splitlines()
+    values = [float(v) for v in line.split()]
+    assert len(values) == 56
+    np.testing.assert_allclose(values[:5], [0, 50 / 200, 30 / 100, 20 / 200, 40 / 100], atol=1e-6)
+    np.testing.assert_allclose(values[5:8], [40 / 200, 30 / 100, 0.8], atol=1e-6)
+    with_conf = label_text(poses(50), (100, 200), True).split()
+    assert len(with_conf) == 57 and float(with_conf[-1]) == pytest.approx(0.9)
+
+
+def test_nobody_is_an_empty_label_file(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], txt=True, json_rows=True)
+    writer.write_data(frame(), poses(50).select([]))
+    writer.close()
+    assert (tmp_path / "labels" / "x.txt").read_text() == ""
+    assert json.loads((tmp_path / "predictions.json").read_text()) == []
+
+
+def test_json_rows_are_coco_results(tmp_path):
+    for numeric, ids in ((True, [139, 139, 12]), (False, [0, 0, 1])):
+        writer = ResultWriter(tmp_path, ["person"], json_rows=True, numeric_ids=numeric)
+        writer.write_data(frame("000000000139.jpg"), poses(50, 150))
+        writer.write_data(frame("12.jpg"), poses(50))
+        writer.close()
+        rows = json.loads((tmp_path / "predictions.json").read_text())
+        assert [r["image_id"] for r in rows] == ids
+    assert rows[0]["category_id"] == 1 and len(rows[0]["keypoints"]) == 51
+    assert rows[0]["bbox"] == [40, 10, 20, 40] and rows[0]["score"] == pytest.approx(0.9)
+
+
+def test_same_names_do_not_overwrite(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], txt=True)
+    for path in ("a/x.jpg", "b/x.jpg", "b/X.png"):
+        writer.write_data(frame(path), poses(50))
+        writer.write_image(frame(path), frame().image)
+    assert sorted(p.name for p in tmp_path.glob("*.*g")) == ["X_3.png", "x.jpg", "x_2.jpg"]
+    assert len(list((tmp_path / "labels").iterdir())) == 3
+
+
+def test_crops(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], images=False, crops=True)
+    writer.write_data(frame("图.png"), poses(50, 150))
+    crops = sorted((tmp_path / "crops" / "person").iterdir())
+    assert [c.name for c in crops] == ["图_1.jpg", "图_2.jpg"]
+    assert read_image(str(crops[0])).shape == (40, 20, 3)
+
+
+def test_video_appears_when_it_is_finished_and_plays(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"])
+    for i in range(7):
+        item = frame("clip.avi", i, "video")
+        writer.write_image(item, item.image)
+        assert not (tmp_path / "clip.mp4").exists()
+    writer.close()
+    capture = cv2.VideoCapture(str(tmp_path / "clip.mp4"))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    assert count == 7 and capture.get(cv2.CAP_PROP_FPS) == 10
+    assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_streams_are_interleaved_into_their_own_files(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"])
+    for i in range(4):
+        for address in ("rtsp://a/1", "0"):
+            item = frame(address, i, "stream")
+            writer.write_image(item, item.image)
+    writer.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.mp4", "rtsp_a_1.mp4"]
+
+
+def test_unknown_suffix_becomes_jpg(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"])
+    writer.write_image(frame("scan.pgm"), frame().image)
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped", "tv/monitor", "..", ""])
+def test_class_names_cannot_leave_the_folder(tmp_path, name):
+    folder = tmp_path / "a" / "b" / "run"
+    writer = ResultWriter(folder, [name], images=False, crops=True)
+    writer.write_data(frame(), poses(50))
+    (crop,) = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert crop.parent.parent == folder / "crops"
+
+
+def test_frames_and_pictures_of_one_name_keep_their_labels(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], txt=True)
+    writer.write_data(frame("clip_1.jpg"), poses(50))
+    writer.write_data(frame("clip.mp4", 0, "video"), poses(50))
+    assert sorted(p.name for p in (tmp_path / "labels").iterdir()) == [
+        "clip_1.txt",
+        "clip_1_2.txt",
+    ]
+
+
+def test_picture_that_its_type_cannot_hold_becomes_png(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"])
+    wide = frame("wide.webp", hw=(2, 20000))
+    writer.write_image(wide, wide.image)
+    assert read_image(str(tmp_path / "wide.png")).shape == (2, 20000, 3)
+
+
+def test_stream_plays_in_real_time(tmp_path):
+    """Frames that were dropped on the way are made up for by repetition."""
+    writer = ResultWriter(tmp_path, ["person"])
+    for i in range(3):
+        item = frame("0", i, "stream")  # 10 frames/s
+        writer.write_image(item, item.image)
+        time.sleep(0.3)
+    writer.close()
+    capture = cv2.VideoCapture(str(tmp_path / "0.mp4"))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    assert 6 <= count <= 9
+
+
+def test_password_of_an_address_is_not_written(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], json_rows=True)
+    item = frame("rtsp://user:secret@host/1", 0, "stream")
+    writer.write_image(item, item.image)
+    writer.write_data(item, poses(50))
+    writer.close()
+    assert not [p for p in tmp_path.iterdir() if "secret" in p.name]
+    assert "secret" not in (tmp_path / "predictions.json").read_text()
+
+
+def test_video_on_a_full_disk_is_an_error(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"])
+    item = frame("clip.avi", 0, "video")
+    writer.write_image(item, item.image)
+    (video_file,) = writer._videos.values()
+    video_file._writer.release()
+    for tmp in tmp_path.iterdir():
+        tmp.write_bytes(b"")  # as if nothing had reached the disk
+    with pytest.raises(InputError, match="disk full"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []

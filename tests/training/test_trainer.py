@@ -1,0 +1,94 @@
+"""What a GPU does with CUDA graphs, on a CPU: operations are recorded and replayed in place."""
+
+import contextlib
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.utils import _pytree  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from tests.conftest import tiny_cfg  # noqa: E402
+from tests.small_train import make_trainer  # noqa: E402
+from utils.training.trainer import Options  # noqa: E402
+
+
+class Recorder(TorchDispatchMode):
+    """Stands for a capture."""
+
+    def __init__(self):
+        super().__init__()
+        self.log = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        self.log.append((function, args, kwargs or {}, out))
+        return out
+
+
+class Graph:
+    """Stands for torch.cuda.CUDAGraph: a replay writes where the capture wrote."""
+
+    def replay(self):
+        with torch.no_grad():
+            for function, args, kwargs, out in self.log:
+                new = function(*args, **kwargs)
+                for old, value in zip(_pytree.tree_leaves(out), _pytree.tree_leaves(new)):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != value.data_ptr():
+                        old.copy_(value)
+
+
+@contextlib.contextmanager
+def capture(graph, pool=None, **_):
+    with Recorder() as recorder:
+        yield
+    graph.log = recorder.log
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda.graphs, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+
+
+def make(folder):
+    return make_trainer(folder, tiny_cfg(), Options(3, torch.device("cpu"), progress=False))
+
+
+def test_gradients_of_replays_add_up(tmp_path, graphs):
+    """Two batches before an update, as launched one by one; statistics, too."""
+    found = []
+    for replayed in (False, True):
+        trainer = make(tmp_path)
+        assert trainer.accumulate == 16
+        if replayed:
+            before = {k: v.clone() for k, v in trainer.model.named_buffers()}
+            trainer._capture(trainer.network)
+            after = dict(trainer.model.named_buffers())
+            assert all(torch.equal(value, after[k]) for k, value in before.items())
+            trainer._hold_gradients()
+        trainer.network.train()
+        for step, (images, targets) in zip(range(2), trainer._pictures(trainer.batches.epoch(0))):
+            trainer._step(images, targets, step, False)
+        buffers = [b for k, b in trainer.model.named_buffers() if "running" in k]
+        found.append([p.grad for p in trainer._parameters()] + buffers)
+    whole = [torch.cat([t.flatten() for t in tensors]) for tensors in found]
+    assert float((whole[0] - whole[1]).norm()) < 2e-2 * float(whole[1].norm())
+
+
+def test_an_update_forgets_gradients_in_place(tmp_path):
+    trainer = make(tmp_path)
+    trainer._hold_gradients()
+    kept = [p.grad for p in trainer._parameters()]
+    trainer.network.train()
+    images, targets = next(iter(trainer._pictures(trainer.batches.epoch(0))))
+    trainer._step(images, targets, 0, False)
+    assert sum(float(g.abs().sum()) for g in kept) > 0
+    trainer._step(images, targets, 1, True)
+    assert all(p.grad is g for p, g in zip(trainer._parameters(), kept))
+    assert sum(float(g.abs().sum()) for g in kept) == 0

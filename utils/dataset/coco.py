@@ -1,0 +1,408 @@
+"""COCO JSON: annotations in and out, results out.
+
+coco = read_coco("person_keypoints_val2017.json", ["person"], nkpt=17)
+coco.truths[139]                                  # Truth of image 139
+write_coco("val.json", coco.images, coco.truths, ["person"])
+rows = result_rows(poses)                         # predictions as a results file holds them
+
+Format: cocodataset.org/#format-data and #format-results.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import atomic_path, check_utf8
+from utils.pose.ground_truth import Truth, empty_truth
+from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES, keypoint_name, skeleton
+from utils.pose.poses import Poses, xyxy_to_xywh
+
+PX_DIGITS, SCORE_DIGITS = 3, 6  # decimals of a results file
+
+
+class CocoImage(NamedTuple):
+    """An entry of `images`."""
+
+    file_name: str
+    hw: Tuple[int, int]  # (height, width) px
+
+
+class CocoData(NamedTuple):
+    """A checked COCO JSON."""
+
+    path: str
+    images: Dict[int, CocoImage]  # by id
+    truths: Dict[int, Truth]  # by image id, of every image; the order of the file
+    category_ids: List[int]  # category id of each class index
+
+
+def read_coco(
+    path: Union[str, Path],
+    names: Optional[Sequence[str]],
+    nkpt: int,
+    faults: Optional[List[str]] = None,
+) -> CocoData:
+    """Read a COCO JSON with boxes and keypoints.
+
+    Args:
+        names: class names; each must be a category of the file, or there are as many of both, or
+            as many categories with keypoints. None: the categories of the file, in the order of
+            their ids.
+        nkpt: keypoints of a person; an annotation without any counts as none labelled.
+        faults: None: every box must be there, the first fault raises. A list: the faults of
+            single entries are appended to it and the entries left out; a missing box or area is
+            NaN, for annotations.fit() to fill.
+
+    Annotations of other categories are left out. Where a category names its keypoints as COCO
+    does, but in another order, they are put in COCO's.
+
+    Raises InputError that names the file and the entry.
+    """
+    content = load_json(path)
+    if not is_coco(content):
+        raise InputError("%s: not a COCO JSON (expected keys images, annotations)" % path)
+    if not isinstance(content.get("annotations"), list):
+        raise InputError("%s: no annotations; a file of results or of test images?" % path)
+    strict = faults is None
+    found_faults: List[str] = [] if faults is None else faults
+    try:
+        images = dict(_images(content["images"], found_faults))
+        categories = content.get("categories") or []
+        category_ids = _category_ids(categories, names)
+        orders = {entry["id"]: _order(entry.get("keypoints"), nkpt) for entry in categories}
+    except ValueError as e:
+        raise InputError("%s: %s" % (path, e)) from e
+    by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
+    for i, entry in enumerate(content["annotations"]):
+        try:
+            annotation = _annotation(entry, i, images, nkpt, strict)
+        except ValueError as e:
+            found_faults.append(str(e))
+            continue
+        if annotation["category_id"] in category_ids:
+            order = orders[annotation["category_id"]]
+            if order is not None:
+                annotation["keypoints"] = [annotation["keypoints"][k] for k in order]
+            by_image[annotation["image_id"]].append(annotation)
+    if strict and found_faults:
+        raise InputError("%s: %s" % (path, found_faults[0]))
+    truths = {k: _truth(found, category_ids, nkpt) for k, found in by_image.items()}
+    return CocoData(str(path), images, truths, category_ids)
+
+
+def api_content(path: Union[str, Path], category_ids: Sequence[int], nkpt: int) -> Dict[str, Any]:
+    """A COCO JSON that read_coco accepts, with all that pycocotools wants of its annotations.
+
+    What a file may lack is filled in as read_coco does it. num_keypoints stays as the file has it.
+    """
+    content = load_json(path)
+    images = dict(_images(content["images"], []))
+    orders = {entry["id"]: _order(entry.get("keypoints"), nkpt) for entry in content["categories"]}
+    annotations = []
+    for i, entry in enumerate(content["annotations"]):
+        if entry.get("category_id") not in category_ids:
+            continue
+        annotation = _annotation(entry, i, images, nkpt, strict=True)
+        order = orders[annotation["category_id"]]
+        if order is not None:
+            annotation["keypoints"] = [annotation["keypoints"][k] for k in order]
+        labelled = sum(v > 0 for v in annotation["keypoints"][2::3])
+        number = entry.get("num_keypoints")
+        annotation["num_keypoints"] = number if type(number) is int else labelled
+        annotation["iscrowd"] = int(annotation["iscrowd"])
+        annotation["id"] = len(annotations) + 1  # pycocotools takes id 0 for nobody
+        annotations.append(annotation)
+    return {**content, "annotations": annotations}
+
+
+def is_coco(content: Any) -> bool:
+    """Whether the content of a JSON file is meant as COCO's."""
+    return isinstance(content, dict) and isinstance(content.get("images"), list)
+
+
+def load_json(path: Union[str, Path]) -> Any:
+    """Content of a JSON file. Raises InputError if there is none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as e:
+        raise InputError("%s: %s" % (path, e.strerror)) from e
+    except (ValueError, RecursionError) as e:  # not UTF-8, or not JSON
+        raise InputError("%s: not JSON (%s)" % (path, " ".join(str(e).split())[:120])) from e
+
+
+def _images(entries: List[Any], faults: List[str]):
+    """(id, CocoImage) of each image entry; what is wrong with the others goes to `faults`."""
+    seen = set()
+    for i, entry in enumerate(entries):
+        try:
+            key, image = _image(entry)
+            if key in seen:
+                raise ValueError("id %d is there twice" % key)
+        except ValueError as e:
+            faults.append("images[%d]: %s" % (i, e))
+            continue
+        seen.add(key)
+        yield key, image
+
+
+def _image(entry: Any) -> Tuple[int, CocoImage]:
+    if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+        raise ValueError("expected an id that is an integer")
+    name, h, w = entry.get("file_name"), entry.get("height"), entry.get("width")
+    if not isinstance(name, str) or not name:
+        raise ValueError("no file_name")
+    if not all(type(v) is int and v > 0 for v in (h, w)):
+        raise ValueError("(%s) height and width must be positive integers" % name)
+    return entry["id"], CocoImage(name, (h, w))
+
+
+def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[int]:
+    """Category id of each class."""
+    known = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+            raise ValueError("categories: expected entries with id and name")
+        known[entry["id"]] = str(entry.get("name"))
+    if not known:
+        raise ValueError("categories: none")
+    if names is None:
+        return sorted(known)
+    by_name = {name: key for key, name in known.items()}
+    if all(name in by_name for name in names):
+        return [by_name[name] for name in names]
+    # some tools add a category above the others, without keypoints
+    with_points = [entry["id"] for entry in entries if entry.get("keypoints")]
+    for ids in (known, with_points):
+        if len(ids) == len(names):
+            return sorted(ids)
+    raise ValueError(
+        "categories %s do not match the classes %s"
+        % (", ".join(list(known.values())[:5]), ", ".join(names[:5]))
+    )
+
+
+def _order(names: Any, nkpt: int) -> Optional[List[int]]:
+    """Where COCO's keypoints are among the 3K numbers of a category that has them in its own order.
+
+    None: as they are.
+    """
+    if nkpt != len(COCO_NAMES) or not isinstance(names, list):
+        return None
+    known = [keypoint_name(str(name)) for name in names]
+    if sorted(known) != sorted(COCO_NAMES) or known == list(COCO_NAMES):
+        return None
+    return [3 * known.index(name) + i for name in COCO_NAMES for i in range(3)]
+
+
+def _annotation(
+    entry: Any, index: int, images: Dict[int, CocoImage], nkpt: int, strict: bool
+) -> Dict[str, Any]:
+    """A checked annotation: image_id, category_id, bbox, keypoints (3K), area, iscrowd."""
+    where = "annotations[%d]" % index
+    if not isinstance(entry, dict):
+        raise ValueError("%s: expected an object" % where)
+    if type(entry.get("image_id")) is not int or entry["image_id"] not in images:
+        raise ValueError("%s: image_id %s is no image" % (where, entry.get("image_id")))
+    where += " of %s" % images[entry["image_id"]].file_name
+    box, area = entry.get("bbox"), entry.get("area")
+    if not box and not strict:
+        box = [math.nan] * 4
+    elif not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:  # type: ignore
+        raise ValueError("%s: bbox must be 4 finite numbers x y width height" % where)
+    points = entry.get("keypoints") or [0] * (3 * nkpt)
+    if not _numbers(points):
+        raise ValueError("%s: a keypoint is not a finite number" % where)
+    if len(points) != 3 * nkpt:
+        raise ValueError("%s: %d keypoint numbers, expected 3 x %d" % (where, len(points), nkpt))
+    if not all(v in (0, 1, 2) for v in points[2::3]):
+        raise ValueError("%s: keypoint visibility is not 0, 1 or 2" % where)
+    if area is None:
+        area = box[2] * box[3] * AREA_OF_BOX if strict else math.nan  # type: ignore
+    elif not _numbers([area]) or area < 0:
+        raise ValueError("%s: area must be a number" % where)
+    return {
+        "image_id": entry["image_id"],
+        "category_id": entry.get("category_id"),
+        "bbox": box,
+        "keypoints": points,
+        "area": area,
+        "iscrowd": bool(entry.get("iscrowd", 0)),
+    }
+
+
+def _numbers(values: Any) -> bool:
+    """A list of finite numbers."""
+    return isinstance(values, list) and all(
+        type(v) in (int, float) and math.isfinite(v) for v in values
+    )
+
+
+def _truth(annotations: List[Dict[str, Any]], category_ids: List[int], nkpt: int) -> Truth:
+    if not annotations:
+        return empty_truth(nkpt)
+    return Truth(
+        np.array([a["bbox"] for a in annotations], np.float64),
+        np.array([category_ids.index(a["category_id"]) for a in annotations], np.int64),
+        np.array([a["keypoints"] for a in annotations], np.float64).reshape(-1, nkpt, 3),
+        np.array([a["area"] for a in annotations], np.float64),
+        np.array([a["iscrowd"] for a in annotations], bool),
+    )
+
+
+def write_coco(
+    path: Union[str, Path],
+    images: Dict[int, CocoImage],
+    truths: Dict[int, Truth],
+    names: Sequence[str],
+    nkpt: int = len(COCO_NAMES),
+) -> None:
+    """Write a COCO JSON: one entry an image, annotations numbered from 1, class c category c + 1.
+
+    Args: images, truths: by image id; every image needs its Truth, of nobody if need be.
+
+    Raises InputError for a file name that is not UTF-8.
+    """
+    for image in images.values():
+        check_utf8(image.file_name)
+    skel = skeleton(nkpt)
+    annotations: List[Dict[str, Any]] = []
+    for key in images:
+        truth = truths[key]
+        for i in range(truth.count):
+            points = np.round(truth.keypoints[i], PX_DIGITS)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": key,
+                    "category_id": int(truth.classes[i]) + 1,
+                    "iscrowd": int(truth.crowd[i]),
+                    "bbox": np.round(truth.boxes[i], PX_DIGITS).tolist(),
+                    "area": round(float(truth.areas[i]), PX_DIGITS),
+                    "num_keypoints": int((points[:, 2] > 0).sum()),
+                    "keypoints": [v for x, y, s in points.tolist() for v in (x, y, int(s))],
+                }
+            )
+    content = {
+        "images": [
+            {"id": key, "file_name": image.file_name, "height": image.hw[0], "width": image.hw[1]}
+            for key, image in images.items()
+        ],
+        "annotations": annotations,
+        "categories": [
+            {
+                "id": i + 1,
+                "name": name,
+                "supercategory": name,
+                "keypoints": list(skel.names),
+                "skeleton": [[a + 1, b + 1] for a, b in skel.limbs],
+            }
+            for i, name in enumerate(names)
+        ],
+    }
+    with atomic_path(path) as tmp, open(str(tmp), "w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False)
+
+
+def image_ids(paths: Sequence[str]) -> List[int]:
+    """The numbers the files are named by (COCO: 000000000139.jpg), or 1, 2, ..."""
+    stems = [Path(p).stem for p in paths]
+    numbers = [int(s) for s in stems if s.isdecimal()]
+    if len(numbers) == len(stems) and len(set(numbers)) == len(stems):
+        return numbers
+    return list(range(1, len(stems) + 1))
+
+
+class Rows(NamedTuple):
+    """Predictions of one image as a results file holds them: rounded, in float64.
+
+    Figures are computed from these, so that whoever evaluates the file finds the same.
+    """
+
+    boxes: np.ndarray  # (n, 4) float64 x y width height px
+    scores: np.ndarray  # (n,) float64, descending
+    classes: np.ndarray  # (n,) int64
+    keypoints: np.ndarray  # (n, K, 3) float64 x px, y px, confidence
+
+    @property
+    def count(self) -> int:
+        """Number of predictions (`len()` of a NamedTuple would be its number of fields)."""
+        return int(self.boxes.shape[0])
+
+
+def result_rows(poses: Poses) -> Rows:
+    """Poses -> Rows."""
+    return Rows(
+        np.round(xyxy_to_xywh(poses.boxes).astype(np.float64), PX_DIGITS),
+        np.round(poses.scores.astype(np.float64), SCORE_DIGITS),
+        poses.classes,
+        np.round(poses.keypoints.astype(np.float64), PX_DIGITS),
+    )
+
+
+def result_json(rows: Rows, image_id: int, category_ids: Sequence[int]) -> List[Dict[str, Any]]:
+    """Rows of one image -> entries of a COCO results file, boxes and keypoints in one.
+
+    The third value of a keypoint is its confidence.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[cls],
+            "bbox": box,
+            "score": score,
+            "keypoints": points,
+        }
+        for box, score, cls, points in zip(
+            rows.boxes.tolist(),
+            rows.scores.tolist(),
+            rows.classes.tolist(),
+            rows.keypoints.reshape(rows.count, 3 * rows.keypoints.shape[1]).tolist(),
+        )
+    ]
+
+
+def coco_api_figures(
+    annotations: Union[str, Path, Dict[str, Any]],
+    results: List[Dict[str, Any]],
+    image_ids: Sequence[int],
+    kind: str,
+    sigmas: Sequence[float],
+    category_ids: Optional[Sequence[int]] = None,
+) -> Optional[List[float]]:
+    """pycocotools' own figures: ten for kind `keypoints`, twelve for `bbox`.
+
+    Args: annotations: a COCO JSON file or its content, see api_content. results: see result_json.
+    category_ids: None: all categories. None if pycocotools is not installed.
+    """
+    import contextlib
+    import io
+
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        return None
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
+        truth = COCO() if isinstance(annotations, dict) else COCO(str(annotations))
+        if isinstance(annotations, dict):
+            truth.dataset = annotations
+            truth.createIndex()
+        if not results:  # loadRes fails on an empty list
+            found = COCO()
+            found.dataset = {**truth.dataset, "annotations": []}
+            found.createIndex()
+        else:
+            found = truth.loadRes(results)
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.params.imgIds = sorted(image_ids)
+        if category_ids is not None:
+            evaluation.params.catIds = list(category_ids)
+        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(v) for v in evaluation.stats]

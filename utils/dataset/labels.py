@@ -1,0 +1,206 @@
+"""Label files and image lists of a YOLO-pose dataset.
+
+    labels = read_labels("data/custom_kpts/labels/a.txt")
+    paths = list_images("data/custom_kpts/val.txt")        # a list file, or a folder
+    label_path("data/custom_kpts/images/a.jpg")            # data/custom_kpts/labels/a.txt
+
+One person a line: class, cx cy w h of the box, then K x (x y v), all divided by the image size
+but class and v. v: 0 not labelled, 1 labelled but hidden, 2 visible. No line: nobody is there.
+"""
+
+import os
+from pathlib import Path
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import atomic_path, walk_files
+from utils.runtime.sources import IMAGE_SUFFIXES
+
+# Label files are rounded to some digits, so a box that ends at the border may end a bit outside.
+TOLERANCE = 1e-3
+DIGITS = 6  # of what we write: 0.004 px on a 8192 px image
+
+
+class Labels(NamedTuple):
+    """The n labelled persons of one image; coordinates over image size, 0..1."""
+
+    classes: np.ndarray  # (n,) int64
+    boxes: np.ndarray  # (n, 4) float64 cxcywh
+    keypoints: np.ndarray  # (n, K, 3) float64 x, y, v; v is 0, 1 or 2
+
+    @property
+    def count(self) -> int:
+        """Number of persons (`len()` of a NamedTuple would be its number of fields)."""
+        return int(self.boxes.shape[0])
+
+
+def empty_labels(nkpt: int) -> Labels:
+    """Labels of an image with nobody on it."""
+    return Labels(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros((0, nkpt, 3)))
+
+
+def join_labels(items: Sequence[Labels]) -> Labels:
+    """The persons of several images, one after the other; at least one item."""
+    return Labels(*(np.concatenate(parts) for parts in zip(*items)))
+
+
+def parse_labels(text: str, nkpt: Optional[int] = None, nc: Optional[int] = None) -> Labels:
+    """The content of a label file.
+
+    Args:
+        nkpt: keypoints a row must have; None: as many as the first row has (0 for no rows).
+        nc: number of classes; None: any class index.
+
+    Raises ValueError, `line 3: reason`, at the first row that is not a label.
+    """
+    labels, faults = scan_labels(text, nkpt, nc)
+    if faults:
+        raise ValueError("line %d: %s" % faults[0])
+    return labels
+
+
+def scan_labels(
+    text: str, nkpt: Optional[int] = None, nc: Optional[int] = None
+) -> Tuple[Labels, List[Tuple[int, str]]]:
+    """parse_labels for a file that may have faults: (the good rows, [(line number, reason)])."""
+    text = text[1:] if text.startswith("\ufeff") else text  # Windows editors mark UTF-8 so
+    lines = [(i, line.split()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        return empty_labels(nkpt or 0), []
+    width = len(lines[0][1]) if nkpt is None else 5 + 3 * nkpt
+    if width < 8 or (width - 5) % 3:
+        reason = "%d columns, expected 5 + 3 x keypoints" % width
+        return empty_labels(0), [(lines[0][0], reason)]
+    faults = {}  # line number -> first reason
+    for number, words in lines:
+        if len(words) != width:
+            faults[number] = "%d columns, expected %d (class, cx cy w h, %d x (x y v))" % (
+                len(words), width, (width - 5) // 3,
+            )  # fmt: skip
+    lines = [item for item in lines if item[0] not in faults]
+    try:
+        rows = np.array([words for _, words in lines], np.float64)
+    except ValueError:
+        for number, words in lines:
+            word = next((w for w in words if not _is_number(w)), None)
+            if word is not None:
+                faults[number] = "%s is not a number" % word[:40]
+        lines = [item for item in lines if item[0] not in faults]
+        rows = np.array([words for _, words in lines], np.float64)
+    rows = rows.reshape(-1, width)
+    good = np.ones(len(rows), bool)
+    for bad, reason in _faults(rows, nc):
+        if bad.any():
+            for i in np.flatnonzero(bad & good):
+                faults[lines[i][0]] = reason
+            good &= ~bad
+    rows = rows[good]
+    points = rows[:, 5:].reshape(len(rows), (width - 5) // 3, 3)
+    return Labels(rows[:, 0].astype(np.int64), rows[:, 1:5], points), sorted(faults.items())
+
+
+def _faults(rows: np.ndarray, nc: Optional[int]) -> Iterable[Tuple[np.ndarray, str]]:
+    """(mask of the rows, reason) of everything a label must not be; rows (n, 5 + 3K)."""
+    with np.errstate(invalid="ignore"):
+        yield ~np.isfinite(rows).all(1), "a value is not finite"
+        classes, boxes = rows[:, 0], rows[:, 1:5]
+        points = rows[:, 5:].reshape(len(rows), (rows.shape[1] - 5) // 3, 3)
+        bad = (classes < 0) | (classes != np.floor(classes))
+        yield bad, "the class is not an index 0, 1, ..."
+        if nc is not None:
+            yield classes >= nc, "class beyond the %d of the dataset" % nc
+        outside = (boxes < -TOLERANCE) | (boxes > 1 + TOLERANCE)
+        yield outside.any(1), "box outside 0..1; coordinates are divided by the image size"
+        yield (boxes[:, 2:] <= 0).any(1), "box without width or height"
+        known = np.isin(points[..., 2], (0, 1, 2))
+        yield ~known.all(1), "keypoint visibility is not 0, 1 or 2"
+        outside = (points[..., :2] < -TOLERANCE) | (points[..., :2] > 1 + TOLERANCE)
+        outside = outside.any(2) & (points[..., 2] > 0)
+        yield outside.any(1), "labelled keypoint outside 0..1"
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def read_labels(
+    path: Union[str, Path], nkpt: Optional[int] = None, nc: Optional[int] = None
+) -> Labels:
+    """A label file; see parse_labels. Raises InputError `path, line 3: reason`."""
+    try:
+        return parse_labels(Path(path).read_text(encoding="utf-8"), nkpt, nc)
+    except UnicodeDecodeError as e:
+        raise InputError("%s: not a text file" % path) from e
+    except ValueError as e:
+        raise InputError("%s, %s" % (path, e)) from e
+
+
+def format_labels(labels: Labels) -> str:
+    """The content of a label file, a line a person."""
+    lines = []
+    for cls, box, points in zip(labels.classes, labels.boxes, labels.keypoints):
+        words = ["%d" % cls] + ["%.*f" % (DIGITS, v) for v in box]
+        for x, y, v in points:
+            words += ["%.*f" % (DIGITS, x), "%.*f" % (DIGITS, y), "%d" % v]
+        lines.append(" ".join(words) + "\n")
+    return "".join(lines)
+
+
+def write_labels(path: Union[str, Path], labels: Labels) -> None:
+    """Write a label file whole."""
+    with atomic_path(path) as tmp:
+        tmp.write_text(format_labels(labels), encoding="utf-8")
+
+
+def label_path(image: Union[str, Path]) -> Path:
+    """The last `images` folder of the path becomes `labels`, the suffix `.txt`.
+
+    Without such a folder the label lies beside the image.
+    """
+    path = Path(image)
+    parts = list(path.parts)
+    folders = [i for i, part in enumerate(parts[:-1]) if part == "images"]
+    if folders:
+        parts[folders[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
+def list_images(path: Union[str, Path]) -> List[str]:
+    """Image paths of a list file or a folder (with its subfolders, sorted).
+
+    Lines of a list file may be relative to it; blank lines and duplicates of a line do not count.
+    Whether the images exist is not checked.
+
+    Raises InputError for what is neither, and for one without images.
+    """
+    path = Path(path)
+    if path.is_dir():
+        images = [f for f in walk_files(path) if Path(f).suffix.lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise InputError("%s: no images in this folder" % path)
+        return images
+    if not path.is_file():
+        raise InputError("%s: no such list file or folder of images" % path)
+    folder = str(path.parent)
+    names = read_list(path)
+    return list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in names))
+
+
+def read_list(path: Union[str, Path]) -> List[str]:
+    """The lines of a list file, blank ones left out. Raises InputError for one without any."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise InputError("%s: expected a text file with an image path a line" % path) from e
+    # not splitlines(): a file name may hold what Unicode calls a line separator
+    names = [line.strip(" \t") for line in text.split("\n")]
+    names = [name for name in names if name]
+    if not names:
+        raise InputError("%s: an empty list" % path)
+    return names

@@ -1,0 +1,1 @@
+"""Accuracy, latency and the reports about them."""

@@ -1,0 +1,394 @@
+"""Accuracy of a predictor on an EvalSet; test and train both measure with it.
+
+    evaluation = evaluate(predictor, eval_set)
+    evaluation.pose["AP"], evaluation.box["AP50"]
+
+Reading, letterboxing, inference and NMS overlap; dynamic models get batches of images that share a
+rectangular canvas.
+"""
+
+import contextlib
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from utils.dataset.coco import Rows, result_rows
+from utils.dataset.eval_set import EvalSet
+from utils.dataset.image_size import read_image_hw
+from utils.errors import InputError
+from utils.evaluation import metrics
+from utils.evaluation.metrics import Curve, Matches, Precision, Scored
+from utils.pipeline import StageTimer, parallel_map, prefetch
+from utils.pose.ground_truth import Truth
+from utils.pose.letterbox import HW, rectangle
+from utils.pose.poses import Poses
+from utils.runtime.predictor import Predictor, Prepared
+from utils.runtime.sources import read_image
+
+STAGES = ["decode", "preprocess", "inference", "nms"]
+MAX_LOADERS = 16  # threads that decode; each holds a batch
+
+
+class ClassRow(NamedTuple):
+    """One line of the table: a class, or all of them."""
+
+    name: str
+    images: int  # with at least one of this class; for all: images in the set
+    labels: int  # persons there are to find
+    precision: float  # where F1 is largest, OKS or IoU 0.5
+    recall: float
+    ap50: float
+    ap: float
+
+
+class ImageErrors(NamedTuple):
+    """What went wrong on one image, at the confidence with the largest F1."""
+
+    index: int
+    missed: int
+    false: int
+    oks: float  # mean of those found, 0 if nobody was
+
+
+class Accuracy(NamedTuple):
+    """Predictions measured against the truth."""
+
+    pose: Dict[str, float]  # COCO's ten figures, see metrics.POSE_FIGURES
+    box: Dict[str, float]  # COCO's twelve, see metrics.BOX_FIGURES
+    pose_rows: List[ClassRow]  # all first, then each class
+    box_rows: List[ClassRow]
+    pose_curve: Curve  # over confidence, at OKS 0.5
+    box_curve: Curve
+    pose_precision: np.ndarray  # (10, 101) over recall, at each OKS threshold
+    box_precision: np.ndarray
+    keypoint_oks: np.ndarray  # (K,) mean similarity of each keypoint of those found; NaN: none
+    errors: List[ImageErrors]  # of each image
+    confidence: float  # where F1 of the poses is largest
+
+
+class Evaluation(NamedTuple):
+    """What evaluate found."""
+
+    accuracy: Accuracy
+    # of each image of the set; classes as the model and the data say also where one counts
+    rows: List[Rows]
+    truths: List[Truth]
+    sizes: List[HW]  # (height, width) px
+    count: int  # images
+    ms_each: Dict[str, float]  # milliseconds an image of each stage, added over threads
+    wall_s: float  # reading to NMS
+    metrics_s: float
+
+    @property
+    def pose(self) -> Dict[str, float]:
+        return self.accuracy.pose
+
+    @property
+    def box(self) -> Dict[str, float]:
+        return self.accuracy.box
+
+    def figures_only(self) -> "Evaluation":
+        """Without what it holds of each image: up to a gigabyte for 5,000."""
+        return self._replace(rows=[], truths=[], sizes=[])
+
+
+def evaluate(
+    predictor: Predictor,
+    eval_set: EvalSet,
+    batch_size: int = 1,
+    single_class: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """Run the predictor over all images and measure.
+
+    Args:
+        batch_size: images at a time where the model does not say.
+        single_class: look at all classes, of truth and predictions, as one.
+
+    Raises InputError for a model that does not fit the data and images that cannot be read.
+    """
+    check_model(predictor, eval_set, single_class)
+    timer = StageTimer(STAGES)
+    found: List[Optional[Poses]] = [None] * eval_set.count
+    sizes: List[HW] = [(0, 0)] * eval_set.count
+    started = time.perf_counter()
+    with _bar(eval_set.count, progress) as bar:
+        for index, hw, poses in predict(predictor, eval_set, batch_size, timer):
+            found[index], sizes[index] = poses, hw
+            bar.update()
+    wall = time.perf_counter() - started
+    started = time.perf_counter()
+    rows = []
+    for i in range(eval_set.count):  # one by one: both together are a gigabyte for 5,000 images
+        rows.append(result_rows(found[i]))  # type: ignore  # predict has been at every image
+        found[i] = None
+    truths = [eval_set.truth(i, hw) for i, hw in enumerate(sizes)]
+    if predictor.backend.nc != len(eval_set.names):  # the data does not know the model's classes
+        rows = [_one_class(r) for r in rows]
+    names = eval_set.names
+    if single_class and len(names) > 1:
+        names = ["object"]
+        measured = [_one_class(r) for r in rows], [_one_class(t) for t in truths]
+    else:
+        measured = rows, truths
+    accuracy = measure(*measured, eval_set.image_ids, names, eval_set.sigmas)
+    spent = time.perf_counter() - started
+    each = timer.milliseconds_each(eval_set.count)
+    return Evaluation(accuracy, rows, truths, sizes, eval_set.count, each, wall, spent)
+
+
+def _one_class(items: Any) -> Any:
+    """Rows or Truth with everybody in class 0."""
+    return items._replace(classes=np.zeros_like(items.classes))
+
+
+def check_model(predictor: Predictor, eval_set: EvalSet, single_class: bool = False) -> None:
+    """Raise InputError if keypoints or classes of model and data differ, or nothing is there."""
+    backend = predictor.backend
+    if not eval_set.count:
+        raise InputError("no images to test on")
+    if backend.nkpt != eval_set.nkpt:
+        raise InputError(
+            "the model has %d keypoints, the data %d; test it on data of its own kind "
+            "(key nkpt of the data yaml)" % (backend.nkpt, eval_set.nkpt)
+        )
+    if backend.nc != len(eval_set.names) and not single_class:
+        raise InputError(
+            "the model has %d classes (%s), the data %d (%s); --single-cls takes all as one"
+            % (
+                backend.nc,
+                ", ".join(backend.names[:5]),
+                len(eval_set.names),
+                ", ".join(eval_set.names[:5]),
+            )
+        )
+
+
+@contextlib.contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="image", desc="test", disable=not shown, leave=False) as bar:
+        yield bar
+
+
+class _Job(NamedTuple):
+    """A batch on its way through the network."""
+
+    indices: List[int]
+    sizes: List[HW]
+    prepared: Prepared
+
+
+def predict(
+    predictor: Predictor, eval_set: EvalSet, batch_size: int, timer: StageTimer
+) -> Iterator[Tuple[int, HW, Poses]]:
+    """(index, (height, width), Poses) of every image, in the order of `batches`.
+
+    Loader threads decode and letterbox, `backend.workers` infer and suppress.
+    """
+
+    def load(indices: List[int]) -> _Job:
+        images = []
+        with timer("decode"):
+            for i in indices:
+                images.append(read_or_say(eval_set.paths[i]))
+                eval_set.check_size(i, images[-1].shape[:2])  # now, not after the last image
+        with timer("preprocess"):
+            prepared = predictor.preprocess(images)
+        return _Job(indices, [(m.shape[0], m.shape[1]) for m in images], prepared)
+
+    def infer(job: _Job) -> List[Tuple[int, HW, Poses]]:
+        with timer("inference"):
+            raws = predictor.infer(job.prepared)
+        with timer("nms"):
+            found = predictor.postprocess(raws, job.prepared)
+        return list(zip(job.indices, job.sizes, found))
+
+    loaders = min(_cores(), MAX_LOADERS)
+    loaded = prefetch(
+        parallel_map(load, batches(predictor, eval_set, batch_size), loaders), depth=1
+    )
+    done = parallel_map(infer, loaded, predictor.backend.workers)
+    try:
+        for batch in done:
+            yield from batch
+    finally:
+        done.close()  # type: ignore  # a generator
+
+
+def _cores() -> int:
+    from utils.runtime.backend import available_cores
+
+    return available_cores()
+
+
+def read_or_say(path: str) -> np.ndarray:
+    """read_image; raises InputError with the path."""
+    try:
+        return read_image(path)
+    except (ValueError, OSError) as e:
+        raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+
+
+def batches(predictor: Predictor, eval_set: EvalSet, batch_size: int) -> List[List[int]]:
+    """Indices of the images of each batch; images of one canvas together where it may vary."""
+    size = predictor.backend.batch or batch_size
+    order = range(eval_set.count)
+    if not predictor.auto or size == 1:
+        return [list(order[i : i + size]) for i in range(0, eval_set.count, size)]
+    groups: Dict[HW, List[int]] = {}
+    for i, hw in enumerate(_image_sizes(eval_set)):
+        canvas = rectangle(hw, predictor.net_hw, predictor.backend.stride)
+        groups.setdefault(canvas, []).append(i)
+    # largest first: if the memory does not suffice, it shows at once
+    ordered = sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1])
+    return [g[i : i + size] for _, g in ordered for i in range(0, len(g), size)]
+
+
+def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:
+    """(height, width) of each image, from the JSON or the head of the file."""
+
+    def size(index: int) -> HW:
+        known = eval_set.sizes[index]
+        if known is not None:
+            return known
+        path = eval_set.paths[index]
+        try:
+            return read_image_hw(path)
+        except (ValueError, OSError) as e:
+            raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+
+    return parallel_map(size, range(eval_set.count), min(_cores(), MAX_LOADERS))
+
+
+def measure(
+    rows: Sequence[Rows],
+    truths: Sequence[Truth],
+    image_ids: Sequence[int],
+    names: Sequence[str],
+    sigmas: Sequence[float],
+) -> Accuracy:
+    """Accuracy of the Rows of each image. `image_ids` decide the order of equal scores."""
+    order = np.argsort(np.asarray(image_ids), kind="stable")
+    poses: List[List[Scored]] = []
+    boxes: List[List[Scored]] = []
+    for c in range(len(names)):
+        poses.append([])
+        boxes.append([])
+        for i in order:
+            r, t = metrics.of_class(rows[i], truths[i], c)
+            poses[c].append(metrics.score_poses(r, t, sigmas))
+            boxes[c].append(metrics.score_boxes(r, t))
+    pose_matches = [metrics.match(p) for p in poses]
+    box_matches = [metrics.match(b) for b in boxes]
+    pose_curve, pose_rows, pose_precision = _summary(poses, pose_matches, names)
+    box_curve, box_rows, box_precision = _summary(boxes, box_matches, names)
+    confidence = pose_curve.best()[0]
+    by_image = [
+        _per_image(rows, truths, order, c, poses[c], pose_matches[c], confidence, sigmas)
+        for c in range(len(names))
+    ]
+    return Accuracy(
+        metrics.pose_figures(poses, pose_matches),
+        metrics.box_figures(boxes, box_matches),
+        pose_rows,
+        box_rows,
+        pose_curve,
+        box_curve,
+        pose_precision,
+        box_precision,
+        _mean_similarity([p[0] for p in by_image]),
+        _sum_errors([p[1] for p in by_image], len(rows)),
+        confidence,
+    )
+
+
+def _summary(
+    images: Sequence[Sequence[Scored]], matches: Sequence[Matches], names: Sequence[str]
+) -> Tuple[Curve, List[ClassRow], np.ndarray]:
+    """Confidence curve, table rows and precision over recall of [class]."""
+    curves = [metrics.confidence_curve(m) for m in matches if m.positives]
+    curve = metrics.mean_curve(curves)
+    precisions = [metrics.average_precision(m) for m in matches]
+    rows = []
+    for name, found, matched, precision in zip(names, images, matches, precisions):
+        holding = sum(bool((~i.ignored).any()) for i in found)
+        _, p, r, _ = metrics.confidence_curve(matched).best()
+        rows.append(ClassRow(name, holding, matched.positives, p, r, *_ap(precision)))
+    known = [p for p in precisions if p is not None]
+    mean = np.mean([p.precision for p in known], 0) if known else np.zeros((10, 101))
+    total = sum(m.positives for m in matches)
+    _, p, r, _ = curve.best()
+    ap50, ap = (float(mean[0].mean()), float(mean.mean())) if known else (-1.0, -1.0)
+    everything = ClassRow("all", len(images[0]), total, p, r, ap50, ap)
+    return curve, [everything] + rows, mean
+
+
+def _ap(precision: Optional[Precision]) -> Tuple[float, float]:
+    """(AP50, AP); -1 where nobody is to be found."""
+    if precision is None:
+        return -1.0, -1.0
+    return float(precision.precision[0].mean()), float(precision.precision.mean())
+
+
+def _per_image(
+    rows: Sequence[Rows],
+    truths: Sequence[Truth],
+    order: np.ndarray,
+    cls: int,
+    scored: Sequence[Scored],
+    matches: Matches,
+    confidence: float,
+    sigmas: Sequence[float],
+) -> Tuple[np.ndarray, List[ImageErrors]]:
+    """Similarity of each labelled keypoint of those found (m, K, NaN if not), errors by image."""
+    similarities, errors = [], []
+    start = 0
+    for i, image in zip(order, scored):
+        count = len(image.scores)
+        person = matches.person[0, start : start + count]
+        counted = ~matches.ignored[0, start : start + count]
+        start += count
+        sure = image.scores >= confidence
+        hits = np.flatnonzero((person >= 0) & counted & sure)
+        false = int(((person < 0) & counted & sure).sum())
+        missed = int((~image.ignored).sum()) - len(hits)
+        oks = float(image.similarity[hits, person[hits]].mean()) if len(hits) else 0.0
+        errors.append(ImageErrors(int(i), missed, false, oks))
+        if len(hits):
+            r, t = metrics.of_class(rows[i], truths[i], cls)
+            best = np.argsort(-r.scores, kind="stable")[hits]
+            each, _ = metrics.keypoint_similarity(r.keypoints[best], t, sigmas)
+            each = each[np.arange(len(hits)), person[hits]]
+            labelled = t.keypoints[person[hits], :, 2] > 0
+            similarities.append(np.where(labelled, each, np.nan))
+    empty = np.zeros((0, len(sigmas)))
+    return np.concatenate(similarities) if similarities else empty, errors
+
+
+def _mean_similarity(parts: Sequence[np.ndarray]) -> np.ndarray:
+    every = np.concatenate(parts)
+    known = np.isfinite(every)
+    count = known.sum(0)
+    total = np.where(known, every, 0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _sum_errors(classes: Sequence[Sequence[ImageErrors]], count: int) -> List[ImageErrors]:
+    """Errors of all classes, in the order of the set."""
+    merged: List[ImageErrors] = [ImageErrors(i, 0, 0, 0.0) for i in range(count)]
+    for errors in classes:
+        for e in errors:
+            m = merged[e.index]
+            merged[e.index] = ImageErrors(
+                e.index, m.missed + e.missed, m.false + e.false, max(m.oks, e.oks)
+            )
+    return merged
+
+
+def worst(errors: Sequence[ImageErrors], count: int) -> List[ImageErrors]:
+    """Images with the most persons missed or invented; of equal ones the least similar."""
+    wrong = [e for e in errors if e.missed + e.false or 0 < e.oks < 0.75]
+    return sorted(wrong, key=lambda e: (-(e.missed + e.false), e.oks))[:count]

@@ -1,0 +1,367 @@
+"""How good predictions are: object keypoint similarity, IoU, average precision, as in COCO.
+
+    scored = [Scored(oks(...), ...) for each image]
+    result = average_precision(match(scored))          # AP, AP50, AP75, ...
+
+Every rule is that of COCO's evaluation (cocodataset.org/#detection-eval, #keypoints-eval): crowds
+and persons without a labelled keypoint are nobody's fault, at most 20 poses (100 boxes) an image
+count, precision is read off at 101 recalls. The figures equal pycocotools' to 1e-9.
+"""
+
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from utils.dataset.coco import Rows
+from utils.pose.ground_truth import Truth
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of OKS or IoU
+RECALLS = np.linspace(0.0, 1.0, 101)
+MAX_POSES, MAX_BOXES = 20, 100  # predictions of an image that count, best first
+INF = 1e10
+# px^2, what COCO calls small, medium and large
+AREAS: Dict[str, Tuple[float, float]] = {
+    "all": (0.0, INF),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, INF),
+}
+_TINY = np.spacing(1)
+_CHUNK = 128  # images matched at a time
+
+
+def oks(rows: Rows, truth: Truth, sigmas: Sequence[float]) -> np.ndarray:
+    """(D, G) object keypoint similarity of D predictions with G persons, 0..1.
+
+    exp(-d^2 / (2 (2 sigma)^2 area)) averaged over the labelled keypoints of the person. Without
+    a labelled keypoint d is the distance to the box grown to twice its size on each side.
+    """
+    return keypoint_similarity(rows.keypoints, truth, sigmas)[1]
+
+
+def keypoint_similarity(
+    keypoints: np.ndarray, truth: Truth, sigmas: Sequence[float]
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Args: keypoints: (D, K, 3). Returns: (D, G, K) of each keypoint, and (D, G) the OKS."""
+    variances = (2 * np.asarray(sigmas, np.float64)) ** 2
+    d = keypoints[:, None, :, :2] - truth.keypoints[None, :, :, :2]  # (D, G, K, 2)
+    labelled = truth.keypoints[..., 2] > 0  # (G, K)
+    blank = ~labelled.any(1)
+    if blank.any():
+        start, size = truth.boxes[blank][:, None, :2], truth.boxes[blank][:, None, 2:]
+        points = keypoints[:, None, :, :2]  # with start: (D, blank, K, 2)
+        below = np.maximum(0, start - size - points)
+        d[:, blank] = below + np.maximum(0, points - (start + 2 * size))
+    squared = (d**2).sum(-1)
+    scale = variances * (truth.areas[:, None] + _TINY) * 2  # (G, K)
+    each = np.exp(-squared / scale)
+    counted = labelled | blank[:, None]
+    return each, (each * counted).sum(-1) / counted.sum(-1)
+
+
+def box_iou(boxes: np.ndarray, truth_boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """(D, G) IoU of (D, 4) with (G, 4) x y width height; a crowd's is intersection / own area."""
+    a, b = boxes[:, None], truth_boxes[None]
+    wh = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    wh = (wh - np.maximum(a[..., :2], b[..., :2])).clip(0)
+    inter = wh[..., 0] * wh[..., 1]
+    own = a[..., 2] * a[..., 3]
+    union = np.where(crowd, own, own + b[..., 2] * b[..., 3] - inter)
+    return np.divide(inter, union, out=np.zeros_like(inter), where=inter > 0)
+
+
+class Scored(NamedTuple):
+    """Predictions of one image and one class beside its truth; predictions best first."""
+
+    similarity: np.ndarray  # (D, G) OKS or IoU
+    scores: np.ndarray  # (D,) descending
+    areas: np.ndarray  # (D,) px^2 of the predicted boxes
+    truth_areas: np.ndarray  # (G,) px^2
+    ignored: np.ndarray  # (G,) bool; neither finding nor missing it counts
+    crowd: np.ndarray  # (G,) bool; may be found several times
+
+
+def score_poses(rows: Rows, truth: Truth, sigmas: Sequence[float]) -> Scored:
+    """Keypoints of one class. A person without a labelled keypoint is ignored."""
+    rows = _best(rows, MAX_POSES)
+    blank = ~(truth.keypoints[..., 2] > 0).any(1)
+    return _scored(oks(rows, truth, sigmas), rows, truth, truth.crowd | blank)
+
+
+def score_boxes(rows: Rows, truth: Truth) -> Scored:
+    """Boxes of one class."""
+    rows = _best(rows, MAX_BOXES)
+    return _scored(box_iou(rows.boxes, truth.boxes, truth.crowd), rows, truth, truth.crowd)
+
+
+def _best(rows: Rows, count: int) -> Rows:
+    order = np.argsort(-rows.scores, kind="stable")[:count]
+    return Rows(*(field[order] for field in rows))
+
+
+def _scored(similarity: np.ndarray, rows: Rows, truth: Truth, ignored: np.ndarray) -> Scored:
+    areas = rows.boxes[:, 2] * rows.boxes[:, 3]
+    return Scored(similarity, rows.scores, areas, truth.areas, ignored, truth.crowd)
+
+
+def of_class(rows: Rows, truth: Truth, index: int) -> Tuple[Rows, Truth]:
+    """The predictions and the persons of one class."""
+    r, t = rows.classes == index, truth.classes == index
+    mine = rows if r.all() else Rows(*(f[r] for f in rows))  # most data has one class: no copy
+    return mine, truth if t.all() else Truth(*(f[t] for f in truth))
+
+
+class Matches(NamedTuple):
+    """Who was found by which prediction, over all images of a class; T thresholds.
+
+    Predictions lie image after image, in each image best first.
+    """
+
+    scores: np.ndarray  # (n,)
+    rank: np.ndarray  # (n,) place in its image, from 0
+    person: np.ndarray  # (T, n) index of the person found in its image, -1 nobody
+    ignored: np.ndarray  # (T, n) bool; neither right nor wrong
+    positives: int  # persons there are to find
+
+
+def match(
+    images: Sequence[Scored], area: str = "all", thresholds: np.ndarray = THRESHOLDS
+) -> Matches:
+    """Give each prediction, best first, the most similar person that is still free.
+
+    Args: area: key of AREAS; persons outside are ignored, and so are predictions outside that
+    found nobody.
+    """
+    parts = [_match_chunk(c, AREAS[area], thresholds) for c in _chunks(images)]
+    if not parts:
+        none = np.zeros((len(thresholds), 0), np.int64)
+        return Matches(np.zeros(0), none[0], none, none.astype(bool), 0)
+    return Matches(
+        np.concatenate([p.scores for p in parts]),
+        np.concatenate([p.rank for p in parts]),
+        np.concatenate([p.person for p in parts], 1),
+        np.concatenate([p.ignored for p in parts], 1),
+        sum(p.positives for p in parts),
+    )
+
+
+def _chunks(images: Sequence[Scored]) -> Iterator[Sequence[Scored]]:
+    for start in range(0, len(images), _CHUNK):
+        yield images[start : start + _CHUNK]
+
+
+def _match_chunk(
+    images: Sequence[Scored], area: Tuple[float, float], thresholds: np.ndarray
+) -> Matches:
+    """Greedy matching of all images and thresholds at once: one step for each rank."""
+    limit = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
+    # whoever resembles nobody enough takes no part
+    near = [np.flatnonzero((i.similarity >= limit.min()).any(1)) for i in images]
+    count, steps = len(images), len(thresholds)
+    most_d = max(len(n) for n in near)
+    most_g = max(i.similarity.shape[1] for i in images)
+    similarity = np.full((count, most_d, most_g), -1.0)  # -1: nobody is there
+    ignored = np.ones((count, most_g), bool)
+    crowd = np.zeros((count, most_g), bool)
+    positives = 0
+    for i, (image, index) in enumerate(zip(images, near)):
+        g = image.similarity.shape[1]
+        similarity[i, : len(index), :g] = image.similarity[index]
+        out = (image.truth_areas < area[0]) | (image.truth_areas > area[1])
+        ignored[i, :g] = image.ignored | out
+        positives += int(g - ignored[i, :g].sum())
+        crowd[i, :g] = image.crowd
+    person = np.full((count, steps, most_d), -1, np.int64)
+    is_ignored = np.zeros((count, steps, most_d), bool)
+    free = np.ones((count, steps, most_g), bool)
+    rows, columns = np.ogrid[:count, :steps]
+    for d in range(most_d):
+        value = np.where(free, similarity[:, None, d], -1.0)  # (images, T, G)
+        value[value < limit] = -1.0
+        real = np.where(ignored[:, None], -1.0, value)
+        best = _last_argmax(real)
+        found = real[rows, columns, best] >= 0
+        other = _last_argmax(value)  # an ignored one only where no real one is left
+        spare = ~found & (value[rows, columns, other] >= 0)
+        best = np.where(spare, other, best)
+        found |= spare
+        person[:, :, d] = np.where(found, best, -1)
+        is_ignored[:, :, d] = spare
+        free[rows, columns, best] &= ~found | crowd[rows, best]
+    all_persons, all_ignored = [], []
+    for i, (image, index) in enumerate(zip(images, near)):
+        whom = np.full((steps, len(image.scores)), -1, np.int64)
+        whom[:, index] = person[i, :, : len(index)]
+        out = (image.areas < area[0]) | (image.areas > area[1])
+        skip = (whom < 0) & out
+        skip[:, index] |= is_ignored[i, :, : len(index)]
+        all_persons.append(whom)
+        all_ignored.append(skip)
+    return Matches(
+        np.concatenate([i.scores for i in images]),
+        np.concatenate([np.arange(len(i.scores)) for i in images]),
+        np.concatenate(all_persons, 1),
+        np.concatenate(all_ignored, 1),
+        positives,
+    )
+
+
+def _last_argmax(values: np.ndarray) -> np.ndarray:
+    """Index of the largest value on the last axis; of equal ones the last, as COCO's loop does."""
+    return values.shape[-1] - 1 - values[..., ::-1].argmax(-1)
+
+
+class Precision(NamedTuple):
+    """Precision and recall of a class at T thresholds."""
+
+    precision: np.ndarray  # (T, 101) at RECALLS
+    recall: np.ndarray  # (T,) the largest reached
+
+
+def average_precision(matches: Matches, most: Optional[int] = None) -> Optional[Precision]:
+    """Precision at each recall, made monotonic; None where nobody is to be found.
+
+    Args: most: count only that many predictions an image.
+    """
+    if not matches.positives:
+        return None
+    order, right, wrong = _ranked(matches, most)
+    steps = len(matches.person)
+    precision, recall = np.zeros((steps, len(RECALLS))), np.zeros(steps)
+    if not len(order):
+        return Precision(precision, recall)
+    for t in range(steps):
+        reached = right[t] / matches.positives
+        precise = right[t] / (right[t] + wrong[t] + _TINY)
+        precise = np.maximum.accumulate(precise[::-1])[::-1]
+        index = np.searchsorted(reached, RECALLS, side="left")
+        inside = index < len(reached)
+        precision[t, inside] = precise[index[inside]]
+        recall[t] = reached[-1]
+    return Precision(precision, recall)
+
+
+def _ranked(
+    matches: Matches, most: Optional[int] = None
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions by descending score: order (n,), and right and wrong so far (T, n)."""
+    use = np.arange(len(matches.scores))
+    if most is not None:
+        use = use[matches.rank < most]
+    order = use[np.argsort(-matches.scores[use], kind="stable")]
+    found = matches.person[:, order] >= 0
+    counts = ~matches.ignored[:, order]
+    right = np.cumsum(found & counts, 1).astype(np.float64)
+    wrong = np.cumsum(~found & counts, 1).astype(np.float64)
+    return order, right, wrong
+
+
+class Curve(NamedTuple):
+    """Precision, recall and F1 over the confidence threshold, at one OKS or IoU threshold."""
+
+    confidence: np.ndarray  # (n,) descending, each once
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+
+    def best(self) -> Tuple[float, float, float, float]:
+        """(confidence, precision, recall, F1) where F1 is largest; zeros without predictions."""
+        if not len(self.f1):
+            return 0.0, 0.0, 0.0, 0.0
+        i = int(self.f1.argmax())
+        return tuple(float(field[i]) for field in self)  # type: ignore
+
+
+def confidence_curve(matches: Matches, threshold: int = 0) -> Curve:
+    """Args: threshold: index of the OKS or IoU threshold."""
+    order, right, wrong = _ranked(matches)
+    scores = matches.scores[order]
+    # between equal scores no threshold can cut
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else []
+    right, wrong, scores = right[threshold][last], wrong[threshold][last], scores[last]
+    precision = right / np.maximum(right + wrong, 1)
+    recall = right / max(matches.positives, 1)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, _TINY)
+    return Curve(scores, precision, recall, f1)
+
+
+POSE_FIGURES = "AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl".split()
+BOX_FIGURES = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
+
+
+def pose_figures(
+    classes: Sequence[Sequence[Scored]], matches: Optional[Sequence[Matches]] = None
+) -> Dict[str, float]:
+    """COCO's ten keypoint figures of [class][image]; -1 where nobody is to be found.
+
+    Args: matches: match() of each class, if it is known already.
+    """
+    areas = {"m": "medium", "l": "large"}
+    by_area = _by_area(classes, matches, areas)
+    found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
+    figures = _figures(found, "AP", areas, _mean_precision)
+    figures.update(_figures(found, "AR", areas, _mean_recall))
+    return {name: figures[name] for name in POSE_FIGURES}
+
+
+def box_figures(
+    classes: Sequence[Sequence[Scored]], matches: Optional[Sequence[Matches]] = None
+) -> Dict[str, float]:
+    """COCO's twelve box figures of [class][image]; see pose_figures."""
+    areas = {"s": "small", "m": "medium", "l": "large"}
+    by_area = _by_area(classes, matches, areas)
+    found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
+    figures = _figures(found, "AP", areas, _mean_precision)
+    figures.update(_figures(found, "AR", areas, _mean_recall))
+    for most in (1, 10, 100):
+        parts = [average_precision(m, most) for m in by_area["all"]]
+        figures["AR%d" % most] = _mean_recall(parts, slice(None))
+    return {name: figures[name] for name in BOX_FIGURES}
+
+
+def _by_area(classes, matches, areas) -> Dict[str, List[Matches]]:
+    by_area = {"all": list(matches) if matches else [match(images) for images in classes]}
+    for area in areas.values():
+        by_area[area] = [match(images, area) for images in classes]
+    return by_area
+
+
+def _figures(by_area, prefix, areas, mean) -> Dict[str, float]:
+    figures = {prefix: mean(by_area["all"], slice(None))}
+    figures[prefix + "50"] = mean(by_area["all"], slice(0, 1))
+    figures[prefix + "75"] = mean(by_area["all"], slice(5, 6))
+    for letter, area in areas.items():
+        figures[prefix + letter] = mean(by_area[area], slice(None))
+    return figures
+
+
+def _mean_precision(parts: List[Optional[Precision]], thresholds: slice) -> float:
+    values = [p.precision[thresholds] for p in parts if p is not None]
+    return float(np.mean(values)) if values else -1.0
+
+
+def _mean_recall(parts: List[Optional[Precision]], thresholds: slice) -> float:
+    values = [p.recall[thresholds] for p in parts if p is not None]
+    return float(np.mean(values)) if values else -1.0
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """Mean over classes, at 1,001 confidences; a single class keeps its own."""
+    if len(curves) == 1:
+        return curves[0]
+    grid = np.linspace(1, 0, 1001)
+    if not curves:
+        return Curve(grid[:0], grid[:0], grid[:0], grid[:0])
+    parts = []
+    for curve in curves:
+        if not len(curve.confidence):
+            parts.append(np.zeros((2, len(grid))))
+            continue
+        # at a threshold counts whoever is at least as sure
+        index = np.searchsorted(-curve.confidence, -grid, side="right") - 1
+        values = np.stack([curve.precision, curve.recall])[:, index.clip(0)]
+        values[:, index < 0] = 0  # nobody yet: as a class without predictions
+        parts.append(values)
+    precision, recall = np.mean(parts, 0)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, _TINY)
+    return Curve(grid, precision, recall, f1)

@@ -1,0 +1,1 @@
+"""Poses of one image: the types, keypoints, letterbox, NMS, drawing."""

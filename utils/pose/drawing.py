@@ -1,0 +1,214 @@
+"""Drawing poses on images."""
+
+from typing import List, NamedTuple, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from utils.pose.ground_truth import Truth
+from utils.pose.keypoints import side_color, skeleton
+from utils.pose.poses import Poses
+
+# BGR, one a class, repeated when they run out
+CLASS_COLORS: Tuple[Tuple[int, int, int], ...] = (
+    (255, 144, 30),
+    (60, 60, 240),
+    (60, 200, 90),
+    (0, 190, 255),
+    (220, 80, 200),
+    (200, 200, 40),
+)
+SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def default_line_width(image_hw: Tuple[int, int]) -> int:
+    """Line width in px that looks alike on small and large images."""
+    return max(round(sum(image_hw) / 2 * 0.003), 1)
+
+
+def draw_poses(
+    image: np.ndarray,
+    poses: Poses,
+    names: Sequence[str],
+    line_width: int = 0,
+    labels: bool = True,
+    confidences: bool = True,
+    kpt_thres: float = 0.5,
+) -> None:
+    """Draw boxes, limbs and keypoints into a (H, W, 3) uint8 BGR image, in place.
+
+    Args:
+        poses: in pixels of this image.
+        names: class names.
+        line_width: px, 0: by image size.
+        labels, confidences: class name and score above each box.
+        kpt_thres: keypoints with a confidence of at most this are not drawn.
+
+    Left is green, right is orange, seen from the person. Better poses are drawn last, on top.
+    """
+    width = line_width or default_line_width((image.shape[0], image.shape[1]))
+    skel = skeleton(poses.keypoints.shape[1])
+    for i in range(poses.count - 1, -1, -1):
+        color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
+        draw_box(image, poses.boxes[i], color, width)
+        draw_keypoints(image, poses.keypoints[i], skel, width, kpt_thres)
+    if not labels:
+        return
+    for i in range(poses.count - 1, -1, -1):
+        text = names[int(poses.classes[i])]
+        if confidences:
+            text += " %.2f" % poses.scores[i]
+        color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
+        draw_label(image, text, poses.boxes[i], color, width)
+
+
+def draw_box(image: np.ndarray, box: np.ndarray, color: Tuple[int, int, int], width: int) -> None:
+    """One xyxy box with sub-pixel corners."""
+    x1, y1, x2, y2 = _fixed(box)
+    cv2.rectangle(image, (x1, y1), (x2, y2), color, width, cv2.LINE_AA, SHIFT)
+
+
+def draw_keypoints(
+    image: np.ndarray, keypoints: np.ndarray, skel, width: int, kpt_thres: float
+) -> None:
+    """Limbs and points of one person, (K, 3) x y confidence."""
+    shown = (keypoints[:, 2] > kpt_thres) & np.isfinite(keypoints).all(1)
+    points = _fixed(keypoints[:, :2])
+    for a, b in skel.limbs:
+        if shown[a] and shown[b]:
+            color = side_color(skel.sides[a] if skel.sides[a] == skel.sides[b] else "center")
+            cv2.line(image, tuple(points[a]), tuple(points[b]), color, width, cv2.LINE_AA, SHIFT)
+    radius = (width + 1) << SHIFT
+    for k in np.flatnonzero(shown):
+        center = tuple(points[k])
+        cv2.circle(image, center, radius, side_color(skel.sides[k]), -1, cv2.LINE_AA, SHIFT)
+
+
+def draw_truth(
+    image: np.ndarray, truth: Truth, names: Sequence[str], line_width: int = 0, ids: bool = False
+) -> None:
+    """Draw annotated persons into a (H, W, 3) uint8 BGR image, in place.
+
+    Args:
+        truth: in pixels of this image.
+        names: class names; a single one is not written at each box.
+        line_width: px, 0: by image size.
+        ids: the number of each keypoint beside it.
+
+    Points that are labelled but hidden (v 1) have a dark core.
+    """
+    hw = (image.shape[0], image.shape[1])
+    width = line_width or default_line_width(hw)
+    skel = skeleton(truth.keypoints.shape[1])
+    for i in range(truth.count):
+        color = CLASS_COLORS[int(truth.classes[i]) % len(CLASS_COLORS)]
+        low, size = truth.boxes[i, :2], truth.boxes[i, 2:]
+        box = np.concatenate([low, low + size])
+        draw_box(image, box, color, width)
+        draw_keypoints(image, truth.keypoints[i], skel, width, 0.0)
+        for x, y in _fixed(truth.keypoints[i][truth.keypoints[i, :, 2] == 1, :2]):
+            cv2.circle(image, (x, y), (width + 1) << (SHIFT - 1), (0, 0, 0), -1, cv2.LINE_AA, SHIFT)
+        if len(names) > 1:
+            draw_label(image, names[int(truth.classes[i])], box, color, width)
+    if ids:
+        for points in truth.keypoints:
+            for k in np.flatnonzero(points[:, 2] > 0):
+                _draw_id(image, str(k), points[k, :2], width)
+
+
+def _draw_id(image: np.ndarray, text: str, point: np.ndarray, width: int) -> None:
+    """Small outlined text beside a keypoint."""
+    x, y = (int(v) >> SHIFT for v in _fixed(point))
+    scale, offset = max(width / 4.0, 0.35), width + 2
+    for thickness, color in ((3, (0, 0, 0)), (1, (255, 255, 255))):
+        cv2.putText(
+            image, text, (x + offset, y - offset), _FONT, scale, color, thickness, cv2.LINE_AA
+        )
+
+
+def draw_label(
+    image: np.ndarray, text: str, box: np.ndarray, color: Tuple[int, int, int], width: int
+) -> None:
+    """Text on a filled patch above the box, inside the image."""
+    text = _ascii(text)
+    scale, thickness = max(width / 3.0, 0.4), max(width - 1, 1)
+    (text_w, text_h), _ = cv2.getTextSize(text, _FONT, scale, thickness)
+    pad = max(width, 2)
+    box = np.clip(np.nan_to_num(box), -1e5, 1e5)
+    x = int(min(max(box[0], 0), max(image.shape[1] - text_w - 2 * pad, 0)))
+    y = int(box[1]) if box[1] - text_h - 2 * pad >= 0 else int(box[1]) + text_h + 2 * pad
+    cv2.rectangle(image, (x, y - text_h - 2 * pad), (x + text_w + 2 * pad, y), color, -1)
+    cv2.putText(
+        image, text, (x + pad, y - pad), _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA
+    )
+
+
+def _ascii(text: str) -> str:
+    """What OpenCV can draw; file names that are not UTF-8 would end the process."""
+    return text.encode("ascii", "replace").decode("ascii")
+
+
+def _fixed(values: np.ndarray) -> List:
+    """Pixels -> OpenCV fixed point, clipped far outside any image against overflow.
+
+    Continuous coordinates have (0, 0) at the corner of the first pixel, OpenCV at its centre.
+    """
+    values = np.nan_to_num(values, nan=-1e5, posinf=1e5, neginf=-1e5)
+    pixels = np.clip(values - 0.5, -1e5, 1e5)
+    return np.rint(pixels * (1 << SHIFT)).astype(int).tolist()
+
+
+class Tile(NamedTuple):
+    """One image of a contact sheet."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    truth: Poses  # px of the image
+    found: Poses
+    title: str
+
+
+def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2) -> np.ndarray:
+    """Each image twice, labels beside predictions, as one (H, W, 3) uint8 BGR picture."""
+    cells = []
+    for tile in tiles:
+        pair = []
+        for poses, labels in ((tile.truth, False), (tile.found, True)):
+            picture, scale = _fit_tile(tile.image)
+            factor = np.array([scale, scale, 1], np.float32)
+            scaled = poses._replace(
+                boxes=poses.boxes * np.float32(scale), keypoints=poses.keypoints * factor
+            )
+            draw_poses(picture, scaled, names, 1, labels, labels)
+            pair.append(_center(picture, TILE_HW))
+        bar = np.full((BAR, 2 * TILE_HW[1] + GAP, 3), 255, np.uint8)
+        title = _ascii(tile.title[:95])
+        cv2.putText(bar, title, (2, BAR - 8), _FONT, 0.42, (50, 50, 50), 1, cv2.LINE_AA)
+        gap = np.full((TILE_HW[0], GAP, 3), 255, np.uint8)
+        cells.append(np.vstack([bar, np.hstack([pair[0], gap, pair[1]])]))
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % columns)
+    margin = np.full((cells[0].shape[0], 4 * GAP, 3), 255, np.uint8)
+    rows = []
+    for i in range(0, len(cells), columns):
+        row = [cells[i]]
+        for cell in cells[i + 1 : i + columns]:
+            row += [margin, cell]
+        rows.append(np.hstack(row))
+    return np.vstack(rows)
+
+
+TILE_HW, GAP, BAR = (270, 360), 4, 26  # px
+
+
+def _fit_tile(image: np.ndarray) -> Tuple[np.ndarray, float]:
+    scale = min(TILE_HW[0] / image.shape[0], TILE_HW[1] / image.shape[1])
+    size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), scale
+
+
+def _center(image: np.ndarray, hw: Tuple[int, int]) -> np.ndarray:
+    canvas = np.full((hw[0], hw[1], 3), 235, np.uint8)
+    top, left = (hw[0] - image.shape[0]) // 2, (hw[1] - image.shape[1]) // 2
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return canvas

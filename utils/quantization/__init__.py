@@ -1,0 +1,1 @@
+"""INT8: calibration images, ranges, Q/DQ pairs, fitting and distillation."""

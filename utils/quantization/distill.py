@@ -1,0 +1,302 @@
+"""Distillation: a quantised ONNX learns to predict what its FP32 original predicts.
+
+    distill(model, teacher, plan, pictures, (640, 640), Options(steps=300))
+
+Needs pictures but no labels. Weights, biases and the scales of activations are trained, with the
+rounding in place (straight-through), so the network finds values that lose less by it; then they
+are put back into the ONNX, whose nodes stay what they were. Imports torch, so callers do it late.
+"""
+
+import json
+import math
+import random
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from utils.errors import InputError
+from utils.graph.analysis import Graph
+from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES, oks_sigmas
+from utils.pose.letterbox import HW
+from utils.quantization.activation_ranges import LEVELS
+from utils.quantization.images import read_batch
+from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
+from utils.quantization.torch_graph import TorchGraph
+
+MULTIPLE = 64  # px, of every stride
+LARGEST_ZOOM = 1.2  # of what the model will see
+MIN_SCORE = 0.02  # of the teacher's objectness, where poses and boxes count
+WARM_UP = 0.05  # of the steps
+
+
+class Options(NamedTuple):
+    """How to distil.
+
+    Rates are for weights and biases relative to their size, for scales in log. INT8 is off by so
+    little that larger steps easily do harm: a run with 3e-5 ended worse than it began.
+    """
+
+    steps: int
+    size: int = 320  # px of the square crops
+    batch: int = 4
+    rate: float = 5e-6
+    scale_rate: float = 1e-3
+    features: float = 1.0  # gain of the head's inputs
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = True
+
+
+class Layout(NamedTuple):
+    """Channels of an anchor: x y w h objectness, nc classes, 3 a keypoint."""
+
+    nc: int
+    nkpt: int
+
+    @property
+    def width(self) -> int:
+        return 5 + self.nc + 3 * self.nkpt
+
+
+def read_layout(model: Any) -> Layout:
+    """From the metadata; a person with COCO's keypoints without."""
+    values = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        nc = int(json.loads(values.get("nc", "1")))
+        nkpt = int(json.loads(values.get("nkpt", str(len(COCO_NAMES)))))
+    except (ValueError, TypeError) as e:
+        raise InputError("--distill: metadata nc or nkpt of the ONNX is no number") from e
+    return Layout(nc, nkpt)
+
+
+def read_levels(graph: Graph) -> List[List[str]]:
+    """Outputs that are the channels of each level of the head, in their order.
+
+    What one Concat joins is a level, other convolutions are alone.
+    """
+    names = {conv.output[0] for conv in graph.head}
+    levels: List[List[str]] = []
+    joined: Set[str] = set()
+    for node in graph.nodes:
+        if node.op_type == "Concat" and set(node.input) <= names:
+            levels.append(list(node.input))
+            joined.update(node.input)
+    alone = [conv.output[0] for conv in graph.head if conv.output[0] not in joined]
+    return levels + [[name] for name in alone]
+
+
+def crops(
+    pictures: Sequence[str], net_hw: HW, options: Options, letterboxed: bool
+) -> Iterator[np.ndarray]:
+    """Endless batches (B, 3, size, size) of pieces, zoomed and mirrored at random.
+
+    The zoom goes from the whole picture in the crop to a little more than what the model sees, so
+    that activations are those of use.
+    """
+    dice = random.Random(options.seed)
+    h, w = (min(options.size, side) // MULTIPLE * MULTIPLE or side for side in net_hw)
+    order: List[str] = []
+    least = max(h / net_hw[0], w / net_hw[1])
+    while True:
+        batch = []
+        for _ in range(options.batch):
+            if not order:
+                order = list(pictures)
+                dice.shuffle(order)
+            zoom = math.exp(dice.uniform(math.log(least), math.log(max(LARGEST_ZOOM, least))))
+            hw = (max(round(net_hw[0] * zoom), h), max(round(net_hw[1] * zoom), w))
+            image = read_batch([order.pop()], hw, letterboxed)[0]
+            top, left = dice.randint(0, hw[0] - h), dice.randint(0, hw[1] - w)
+            image = image[:, top : top + h, left : left + w]
+            batch.append(image[..., ::-1] if dice.random() < 0.5 else image)
+        yield np.ascontiguousarray(np.stack(batch))
+
+
+def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
+    """How far raw predictions of a level, (B, anchors x width, h, w), are from the teacher's.
+
+    Objectness counts everywhere, as the divergence of the two probabilities. Boxes and points
+    count with the teacher's objectness. Points as in OKS: squared distance over the object's area
+    (from the extent of its points, the anchors being in the decode) and the keypoint's sigma.
+    Its logarithm keeps a hopeless point from deciding.
+    """
+    b, channels, h, w = wanted.shape
+    if channels % layout.width:
+        raise InputError(
+            "--distill: a level of the head has %d channels, not a multiple of %d (5 + %d classes "
+            "+ 3 x %d keypoints)" % (channels, layout.width, *layout)
+        )
+    found, wanted = (t.reshape(b, -1, layout.width, h, w).transpose(2, 4) for t in (found, wanted))
+    score = torch.sigmoid(wanted[..., 4])
+    objects = score.sum() + 1
+    loss = divergence(found[..., 4], wanted[..., 4]).sum() / objects
+    sure = score > MIN_SCORE
+    if not bool(sure.any()):
+        return loss
+    found, wanted, weight = found[sure], wanted[sure], score[sure]  # (n, width)
+    first = 5 + layout.nc
+    classes = divergence(found[:, 5:first], wanted[:, 5:first]).sum(1)  # the score is a product
+    points, target = (t[:, first:].reshape(len(t), -1, 3) for t in (found, wanted))
+    extent = 2 * (target[..., :2].max(1).values - target[..., :2].min(1).values)  # cells
+    area = extent.prod(1).clamp(min=1.0)  # about that of the box
+    sigmas = torch.tensor(oks_sigmas(layout.nkpt), device=found.device)
+    moved = (2 * (points[..., :2] - target[..., :2])).square().sum(-1)
+    oks = torch.log1p(moved / (2 * AREA_OF_BOX * area[:, None] * (2 * sigmas).square()))
+    seen = divergence(points[..., 2], target[..., 2]).mean(1)
+    size = area.sqrt()[:, None]
+    center = 2 * (found[:, :2].sigmoid() - wanted[:, :2].sigmoid()) / size
+    side = 2 * (F.logsigmoid(found[:, 2:4]) - F.logsigmoid(wanted[:, 2:4]))
+    box = torch.log1p(50 * (center.square() + side.square()).sum(1))
+    each = 2 * oks.mean(1) + box + 0.2 * seen + classes
+    return loss + (weight * each).sum() / objects
+
+
+def divergence(found: Any, wanted: Any) -> Any:
+    """Kullback-Leibler divergence of probabilities given as logits."""
+    p = torch.sigmoid(wanted)
+    return p * (F.logsigmoid(wanted) - F.logsigmoid(found)) + (1 - p) * (
+        F.logsigmoid(-wanted) - F.logsigmoid(-found)
+    )
+
+
+class Student:
+    """The quantised graph with what is trained in it.
+
+    Attributes: values: names of the constants of the ONNX -> trained tensors.
+    """
+
+    def __init__(self, model: Any, plan: Plan, outputs: Sequence[str], device: Any):
+        self.graph = TorchGraph(model, outputs, device)
+        values = self.graph.values
+        self.weights = []  # (name, name of its scale or None)
+        self.biases = []
+        for node in self.graph.nodes:
+            if node.op_type != "Conv":
+                continue
+            name = without_pair(node.input[1])
+            self.weights.append((name, PREFIX + name + "/scale" if name != node.input[1] else None))
+            self.biases += [n for n in node.input[2:3] if n in values]
+        kept = {constant.name for constant in model.graph.initializer}  # what can be put back
+        names = [n for n, _ in self.weights if n in values] + self.biases
+        self.trained = {n: values[n].requires_grad_() for n in names if n in kept}
+        self.groups: Dict[str, List[str]] = {}  # representative -> scales that are one
+        for tensor in plan.tensors:
+            name = PREFIX + tensor + "/scale"
+            if name in values:
+                self.groups.setdefault(plan.group[tensor], []).append(name)
+        self.logs = {
+            key: values[names[0]].log().requires_grad_() for key, names in self.groups.items()
+        }
+
+    def __call__(self, images: Any) -> List[Any]:
+        self.round_scales()
+        return self.graph(images)
+
+    def round_scales(self) -> None:
+        """Scales follow from what is trained."""
+        values = self.graph.values
+        for key, names in self.groups.items():
+            values.update(dict.fromkeys(names, self.logs[key].exp()))
+        with torch.no_grad():
+            for name, scale in self.weights:
+                if scale is not None:
+                    largest = values[name].abs().amax((1, 2, 3))
+                    values[scale] = largest.clamp(min=1e-12) / LEVELS
+
+    def parameters(self, options: Options) -> List[Dict[str, Any]]:
+        """Groups of Adam, whose steps are as large as the rate: a share of each tensor's size."""
+        groups = [
+            {
+                "params": [p],
+                "rate": options.rate * max(float(p.detach().square().mean().sqrt()), 1e-3),
+            }
+            for p in self.trained.values()
+        ]
+        return [*groups, {"params": list(self.logs.values()), "rate": options.scale_rate}]
+
+    def write(self, model: Any) -> None:
+        """Put the values into the ONNX they are from."""
+        from onnx import numpy_helper
+
+        self.round_scales()
+        found = {n: self.graph.values[n].detach().cpu().numpy() for n in self.trained}
+        for name, scale in self.weights:
+            if scale is not None:
+                found[scale] = weight_scales(found[name])
+        for names in self.groups.values():
+            for name in names:
+                found[name] = self.graph.values[name].detach().cpu().numpy()
+        for constant in model.graph.initializer:
+            if constant.name in found:
+                value = found[constant.name].astype(np.float32)
+                constant.CopyFrom(numpy_helper.from_array(value, constant.name))
+
+
+def distill(
+    model: Any,
+    teacher: Any,
+    plan: Plan,
+    pictures: Sequence[str],
+    net_hw: HW,
+    options: Options,
+    letterboxed: bool = False,
+) -> List[float]:
+    """Train a quantised model in place. Returns the loss of each step.
+
+    Args:
+        model: onnx.ModelProto with the pairs of `plan`. teacher: the same before `insert`.
+        pictures: files. net_hw: (height, width) px the model is used at.
+
+    Raises InputError for a head that is no YOLO-Pose one, or if it diverges.
+    """
+    from tqdm import tqdm
+
+    if options.steps < 1:
+        return []
+    torch.backends.cudnn.allow_tf32 = False  # it rounds as coarsely as what is to be learnt
+    layout, levels = read_layout(teacher), read_levels(plan.graph)
+    heads = [name for level in levels for name in level]
+    features = list(dict.fromkeys(without_pair(conv.input[0]) for conv in plan.graph.head))
+    student = Student(model, plan, heads + features, options.device)
+    reference = TorchGraph(teacher, heads + features, options.device)
+    optimizer = torch.optim.Adam(student.parameters(options), lr=0.0, betas=(0.9, 0.99))
+    losses = []
+    batches = crops(pictures, net_hw, options, letterboxed)
+    with tqdm(range(options.steps), "distil", disable=not options.progress) as bar:
+        for step in bar:
+            images = torch.from_numpy(next(batches)).to(options.device)
+            with torch.no_grad():
+                wanted = dict(zip(reference.outputs, reference(images)))
+            found = dict(zip(student.graph.outputs, student(images)))
+            loss = sum(
+                pose_loss(
+                    torch.cat([found[n] for n in level], 1),
+                    torch.cat([wanted[n] for n in level], 1),
+                    layout,
+                )
+                for level in levels
+            )
+            for name in features if options.features else []:
+                error = (found[name] - wanted[name]).square().mean()
+                loss = loss + options.features / len(features) * error / (wanted[name].var() + 1e-6)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * share(step, options.steps)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise InputError("--distill: the loss is not finite after %d steps" % len(losses))
+            bar.set_postfix(loss="%.3f" % np.mean(losses[-20:]), refresh=False)
+    student.write(model)
+    return losses
+
+
+def share(step: int, steps: int) -> float:
+    """Of the rate: up over WARM_UP, then down to 0 along a cosine."""
+    warm = max(int(WARM_UP * steps), 1)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))

@@ -1,0 +1,1 @@
+"""Running a model file on images, videos and streams."""

@@ -1,0 +1,80 @@
+"""Source -> (frame, poses), with decoding, inference and the consumer overlapped and timed.
+
+detector = Detector(open_source("street.mp4"), predictor)
+for frame, poses in detector.run():
+    ...
+detector.timer.seconds        # of each stage
+"""
+
+from typing import Any, Iterator, List, NamedTuple, Tuple
+
+from utils.pipeline import StageTimer, parallel_map, prefetch
+from utils.pose.poses import Poses
+from utils.runtime.predictor import Predictor, Prepared
+from utils.runtime.sources import Frame, Source
+
+STAGES = ["decode", "preprocess", "inference", "nms", "draw/write"]
+
+
+class _Job(NamedTuple):
+    """Frames on their way through the network."""
+
+    frames: List[Frame]
+    prepared: Prepared
+    raws: List[Any]
+
+
+class Detector:
+    """The stages between a source and its results.
+
+    Attributes: `timer`, seconds of each of STAGES; "draw/write" is for the consumer to time.
+    """
+
+    def __init__(self, source: Source, predictor: Predictor):
+        self.source, self.predictor = source, predictor
+        self.timer = StageTimer(STAGES)
+
+    def run(self) -> Iterator[Tuple[Frame, Poses]]:
+        """Frames in source order with their Poses in image pixels.
+
+        One thread decodes and letterboxes, `backend.workers` infer, NMS runs in the caller's.
+        Closing the iterator closes the source.
+        """
+        workers = self.predictor.backend.workers
+        depth = 1 if self.source.live else 2  # frames that wait are frames that come late
+        stop = self.source.close
+        prepared = prefetch(self._prepare(), depth, stop)
+        jobs = prefetch(parallel_map(self._infer, prepared, workers), depth, stop)
+        try:
+            for job in jobs:
+                with self.timer("nms"):
+                    found = self.predictor.postprocess(job.raws, job.prepared)
+                yield from zip(job.frames, found)
+        finally:
+            stop()
+            jobs.close()  # type: ignore  # a generator
+
+    def _prepare(self) -> Iterator[_Job]:
+        for frames in self._batches():
+            self.timer.seconds["decode"] = self.source.decode_s
+            with self.timer("preprocess"):
+                prepared = self.predictor.preprocess([f.image for f in frames])
+            yield _Job(frames, prepared, [])
+
+    def _batches(self) -> Iterator[List[Frame]]:
+        """As many frames as a fixed-batch model takes, else one: live streams must not wait."""
+        size = 1 if self.source.live else (self.predictor.backend.batch or 1)
+        frames: List[Frame] = []
+        for frame in self.source:
+            frames.append(frame)
+            if len(frames) == size:
+                yield frames
+                frames = []
+        if frames:
+            yield frames
+
+    def _infer(self, job: _Job) -> _Job:
+        with self.timer("inference"):
+            raws = self.predictor.infer(job.prepared)
+        used = [view._replace(batch=None) for view in job.prepared]  # frees the pixels
+        return _Job(job.frames, used, raws)

@@ -1,0 +1,261 @@
+"""Images -> Poses in original pixels: letterbox, backend, NMS, and back.
+
+    predictor = Predictor(load_backend("weights/x.onnx"))
+    poses = predictor([image])[0]
+
+detect, test and calibration all come through here, so that one preprocessing and one NMS serve
+them all. The three stages are methods of their own so that a pipeline can overlap them.
+"""
+
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.pose import letterbox, nms
+from utils.pose.keypoints import skeleton
+from utils.pose.letterbox import HW, Letterbox
+from utils.pose.poses import Poses
+from utils.runtime.backend import Backend, BakedNms
+
+DEFAULT_SIZE = 640
+DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
+# Scale and mirroring of the extra views of --augment
+AUGMENT_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (0.83, True), (0.67, False))
+FLIP_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (1.0, True))
+
+
+class View(NamedTuple):
+    """A network batch and where each image lies on it."""
+
+    # (B, 3, net_h, net_w) float32 RGB 0..1, or (B, net_h, net_w, 3) uint8 BGR where the backend
+    # takes pixels; None once it was used
+    batch: Optional[np.ndarray]
+    letterboxes: List[Letterbox]  # one an image; fewer than B if the batch was filled up
+    mirrored: bool = False
+
+
+Prepared = List[View]  # one view, with --augment or --flip-test several
+
+
+class Predictor:
+    """A backend with an input size and thresholds.
+
+    Args:
+        img_size: (height, width) px asked for, None: the model's own. Rounded up to a multiple of
+            the model's stride; a model of fixed size accepts only its own.
+        conf_thres, iou_thres, agnostic, max_det, classes: see nms.raw_to_poses. None: the
+            thresholds of the NMS inside the model, else 0.25 and 0.45. A higher conf_thres, max_det
+            and classes filter what NMS inside the model found; the others change nothing there,
+            which a warning says: the attributes are what really happens.
+        auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
+        augment: look three times (full size, 0.83 mirrored, 0.67) and merge before NMS.
+        flip: look twice, as it is and mirrored, and average after NMS, see nms.fuse.
+
+    Raises InputError if the size, the classes or augment do not fit the model.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        img_size: Optional[HW] = None,
+        conf_thres: Optional[float] = None,
+        iou_thres: Optional[float] = None,
+        agnostic: bool = False,
+        max_det: int = 300,
+        classes: Optional[Sequence[int]] = None,
+        auto: bool = True,
+        augment: bool = False,
+        flip: bool = False,
+    ):
+        self.backend = backend
+        self.net_hw = resolve_size(backend, img_size)
+        self.auto = auto and backend.input_shape[2:] == (None, None)
+        if backend.baked is not None:
+            if augment:
+                raise InputError(
+                    "--augment merges views before NMS, and this model has NMS inside; drop "
+                    "--augment, or export without --end2end"
+                )
+            agnostic = agnostic and backend.nc > 1  # with one class it is the same
+            warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic)
+            conf_thres = max(conf_thres or 0.0, backend.baked.conf_thres)
+            iou_thres, agnostic = backend.baked.iou_thres, False
+        self.conf_thres = DEFAULT_CONF if conf_thres is None else conf_thres
+        self.iou_thres = DEFAULT_IOU if iou_thres is None else iou_thres
+        self.agnostic, self.max_det = agnostic, max_det
+        self.classes = None if classes is None else list(classes)
+        if self.classes is not None:
+            bad = [c for c in self.classes if not 0 <= c < backend.nc]
+            if bad:
+                raise InputError(
+                    "--classes %s: the model has classes 0 to %d (%s)"
+                    % (" ".join(map(str, bad)), backend.nc - 1, ", ".join(backend.names))
+                )
+        self.flip = flip
+        self.views = AUGMENT_VIEWS if augment else FLIP_VIEWS if flip else ((1.0, False),)
+        self.flip_index = skeleton(backend.nkpt).flip_index
+        if len(self.views) > 1 and self.flip_index is None:
+            raise InputError(
+                "--%s mirrors images and needs left/right pairs, known for 17 keypoints; "
+                "this model has %d" % ("augment" if augment else "flip-test", backend.nkpt)
+            )
+
+    def __call__(self, images: Sequence[np.ndarray]) -> List[Poses]:
+        """(H, W, 3) uint8 BGR images of any sizes -> one Poses each, in image pixels."""
+        poses: List[Poses] = []
+        for chunk in self.chunks(images):
+            prepared = self.preprocess(chunk)
+            poses += self.postprocess(self.infer(prepared), prepared)
+        return poses
+
+    def chunks(self, images: Sequence[np.ndarray]) -> List[List[np.ndarray]]:
+        """Cut a list of images into batches the model takes.
+
+        A model bound to batch B gets B at a time; others get runs of images of one shape, as many
+        as the model takes.
+        """
+        if self.backend.batch is not None:
+            size = self.backend.batch
+            return [list(images[i : i + size]) for i in range(0, len(images), size)]
+        most = self.backend.max_batch or len(images)
+        chunks: List[List[np.ndarray]] = []
+        for image in images:
+            fits = chunks and (not self.auto or chunks[-1][0].shape == image.shape)
+            if fits and len(chunks[-1]) < most:
+                chunks[-1].append(image)
+            else:
+                chunks.append([image])
+        return chunks
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> Prepared:
+        """Letterbox a batch: at most as many images as the model takes."""
+        return [self._view(images, scale, mirrored) for scale, mirrored in self.views]
+
+    def _view(self, images: Sequence[np.ndarray], scale: float, mirrored: bool) -> View:
+        """Args: scale: shrink the pictures inside the canvas. mirrored: flip them first."""
+        if mirrored:
+            images = [np.ascontiguousarray(i[:, ::-1]) for i in images]
+        sizes = [(i.shape[0], i.shape[1]) for i in images]
+        canvas = self.net_hw
+        if self.auto:
+            fitting = {letterbox.rectangle(s, self.net_hw, self.backend.stride) for s in sizes}
+            canvas = fitting.pop() if len(fitting) == 1 else self.net_hw
+        inner = tuple(max(round(side * scale), 1) for side in self.net_hw)
+        boxes = [letterbox.fit(size, (inner[0], inner[1]), canvas) for size in sizes]
+        size = self.backend.batch or len(images)
+        # The last batch of a model of fixed batch is filled up with zeros.
+        batch = self.backend.new_batch((size,) + tuple(canvas))
+        if self.backend.takes_pixels:
+            batch[len(images) :] = 0
+            for target, drawn in zip(batch, letterbox.to_canvases(images, boxes, canvas)):
+                target[:] = drawn
+        else:
+            letterbox.to_batch(images, boxes, canvas, batch)
+        return View(batch, boxes, mirrored)
+
+    def infer(self, prepared: Prepared) -> List[Any]:
+        """What the model says of each view, see Backend.__call__."""
+        return [self.backend(view.batch) for view in prepared]  # type: ignore
+
+    def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
+        """What the model said of each view -> Poses in image pixels, one an image."""
+        if len(prepared) == 1:
+            return self._suppressed(raws[0], prepared[0])
+        if self.flip:
+            pairs = zip(*(self._suppressed(raw, view) for raw, view in zip(raws, prepared)))
+            fused = (nms.fuse(a, b, self.iou_thres, self.agnostic) for a, b in pairs)
+            # the mean of two looks may be below the threshold that each has passed
+            sure = (poses.select(poses.scores > self.conf_thres) for poses in fused)
+            return [poses.select(slice(self.max_det)) for poses in sure]
+        views = []
+        for raw, view in zip(raws, prepared):
+            raw = raw[: len(view.letterboxes)]
+            found = nms.candidates(raw, self.backend.nc, self.conf_thres, self.classes)
+            found = [box.to_original(poses) for box, poses in zip(view.letterboxes, found)]
+            if view.mirrored:
+                widths = [box.image_hw[1] for box in view.letterboxes]
+                found = [self.mirror(poses, width) for poses, width in zip(found, widths)]
+            views.append(found)
+        merged = [Poses(*map(np.concatenate, zip(*per_image))) for per_image in zip(*views)]
+        return [
+            nms.suppress(poses, self.iou_thres, self.agnostic, self.max_det) for poses in merged
+        ]
+
+    def _suppressed(self, raw: Any, view: View) -> List[Poses]:
+        """NMS on the canvas, as a model with NMS inside does it, then Poses in image pixels."""
+        boxes = view.letterboxes
+        if self.backend.end2end:  # a batch that was filled up has more images than boxes
+            found = nms.detections_to_poses(raw, self.conf_thres, self.max_det, self.classes)
+        else:
+            found = nms.raw_to_poses(
+                raw[: len(boxes)],
+                self.backend.nc,
+                self.conf_thres,
+                self.iou_thres,
+                self.agnostic,
+                self.max_det,
+                self.classes,
+            )
+        found = [box.to_original(poses) for box, poses in zip(boxes, found)]
+        if view.mirrored:
+            found = [self.mirror(poses, box.image_hw[1]) for box, poses in zip(boxes, found)]
+        return found
+
+    def mirror(self, poses: Poses, width: int) -> Poses:
+        """Poses of a mirrored image -> Poses of the image: x flipped, left and right swapped."""
+        boxes = poses.boxes.copy()
+        boxes[:, [0, 2]] = width - poses.boxes[:, [2, 0]]
+        keypoints = poses.keypoints.copy()
+        if self.flip_index is not None:
+            keypoints = keypoints[:, list(self.flip_index)]
+        keypoints[..., 0] = width - keypoints[..., 0]
+        return poses._replace(boxes=boxes, keypoints=keypoints)
+
+
+def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
+    """(height, width) to run at. Raises InputError if it contradicts a model of fixed size."""
+    static = backend.static_hw
+    if img_size is None:
+        return static or backend.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
+    img_size = letterbox.parse_size(img_size)
+    rounded = letterbox.stride_multiple(img_size, backend.stride)
+    if static is not None:
+        if rounded != static and img_size != static:
+            raise InputError(
+                "--img-size %d %d: the model is fixed to %d %d; drop --img-size or export it "
+                "again" % (img_size + static)
+            )
+        return static
+    warn_if_rounded(img_size, rounded, backend.stride)
+    return rounded
+
+
+def warn_if_baked(
+    baked: BakedNms, conf_thres: Optional[float], iou_thres: Optional[float], agnostic: bool
+) -> None:
+    """Say which settings the NMS inside a model does not take; None: not asked for."""
+    if conf_thres is not None and conf_thres < baked.conf_thres:
+        print(
+            "warning: --conf-thres %g: the model has NMS inside and returns nothing below %g; "
+            "export it again for a lower one" % (conf_thres, baked.conf_thres)
+        )
+    if iou_thres is not None and iou_thres != baked.iou_thres:
+        print(
+            "warning: --iou-thres %g is ignored: the model has NMS inside, with %g"
+            % (iou_thres, baked.iou_thres)
+        )
+    if agnostic:
+        print(
+            "warning: --agnostic-nms is ignored (--single-cls asks for it, too): the model has NMS "
+            "inside, within each class"
+        )
+
+
+def warn_if_rounded(asked: HW, rounded: HW, stride: int) -> None:
+    """Say so when --img-size is not what the network will see."""
+    if asked != rounded:
+        print(
+            "warning: --img-size %d %d rounded up to %d %d, multiples of the stride %d"
+            % (*asked, *rounded, stride)
+        )

@@ -1,0 +1,139 @@
+"""A TensorRT engine (`.trt`, `.engine`, `.plan`) as a Backend."""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.runtime.backend import Backend, Detections, read_baked_nms, read_metadata, read_names
+from utils.trt.api import Engine, Tensorrt, import_tensorrt
+from utils.trt.memory import open_memory
+from utils.trt.sidecar import info_path, read_info
+
+REBUILD = "build it again here: python models/export_TRT.py --onnx %s"
+
+
+class TensorrtBackend(Backend):
+    """An engine on a GPU: `engine`. Shapes and types come from it, names from the side file.
+
+    Where PyTorch with CUDA is there, raw outputs stay on the GPU, and candidates are filtered
+    there; with pycuda they are NumPy.
+
+    Raises InputError without GPU or TensorRT, and for a file of another version, GPU or network.
+    """
+
+    def __init__(self, path: Path, gpu: Optional[int], cuda_graph: bool = True):
+        if gpu is not None and gpu < 0:
+            raise InputError("--device cpu: %s needs a GPU; use the .onnx on a CPU" % path.name)
+        info = read_info(path) or {}
+        plan = path.read_bytes()
+        self._check_size(path, plan, info)
+        trt = import_tensorrt()
+        _check_version(path, trt, info)
+        memory = open_memory(gpu or 0)
+        _check_gpu(path, memory.device_name, info)
+        self._memory = memory
+        try:
+            self.engine = Engine(trt, plan, memory, cuda_graph)
+        except InputError as e:
+            raise InputError("--weights %s: %s" % (path, e)) from e
+        self.on_gpu = True
+        self.precision = str(info.get("precision", "unknown precision"))
+        self._read_tensors(path, info)
+        where = "%s through %s" % (memory.device_name, memory.kind)
+        self.description = "%s, %s, %s" % (trt, where, self.precision)
+        if self.baked is not None:
+            self.description += ", " + str(self.baked)
+
+    @staticmethod
+    def _check_size(path: Path, plan: bytes, info: Dict[str, Any]) -> None:
+        size = info.get("bytes", len(plan))
+        if not plan or size != len(plan):
+            raise InputError(
+                "--weights %s: %d bytes, but %s says %s: the file is damaged, or was built anew "
+                "without it; %s"
+                % (path, len(plan), info_path(path).name, size, REBUILD % info.get("onnx", "..."))
+            )
+
+    def _read_tensors(self, path: Path, info: Dict[str, Any]) -> None:
+        """Shapes, dtype and metadata. Raises InputError for a network that is not YOLO-Pose."""
+        inputs, outputs = self.engine.inputs, {t.name: t for t in self.engine.outputs}
+        foreign = "--weights %s: not a YOLO-Pose engine (%%s)" % path
+        shapes = ", ".join("%s %s" % (t.name, list(t.shape)) for t in self.engine.tensors)
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
+            raise InputError(foreign % shapes)
+        if not np.issubdtype(inputs[0].dtype, np.floating):
+            raise InputError(foreign % ("input type %s" % inputs[0].dtype))
+        self._input = inputs[0].name
+        self.dtype = np.dtype(np.float32)  # the engine casts to its own
+        profile = self.engine.profile
+        limits = (profile.smallest, profile.largest) if profile else (inputs[0].shape,) * 2
+        fixed = [low if low == high else None for low, high in zip(*limits)]
+        self.input_shape = (fixed[0], 3, fixed[2], fixed[3])
+        self.max_batch = limits[1][0]
+        properties = {key: json.dumps(value) for key, value in info.items()}
+        try:
+            if "det_boxes" in outputs:
+                dims: Dict[str, List[Any]] = {n: list(t.shape) for n, t in outputs.items()}
+                self.baked = read_baked_nms(properties, dims)
+                width = 5 + len(read_names(properties)) + dims["det_pose"][2]
+                self._outputs = list(Detections._fields)
+            else:
+                raw = next((t for t in outputs.values() if len(t.shape) == 3), None)
+                if raw is None or raw.shape[2] < 1:
+                    raise InputError(foreign % shapes)
+                width = raw.shape[2]
+                self._outputs = [raw.name]
+            found = read_metadata(properties, width)
+        except ValueError as e:
+            raise InputError(foreign % e) from e
+        self.names, self.nkpt, self.stride, self.imgsz = found
+        if self.static_hw is None and profile is not None:
+            self.imgsz = self.imgsz or (profile.common[2], profile.common[3])
+
+    def new_batch(self, shape: Tuple[int, int, int]) -> np.ndarray:
+        """Page-locked memory, which is copied to the GPU without a stop on the way."""
+        batch, height, width = shape
+        return self._memory.host.array((batch, 3, height, width), np.float32)
+
+    def engine_ms(self) -> np.ndarray:
+        """GPU times, ms, of the network alone on the last input."""
+        return self.engine.milliseconds()
+
+    def __call__(self, images: np.ndarray) -> Any:
+        self._check_input(images)
+        try:
+            found = self.engine({self._input: images})
+        except ValueError as e:
+            raise InputError(
+                "%s; choose --img-size and --batch-size within it, or build with other --min/--max "
+                "sizes" % e
+            ) from e
+        if self.baked is None:
+            return found[self._outputs[0]]
+        return Detections(*(_on_host(found[name]) for name in self._outputs))
+
+
+def _on_host(value: Any) -> np.ndarray:
+    return value.cpu().numpy() if hasattr(value, "cpu") else value
+
+
+def _check_version(path: Path, trt: Tensorrt, info: Dict[str, Any]) -> None:
+    """An engine runs on the version that built it, to the digit of the build."""
+    built = (info.get("runtime"), info.get("version"))
+    if None not in built and built != (trt.name, trt.version):
+        raise InputError(
+            "--weights %s: built by %s %s, here is %s; %s"
+            % (path, *built, trt, REBUILD % info.get("onnx", "..."))
+        )
+
+
+def _check_gpu(path: Path, device: str, info: Dict[str, Any]) -> None:
+    built = info.get("gpu")
+    if built and built != device:
+        raise InputError(
+            "--weights %s: built for %s, here is %s; %s"
+            % (path, built, device, REBUILD % info.get("onnx", "..."))
+        )

@@ -1,0 +1,236 @@
+"""Results of detect on disk: annotated images and videos, label txt, JSON, crops."""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Set
+
+import cv2
+import numpy as np
+
+from utils.dataset.coco import result_json, result_rows
+from utils.errors import InputError
+from utils.files import atomic_path
+from utils.pose.poses import Poses, xyxy_to_cxcywh
+from utils.runtime.sources import Frame, display_name, is_address
+
+MAX_REPEATS = 300  # copies of one frame while a stream is silent
+KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class ResultWriter:
+    """Writes the results of one run into `folder`.
+
+    Files: `<name>.jpg` or `<name>.mp4` as the source's, `labels/<name>.txt` (video frames:
+    `<name>_<frame>.txt`, from 1), `crops/<class>/<name>_<n>.jpg`, `predictions.json` (COCO
+    keypoint results). Two sources of one name get `<name>` and `<name>_2`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        images: bool = True,
+        txt: bool = False,
+        txt_conf: bool = False,
+        json_rows: bool = False,
+        crops: bool = False,
+        numeric_ids: bool = False,
+    ):
+        self.folder, self.names = folder, list(names)
+        self.images, self.txt, self.txt_conf = images, txt, txt_conf
+        self.json_rows, self.crops = json_rows, crops
+        self.numeric_ids = numeric_ids
+        self._stems: Dict[str, str] = {}  # source path -> name of its results
+        self._taken: Set[str] = set()  # lower case
+        self._videos: Dict[str, VideoFile] = {}
+        self._rows: List[Dict[str, Any]] = []
+        self._image_count = 0
+
+    def write_data(self, frame: Frame, poses: Poses) -> None:
+        """Labels, crops and JSON rows; before anything is drawn into `frame.image`."""
+        stem = self._stem(frame.path)
+        label = stem
+        if frame.kind != "image":
+            label = self._unique("%s_%d" % (stem, frame.index + 1))
+        if self.txt:
+            target = self.folder / "labels" / (label + ".txt")
+            with atomic_path(target) as tmp:
+                tmp.write_text(
+                    label_text(poses, frame.image.shape[:2], self.txt_conf), encoding="utf-8"
+                )
+        if self.crops:
+            self._write_crops(frame.image, label, poses)
+        if self.json_rows:
+            self._rows += coco_rows(poses, frame, self._image_id(frame), len(self.names))
+        self._image_count += 1
+
+    def write_image(self, frame: Frame, image: np.ndarray) -> None:
+        """The annotated picture of a frame: an image file, or the next frame of a video."""
+        if not self.images:
+            return
+        stem = self._stem(frame.path)
+        if frame.kind == "image":
+            suffix = Path(frame.path).suffix.lower()
+            suffix = suffix if suffix in KEPT_SUFFIXES else ".jpg"
+            data = encode(suffix, image)
+            if data is None:  # for instance wider than a WebP may be
+                suffix, data = ".png", encode(".png", image)
+            write_bytes(self.folder / (stem + suffix), data)
+            return
+        video = self._videos.get(frame.path)
+        if video is None:
+            self._finish_videos(keep_streams=True)  # files come one after the other
+            hw = (image.shape[0], image.shape[1])
+            video = VideoFile(self.folder / (stem + ".mp4"), frame.fps, hw, frame.kind == "stream")
+            self._videos[frame.path] = video
+        video.write(image)
+
+    def close(self) -> None:
+        """Finish videos and the JSON file; what was written so far is kept."""
+        self._finish_videos()
+        if self.json_rows:
+            with atomic_path(self.folder / "predictions.json") as tmp:
+                tmp.write_text(json.dumps(self._rows), encoding="utf-8")
+
+    def _finish_videos(self, keep_streams: bool = False) -> None:
+        for path, video in list(self._videos.items()):
+            if not (keep_streams and video.is_stream):
+                video.close()
+                del self._videos[path]
+
+    def _stem(self, path: str) -> str:
+        if path not in self._stems:
+            stem = safe_name(display_name(path)) if is_address(path) else Path(path).stem
+            self._stems[path] = self._unique(stem)
+        return self._stems[path]
+
+    def _unique(self, name: str) -> str:
+        """`name`, or name_2, name_3, ... if files of this run have it already."""
+        return unique_name(name, self._taken)
+
+    def _image_id(self, frame: Frame) -> int:
+        """The number in the file name (COCO: 000000000139.jpg) or a running number, from 0."""
+        return int(Path(frame.path).stem) if self.numeric_ids else self._image_count
+
+    def _write_crops(self, image: np.ndarray, label: str, poses: Poses) -> None:
+        for i in range(poses.count):
+            x1, y1, x2, y2 = np.rint(poses.boxes[i]).astype(int)
+            crop = image[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
+            if crop.size:
+                name = safe_name(self.names[int(poses.classes[i])])
+                write_image(self.folder / "crops" / name / ("%s_%d.jpg" % (label, i + 1)), crop)
+
+
+def label_text(poses: Poses, image_hw: Sequence[int], with_conf: bool) -> str:
+    """Label lines: class, cx cy w h, K x (x y conf), all but class and conf over image size.
+
+    With `with_conf` the score of the pose is one more column at the end. Nobody: empty text.
+    """
+    h, w = image_hw[0], image_hw[1]
+    size = np.array([w, h, w, h], np.float64)
+    boxes = xyxy_to_cxcywh(poses.boxes.astype(np.float64)) / size
+    keypoints = poses.keypoints.astype(np.float64) / np.array([w, h, 1.0])
+    lines = []
+    for i in range(poses.count):
+        values = [*boxes[i], *keypoints[i].ravel()]
+        if with_conf:
+            values.append(poses.scores[i])
+        lines.append("%d " % poses.classes[i] + " ".join("%.6g" % v for v in values) + "\n")
+    return "".join(lines)
+
+
+def coco_rows(poses: Poses, frame: Frame, image_id: int, nc: int) -> List[Dict[str, Any]]:
+    """COCO keypoint result rows, with `file_name` and (videos) `frame` from 0 added."""
+    name = display_name(frame.path) if is_address(frame.path) else Path(frame.path).name
+    rows = result_json(result_rows(poses), image_id, range(1, nc + 1))
+    for row in rows:
+        row["file_name"] = name
+        if frame.kind != "image":
+            row["frame"] = frame.index
+    return rows
+
+
+def unique_name(name: str, taken: Set[str]) -> str:
+    """`name`, or name_2, name_3, ... if `taken` (lower case) has it; adds it there."""
+    unique, number = name, 1
+    while unique.lower() in taken:
+        number += 1
+        unique = "%s_%d" % (name, number)
+    taken.add(unique.lower())
+    return unique
+
+
+def safe_name(text: str) -> str:
+    """A file or folder name made of any text: no separators, never `.` or `..`."""
+    name = re.sub(r"[^\w.-]+", "_", text).strip(".")
+    return name[:100] or "_"
+
+
+def encode(suffix: str, image: np.ndarray) -> Optional[np.ndarray]:
+    """File content of an image, None if this type cannot hold it."""
+    try:
+        ok, data = cv2.imencode(suffix, image)
+    except cv2.error:
+        return None
+    return data if ok else None
+
+
+def write_bytes(path: Path, data: Optional[np.ndarray]) -> None:
+    """Write encoded data whole; any file name, any platform."""
+    if data is None:
+        raise InputError("%s: OpenCV cannot encode this image" % path)
+    with atomic_path(path) as tmp:
+        data.tofile(str(tmp))
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Encode by suffix and write whole. Raises InputError if the type cannot hold the image."""
+    write_bytes(path, encode(path.suffix, image))
+
+
+class VideoFile:
+    """An .mp4 that gets its name only when it is complete and playable."""
+
+    def __init__(self, path: Path, fps: float, hw: Sequence[int], is_stream: bool):
+        self.path, self.is_stream = path, is_stream
+        self._fps, self._count = fps, 0
+        self._started = 0.0
+        self._hw = (hw[0], hw[1])
+        self._context = atomic_path(path)
+        self._tmp = tmp = self._context.__enter__()
+        fourcc = cv2.VideoWriter_fourcc(*"mp4v")
+        self._writer: Optional[cv2.VideoWriter] = cv2.VideoWriter(
+            str(tmp), fourcc, fps, (self._hw[1], self._hw[0])
+        )
+        if not self._writer.isOpened():
+            raise InputError("%s: OpenCV cannot write mp4 video here" % path)
+
+    def write(self, image: np.ndarray) -> None:
+        """Append a frame; one of another size is fitted to the first."""
+        assert self._writer is not None
+        if image.shape[:2] != self._hw:
+            image = cv2.resize(image, (self._hw[1], self._hw[0]))
+        copies = 1
+        if self.is_stream:  # frames were dropped on the way: repeat, so that it plays in real time
+            now = time.monotonic()
+            self._started = self._started or now
+            due = round((now - self._started) * self._fps) + 1 - self._count
+            copies = min(max(due, 1), MAX_REPEATS)
+        for _ in range(copies):
+            self._writer.write(image)
+        self._count += copies
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+            try:  # OpenCV does not say when the disk is full
+                if self._count and not cv2.VideoCapture(str(self._tmp)).read()[0]:
+                    raise InputError("%s: the video could not be written; disk full?" % self.path)
+            except InputError:
+                self._context.__exit__(*sys.exc_info())
+                raise
+            self._context.__exit__(None, None, None)

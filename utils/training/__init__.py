@@ -1,0 +1,1 @@
+"""Training: data, augmentation, loss, loop and log."""

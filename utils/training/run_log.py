@@ -1,0 +1,99 @@
+"""What a training run leaves behind for people: results.csv, curves, pictures of its data.
+
+log = TrainLog(folder)
+log.add({"epoch": 1, "loss": 0.5})
+"""
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+import cv2
+import numpy as np
+
+from utils.evaluation import charts
+from utils.files import atomic_path
+from utils.pose.drawing import draw_truth
+from utils.pose.ground_truth import Truth
+from utils.pose.keypoints import AREA_OF_BOX
+from utils.training.augment import Persons
+
+PICTURES = 16  # of a batch that are drawn
+TILE = 320  # px
+Row = Dict[str, float]
+
+
+class TrainLog:
+    """The table of a run, a row an epoch; with TensorBoard beside it where it is installed."""
+
+    def __init__(self, folder: Path, rows: Sequence[Row] = ()):
+        self.folder, self.rows = folder, list(rows)
+        self._writer: Optional[Any] = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self._writer = SummaryWriter(str(folder))
+
+    def add(self, row: Row) -> None:
+        """One epoch; writes results.csv whole."""
+        self.rows.append(row)
+        table = io.StringIO(newline="")
+        keys = list(dict.fromkeys(key for r in self.rows for key in r))
+        writer = csv.DictWriter(table, keys, restval="", lineterminator="\n")
+        writer.writeheader()
+        for r in self.rows:
+            writer.writerow({k: "%.6g" % v for k, v in r.items()})
+        with atomic_path(self.folder / "results.csv") as tmp:
+            tmp.write_text(table.getvalue(), encoding="utf-8")
+        if self._writer is not None:
+            for key, value in row.items():
+                if key != "epoch" and math.isfinite(value):
+                    self._writer.add_scalar(key, value, int(row["epoch"]))
+
+    def close(self) -> None:
+        """Draw the curves."""
+        if self.rows:
+            charts.training_chart(self.folder / "results.png", self.rows)
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_rows(path: Union[str, Path], epochs: int) -> List[Row]:
+    """The rows of the first `epochs` epochs of a results.csv; none if there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as f:
+        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
+    return [row for row in rows if row.get("epoch", 0) <= epochs]
+
+
+def write_pictures(path: Path, images: Any, persons: Persons, names: Sequence[str]):
+    """The first pictures of a batch as the network gets them, persons drawn.
+
+    Args:
+        images: (B, 3, H, W) torch tensor, RGB 0..1.
+    """
+    count = min(PICTURES, len(images))
+    pixels = (images[:count].float().cpu().numpy().transpose(0, 2, 3, 1) * 255).round()
+    tiles = []
+    for i, picture in enumerate(pixels.astype(np.uint8)):
+        some = Persons(*(part[persons.image == i] for part in persons))
+        scale = TILE / max(picture.shape[:2])
+        hw = (round(picture.shape[0] * scale), round(picture.shape[1] * scale))
+        tile = cv2.resize(picture[..., ::-1], hw[::-1], interpolation=cv2.INTER_AREA)
+        boxes = some.boxes * scale
+        boxes[:, 2:] -= boxes[:, :2]
+        areas = boxes[:, 2:].prod(1) * AREA_OF_BOX
+        keypoints = some.keypoints * np.array([scale, scale, 1])
+        truth = Truth(boxes, some.classes, keypoints, areas, np.zeros(len(areas), bool))
+        draw_truth(tile, truth, names, 1)
+        tiles.append(cv2.copyMakeBorder(tile, 0, 4, 0, 4, cv2.BORDER_CONSTANT, value=(255,) * 3))
+    columns = math.ceil(math.sqrt(count))
+    tiles += [np.full_like(tiles[0], 255)] * (-count % columns)
+    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    with atomic_path(path) as tmp:
+        tmp.write_bytes(cv2.imencode(".jpg", np.vstack(rows))[1].tobytes())

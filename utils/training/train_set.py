@@ -1,0 +1,225 @@
+"""The labelled images a model is trained on.
+
+    train_set = read_train_set(read_data("data/custom_kpts.yaml"))
+    train_set.count, train_set.labels[0], train_set.faults
+
+Every label file and the head of every image are read once; what was found is kept beside the
+list, and read from there as long as labels and images stay as they are.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from utils.dataset.data_yaml import DataYaml
+from utils.dataset.image_size import read_image_hw
+from utils.dataset.labels import Labels, empty_labels, label_path, scan_labels
+from utils.errors import InputError, one_line
+from utils.files import atomic_path
+from utils.pipeline import parallel_map
+
+CACHE_VERSION = 1
+MIN_SIDE = 8  # px; smaller pictures cannot be trained on
+SHOWN_FAULTS = 5
+
+
+class TrainSet(NamedTuple):
+    """n images; what was left out is told in `faults`."""
+
+    paths: List[str]
+    sizes: np.ndarray  # (n, 2) int64 height, width px
+    labels: List[Labels]
+    repeats: np.ndarray  # (n,) float64, how often an image is drawn in an epoch
+    faults: List[str]  # `file: reason`, one for each image or person left out
+
+    @property
+    def count(self) -> int:
+        return len(self.paths)
+
+    @property
+    def persons(self) -> int:
+        return sum(labels.count for labels in self.labels)
+
+
+class _Entry(NamedTuple):
+    """One image as the cache keeps it."""
+
+    hw: Tuple[int, int]  # (0, 0): the image cannot be used
+    labels: Labels
+    faults: List[str]
+
+
+def read_train_set(data: DataYaml, single_class: bool = False, workers: int = 8) -> TrainSet:
+    """The images of the key `train` and their labels.
+
+    An image that is missing or broken, and a person whose line is no label, are left out and
+    named in `faults`. An image without a label file shows nobody.
+
+    Args:
+        single_class: all classes are one.
+        workers: threads that read.
+
+    Raises InputError if there is no image left, nobody is labelled, or most label files are
+    faulty, which then means another number of keypoints or classes.
+    """
+    paths = data.images("train")
+    texts = [_label_text(p) for p in paths]
+    entries = _read_entries(data, paths, texts, workers)
+    faults = [fault for entry in entries for fault in entry.faults]
+    spoilt = [e for e in entries if e.faults and e.labels.count == 0 and e.hw != (0, 0)]
+    labelled = sum(bool(t) for t in texts)
+    if spoilt and 2 * len(spoilt) > labelled:
+        raise InputError(
+            "%s: %d of %d label files cannot be used, first %s"
+            % (data.path, len(spoilt), labelled, spoilt[0].faults[0])
+        )
+    good = [i for i, entry in enumerate(entries) if entry.hw != (0, 0)]
+    if not good:
+        raise InputError(
+            "%s: none of %d training images can be used, first %s"
+            % (data.path, len(paths), faults[0])
+        )
+    labels = [entries[i].labels for i in good]
+    if not sum(item.count for item in labels):
+        raise InputError(
+            "%s: nobody is labelled on %d training images; %s is where the labels of the first "
+            "would be" % (data.path, len(good), label_path(paths[good[0]]))
+        )
+    if single_class:
+        labels = [item._replace(classes=np.zeros_like(item.classes)) for item in labels]
+    weight = _weights(data)
+    repeats = np.array([weight.get(paths[i], 1.0) for i in good])
+    return TrainSet(
+        [paths[i] for i in good],
+        np.array([entries[i].hw for i in good], np.int64),
+        labels,
+        repeats,
+        faults,
+    )
+
+
+def _weights(data: DataYaml) -> Dict[str, float]:
+    """Repeats of the images whose list has a weight other than 1."""
+    from utils.dataset.labels import list_images
+
+    weights = {}
+    for entry, weight in zip(data.splits["train"], data.train_weights or ()):
+        weights.update(dict.fromkeys(list_images(entry), weight))
+    return weights
+
+
+def _label_text(image: str) -> str:
+    """Content of the label file of an image; empty if there is none."""
+    path = label_path(image)
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as e:
+        raise InputError("%s: %s" % (path, e.strerror)) from e
+
+
+def _read_entries(
+    data: DataYaml, paths: Sequence[str], texts: Sequence[str], workers: int
+) -> List[_Entry]:
+    """All entries, from the cache if it is one of these very files."""
+    key = _key(data, paths, texts)
+    first = Path(data.splits["train"][0])
+    cache = first.with_name("." + first.name + ".labels.npz")
+    entries = _load_cache(cache, key)
+    if entries is not None:
+        return entries
+
+    def read(i: int) -> _Entry:
+        return _read_entry(paths[i], texts[i], data.nkpt, data.nc)
+
+    from tqdm import tqdm
+
+    jobs = tqdm(range(len(paths)), desc="labels", unit="image", leave=False)
+    entries = list(parallel_map(read, jobs, workers))
+    try:
+        _save_cache(cache, key, entries, data.nkpt)
+    except InputError as e:
+        print("note: labels are read anew each time: %s" % e)
+    return entries
+
+
+def _key(data: DataYaml, paths: Sequence[str], texts: Sequence[str]) -> str:
+    """Digest of all labels, and of name, size and time of all images."""
+    digest = hashlib.sha256()
+    digest.update(repr((CACHE_VERSION, data.nkpt, data.nc)).encode())
+    for path, text in zip(paths, texts):
+        try:
+            stat = os.stat(path)
+            state = (stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            state = (-1, -1)
+        digest.update(repr((path, state, text)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _read_entry(path: str, text: str, nkpt: int, nc: int) -> _Entry:
+    try:
+        hw = read_image_hw(path)
+        if min(hw) < MIN_SIDE:
+            raise ValueError("%d x %d px, too small to train on" % hw)
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or str(e)
+        return _Entry((0, 0), empty_labels(nkpt), ["%s: %s" % (path, reason)])
+    labels, found = scan_labels(text, nkpt, nc)
+    faults = ["%s:%d: %s" % (label_path(path), number, reason) for number, reason in found]
+    return _Entry(hw, labels, faults)
+
+
+def _save_cache(path: Path, key: str, entries: Sequence[_Entry], nkpt: int) -> None:
+    labels = [e.labels for e in entries]
+    with atomic_path(path) as tmp:
+        np.savez(
+            str(tmp),
+            key=np.array(key),
+            hw=np.array([e.hw for e in entries], np.int64),
+            counts=np.array([item.count for item in labels], np.int64),
+            classes=np.concatenate([item.classes for item in labels]),
+            boxes=np.concatenate([item.boxes for item in labels]),
+            keypoints=np.concatenate(
+                [item.keypoints.reshape(item.count, nkpt, 3) for item in labels]
+            ),
+            faults=np.array(["\n".join(e.faults) for e in entries]),
+        )
+
+
+def _load_cache(path: Path, key: str) -> Optional[List[_Entry]]:
+    """The entries kept under `key`; None if there are none (a broken file is no cache)."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(str(path), allow_pickle=False) as kept:
+            if str(kept["key"]) != key:
+                return None
+            return list(_entries(kept))
+    except Exception as e:  # whatever a damaged archive provokes: the labels are read again
+        print("note: %s is not used (%s)" % (path, one_line(e, 80)))
+        return None
+
+
+def _entries(kept: Any) -> Iterator[_Entry]:
+    ends = np.cumsum(kept["counts"])
+    parts = (kept["classes"], kept["boxes"], kept["keypoints"])
+    for hw, count, end, fault in zip(kept["hw"], kept["counts"], ends, kept["faults"]):
+        rows = slice(int(end - count), int(end))
+        labels = Labels(*(part[rows] for part in parts))
+        yield _Entry((int(hw[0]), int(hw[1])), labels, str(fault).split("\n") if fault else [])
+
+
+def fault_lines(train_set: TrainSet) -> List[str]:
+    """What to tell people of the faults: the first few, and how many there are."""
+    faults = train_set.faults
+    if not faults:
+        return []
+    lines = ["warning: left out: " + fault for fault in faults[:SHOWN_FAULTS]]
+    if len(faults) > SHOWN_FAULTS:
+        lines.append("warning: and %d more; escalator/check.py lists all" % (len(faults) - 5))
+    return lines

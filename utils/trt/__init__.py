@@ -1,0 +1,1 @@
+"""The only import of tensorrt, and the memory its engines run in."""
