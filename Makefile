@@ -1,18 +1,19 @@
 # make demo   sets everything up and detects people on the shipped images
 # make test   sets everything up and runs the tests
+# make docs   writes docs/cli.md anew from the parsers of the scripts
 # make format / make bench / make clean
 
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-SOURCES := $(wildcard *.py) models utils escalator benchmarks tests
+SOURCES := $(wildcard *.py) models utils escalator benchmarks tests docs/make_cli.py
 WEIGHTS := weights/yolov5s6_pose
 STUBS  := tensorrt-stubs==10.13.0.35.1
 # A Python 3.8, if this machine has one, also runs the tests that need no torch.
 PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
                     "$$p" -c '' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test test-py38 lint format bench clean
+.PHONY: demo test test-py38 lint format docs bench clean
 
 demo: $(VENV)/.installed
 	$(PY) models/export_onnx.py --weights $(WEIGHTS).pt --img-size 640 --simplify
@@ -36,6 +37,9 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix $(SOURCES)
 	$(VENV)/bin/ruff format $(SOURCES)
+
+docs: $(VENV)/.installed
+	$(PY) docs/make_cli.py
 
 bench: $(VENV)/.installed
 	$(PY) models/export_onnx.py --weights $(WEIGHTS).pt --img-size 640 --simplify

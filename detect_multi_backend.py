@@ -21,8 +21,9 @@ from utils.files import atomic_path, increment_dir, remove_if_empty
 from utils.pose.drawing import draw_poses
 from utils.pose.letterbox import parse_size
 from utils.pose.poses import Poses
-from utils.runtime.backend import format_shape, load_backend
+from utils.runtime.backend import format_shape
 from utils.runtime.detector import Detector
+from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 from utils.runtime.sources import Frame, Source, display_name, open_source
 from utils.runtime.writers import ResultWriter

@@ -33,7 +33,8 @@ from utils.evaluation.results import Outcome
 from utils.evaluation.tables import accuracy_lines
 from utils.files import atomic_path, increment_dir, remove_if_empty
 from utils.pose.letterbox import HW, MAX_SIZE, parse_size
-from utils.runtime.backend import format_shape, load_backend
+from utils.runtime.backend import format_shape
+from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 from utils.runtime.writers import unique_name
 
@@ -331,7 +332,7 @@ def speed(
 ) -> Dict[str, Any]:
     """Latency of each file, one batch after the other."""
     from utils.evaluation.latency import STAGES, measure
-    from utils.evaluation.tables import markdown, write_csv
+    from utils.tables import markdown, write_csv
 
     header = ["weights", "batch", "size", *(s + " ms" for s in STAGES), "total ms", "95 % ms",
               "images/s", "engine ms"]  # fmt: skip
@@ -372,7 +373,7 @@ def study(
 ) -> Dict[str, Any]:
     """Accuracy and time of each file at several sizes; a fault ends a file, not the run."""
     from utils.evaluation.charts import study_chart
-    from utils.evaluation.tables import markdown, write_csv
+    from utils.tables import markdown, write_csv
 
     header = ["weights", "size", "kpt AP", "kpt AP50", "box AP", "box AP50", "inference ms"]
     rows: List[List[str]] = []

@@ -446,8 +446,8 @@ def validate(trainer: Trainer, eval_set: EvalSet, args: argparse.Namespace) -> A
     import torch
 
     from utils.evaluation.evaluate import evaluate
-    from utils.runtime.backend import TorchBackend
     from utils.runtime.predictor import Predictor
+    from utils.runtime.torch_backend import TorchBackend
 
     device = trainer.options.device
     gpu = device.index if device.type == "cuda" else -1
@@ -530,7 +530,7 @@ def describe(
     for name, content in (("opt.yaml", vars(args)), ("hyp.yaml", hyp._asdict())):
         with atomic_path(folder / name) as tmp:
             tmp.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
-    charts.labels_chart(folder / "labels.png", train_set)
+    charts.labels_chart(folder / "labels.png", train_set.labels)
     for i in range(min(DRAWN_BATCHES, trainer.batches.steps)):
         batch = trainer.batches.one(0, i)
         images, _ = to_device(batch, trainer.options.device)

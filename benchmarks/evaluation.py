@@ -29,7 +29,7 @@ from utils.dataset.eval_set import read_eval_set
 from utils.evaluation.evaluate import evaluate, measure
 from utils.pose.ground_truth import Truth
 from utils.pose.keypoints import SIGMAS
-from utils.runtime.backend import load_backend
+from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 
 

@@ -26,7 +26,7 @@ from utils.dataset.data_yaml import read_data
 from utils.dataset.eval_set import read_eval_set
 from utils.graph.analysis import Graph
 from utils.quantization.images import batches
-from utils.runtime.backend import OnnxBackend
+from utils.runtime.onnx_backend import OnnxBackend
 
 SCORES = (0.1, 0.25, 0.5)
 LIMIT = 0.5  # px asked for

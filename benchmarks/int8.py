@@ -39,7 +39,7 @@ from utils.quantization import activation_ranges, qdq
 from utils.quantization.distill import Options, distill
 from utils.quantization.images import batches, choose_pictures
 from utils.quantization.refit import refit
-from utils.runtime.backend import OnnxBackend
+from utils.runtime.onnx_backend import OnnxBackend
 from utils.runtime.predictor import Predictor
 
 MIN_SCORE, MIN_OKS = 0.3, 0.9

@@ -192,8 +192,8 @@ def images(weights: str, folder: str) -> None:
     import onnx
 
     from models.export_onnx import check_batch
+    from utils.dataset.images import read_image
     from utils.runtime.backend import Detections
-    from utils.runtime.sources import read_image
 
     files = sorted(Path(folder).glob("*.jpg"))
     print("| precision | conf, iou, topk | form | images | poses | images that differ |")

@@ -31,16 +31,15 @@ import numpy as np
 
 from utils import cli
 from utils.dataset.data_yaml import TASKS, DataYaml, read_data
-from utils.dataset.image_size import read_image_hw
-from utils.dataset.labels import TOLERANCE, label_path, scan_labels
+from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
+from utils.dataset.labels import TOLERANCE, label_path, labels_to_truth, scan_labels
 from utils.dataset.left_right import mirrored
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.parallel import bulk_map
-from utils.pose.ground_truth import Truth, empty_truth, from_labels
+from utils.pose.ground_truth import Truth, empty_truth
 from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW
-from utils.runtime.sources import IMAGE_SUFFIXES
 
 TINY = 8  # px of the network input: one cell of its finest level
 SAME_PERSON = 0.95  # IoU of two boxes of one class
@@ -123,7 +122,7 @@ def look(item: Item) -> Seen:
         labels, faults = scan_labels(text, item.nkpt, item.nc)
         findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
         # without a size the shares of the table still hold; what needs pixels is not looked at
-        truth = from_labels(labels, hw or (1, 1))
+        truth = labels_to_truth(labels, hw or (1, 1))
         if hw is not None:
             findings += suspicious(truth, hw, item.img_size, str(label), good_lines(text, faults))
     except FileNotFoundError:

@@ -35,10 +35,9 @@ if not __package__:
 from escalator.pairs import NO_JSON, Job, coco_among, find_jobs, load
 from escalator.tally import Tally
 from utils import cli
-from utils.dataset.labels import label_path, write_labels
+from utils.dataset.labels import label_path, truth_to_labels, write_labels
 from utils.errors import InputError
 from utils.parallel import bulk_map
-from utils.pose.ground_truth import to_labels
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -120,7 +119,7 @@ def convert(target: Target) -> Done:
     """Write the label file of one image."""
     loaded = load(target.job)
     if loaded.hw is not None:
-        write_labels(target.label, to_labels(loaded.truth, loaded.hw))
+        write_labels(target.label, truth_to_labels(loaded.truth, loaded.hw))
     return Done(
         loaded.hw is not None, loaded.truth.count, loaded.faults, loaded.notes, loaded.is_coco
     )

@@ -13,15 +13,15 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from utils.dataset.annotations import Annotation, IsCoco, fit, read_annotation
+from utils.dataset.annotation_files import read_annotation
+from utils.dataset.annotations import Annotation, IsCoco, fit
 from utils.dataset.coco import is_coco, load_json, read_coco
-from utils.dataset.image_size import read_image_hw
+from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import list_images
 from utils.errors import InputError, one_line
 from utils.files import walk_files
 from utils.pose.ground_truth import Truth, empty_truth
 from utils.pose.letterbox import HW
-from utils.runtime.sources import IMAGE_SUFFIXES
 
 NO_IMAGE = "images that are not there, sizes taken from the JSON"
 RESIZED = "images of another size than the JSON says, annotations scaled to them"

@@ -23,11 +23,10 @@ if not __package__:
 import numpy as np
 
 from utils import cli
-from utils.dataset.labels import label_path, list_images, read_labels
+from utils.dataset.images import read_image
+from utils.dataset.labels import label_path, labels_to_truth, list_images, read_labels
 from utils.errors import InputError
 from utils.pose.drawing import draw_truth
-from utils.pose.ground_truth import from_labels
-from utils.runtime.sources import read_image
 from utils.runtime.writers import write_image
 
 
@@ -67,7 +66,7 @@ def draw(
         image = read_image(path)
     except (ValueError, OSError) as e:
         raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
-    truth = from_labels(labels, (image.shape[0], image.shape[1]))
+    truth = labels_to_truth(labels, (image.shape[0], image.shape[1]))
     draw_truth(image, truth, names, line_width, ids)
     return image
 

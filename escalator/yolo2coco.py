@@ -22,11 +22,11 @@ from escalator.json2yolo import check_args as check_names
 from escalator.tally import Tally
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
-from utils.dataset.image_size import read_image_hw
-from utils.dataset.labels import label_path, list_images, scan_labels
+from utils.dataset.images import read_image_hw
+from utils.dataset.labels import label_path, labels_to_truth, list_images, scan_labels
 from utils.errors import InputError
 from utils.parallel import bulk_map
-from utils.pose.ground_truth import Truth, empty_truth, from_labels
+from utils.pose.ground_truth import Truth, empty_truth
 from utils.pose.letterbox import HW
 
 
@@ -76,7 +76,7 @@ def read_pair(pair: Pair) -> Read:
         return Read(failed, None, ["%s: not a text file" % label])
     except OSError as e:
         return Read(failed, None, ["%s: %s" % (label, e.strerror)])
-    return Read(from_labels(labels, hw), hw, ["%s, line %d: %s" % (label, *f) for f in faults])
+    return Read(labels_to_truth(labels, hw), hw, ["%s, line %d: %s" % (label, *f) for f in faults])
 
 
 def yolo2coco(

@@ -256,7 +256,7 @@ def _add_metadata(graph: Any, values: Dict[str, Any]) -> None:
 
 def check_image(path: str) -> np.ndarray:
     """The picture of the comparison. Raises InputError if there is none."""
-    from utils.runtime.sources import IMAGE_SUFFIXES, read_image
+    from utils.dataset.images import IMAGE_SUFFIXES, read_image
 
     folder = ROOT / "data" / "images"
     files = [Path(path)] if path else sorted(folder.glob("*"))
@@ -335,7 +335,7 @@ def put_nms(
 
 def _passing(path: Path, images: np.ndarray, nc: int, conf_thres: float) -> int:
     """The most boxes above the threshold in an image, of a file with raw output."""
-    from utils.runtime.backend import OnnxBackend
+    from utils.runtime.onnx_backend import OnnxBackend
 
     raw = OnnxBackend(path, gpu=-1)(images)
     scores = raw[..., 4] * raw[..., 5 : 5 + nc].max(-1)
@@ -344,7 +344,8 @@ def _passing(path: Path, images: np.ndarray, nc: int, conf_thres: float) -> int:
 
 def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.ndarray]:
     """Detections and, if the file has it too, the raw output."""
-    from utils.runtime.backend import Detections, OnnxBackend
+    from utils.runtime.backend import Detections
+    from utils.runtime.onnx_backend import OnnxBackend
 
     backend = OnnxBackend(path, gpu=-1)
     if not raw:
@@ -377,7 +378,7 @@ def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
 
 def verify(path: Path, reference: np.ndarray, batch: np.ndarray, nc: int, half: bool) -> Difference:
     """Run the file in ONNX Runtime and compare. Raises InputError if it differs."""
-    from utils.runtime.backend import OnnxBackend
+    from utils.runtime.onnx_backend import OnnxBackend
 
     output = OnnxBackend(path, gpu=-1)(batch)
     difference = compare(output, reference, nc)
@@ -395,7 +396,7 @@ def torch_device(device: str) -> str:
     """`cpu` or `cuda:N` for --device. Raises InputError if PyTorch does not see that GPU."""
     import torch
 
-    from utils.runtime.backend import parse_device
+    from utils.device import parse_device
 
     gpu = parse_device(device)
     if gpu is None or gpu < 0:

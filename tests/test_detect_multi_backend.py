@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import IMAGES, ROOT, make_pose_onnx, not_root, pose_row
 from tests.runtime.test_sources import encode, gradient, video
-from utils.runtime.sources import read_image
+from utils.dataset.images import read_image
 
 
 def detect(*flags, cwd=ROOT):

@@ -16,7 +16,7 @@ from tests.conftest import ROOT, randomized, tiny_cfg  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.graph.nms import OUTPUTS, swap_efficientnms  # noqa: E402
 from utils.pose.nms import detections_to_poses, raw_to_poses  # noqa: E402
-from utils.runtime.backend import load_backend  # noqa: E402
+from utils.runtime.load import load_backend  # noqa: E402
 
 
 @pytest.fixture

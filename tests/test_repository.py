@@ -84,7 +84,7 @@ def script_flags(script):
     """Flags that a script's source, and what it takes its flags from, names."""
     source = (ROOT / script).read_text(encoding="utf-8")
     if script == "models/export_TRT.py":
-        source += (ROOT / "models" / "export_INT8.py").read_text(encoding="utf-8")
+        source += (ROOT / "utils" / "export" / "flags.py").read_text(encoding="utf-8")
     return set(re.findall(r'"(--[\w-]+)"', source))
 
 

@@ -33,7 +33,7 @@ except InputError as e:
 from onnx import numpy_helper  # noqa: E402
 
 from utils.graph.nms import Nms, add_nms  # noqa: E402
-from utils.runtime.backend import load_backend  # noqa: E402
+from utils.runtime.load import load_backend  # noqa: E402
 from utils.runtime.predictor import Predictor  # noqa: E402
 
 SIZE = 64

@@ -1,10 +1,12 @@
 """The error boundary of every script."""
 
 import argparse
+import dataclasses
 import os
+import re
 import signal
 import sys
-from typing import Callable, List, Optional
+from typing import Any, Callable, List, Optional, Type, TypeVar
 
 from utils.errors import InputError
 
@@ -28,7 +30,7 @@ def run(
     try:
         main(args)
     except InputError as e:
-        fail(str(e))
+        fail(with_flags(str(e), parser))
     except BrokenPipeError:  # the reader of our output left, for instance `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -37,6 +39,33 @@ def run(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
+    """A message of the library in the words of the command line: `img_size` becomes --img-size.
+
+    A parameter that this script does not have is a flag of another one.
+    """
+    flags = {}
+    for action in parser._actions:
+        long = [option for option in action.option_strings if option.startswith("--")]
+        if long:
+            flags.setdefault(action.dest, long[0])
+
+    def flag(match: "re.Match[str]") -> str:
+        return flags.get(match.group(1), "--" + match.group(1).replace("_", "-"))
+
+    return re.sub(r"`(\w+)`", flag, message)
+
+
+Config = TypeVar("Config")
+
+
+def config_of(kind: Type[Config], args: argparse.Namespace, **values: Any) -> Config:
+    """A dataclass whose fields are the parsed flags of the same names, and further values."""
+    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore
+    found = {name: value for name, value in vars(args).items() if name in fields}
+    return kind(**{**found, **values})
 
 
 def no_torch(error: ImportError, name: str, what: str) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from utils.dataset import annotations as an
+from utils.dataset.annotation_files import read_annotation
 from utils.dataset.labelme import parse_labelme
 from utils.errors import InputError
 
@@ -93,7 +94,7 @@ def test_what_is_no_annotation(tmp_path, text):
     path = tmp_path / "坏.json"
     path.write_text(text)
     with pytest.raises(InputError, match="坏.json: "):
-        an.read_annotation(path, ["person"], 17)
+        read_annotation(path, ["person"], 17)
 
 
 def test_nobody():

@@ -6,9 +6,9 @@ from escalator.json2yolo import json2yolo
 from escalator.visual import draw, target_names
 from tests.conftest import ROOT
 from tests.scripts import run_script
+from utils.dataset.images import read_image
 from utils.dataset.labels import Labels, write_labels
 from utils.pose.keypoints import LEFT_COLOR, RIGHT_COLOR
-from utils.runtime.sources import read_image
 
 PEOPLE = ROOT / "tests" / "data" / "people"
 

@@ -6,7 +6,7 @@ import pytest
 
 from utils.evaluation import charts
 from utils.evaluation.report import Section, Table, write_report
-from utils.evaluation.tables import write_csv
+from utils.tables import write_csv
 
 NAMES = ["price_$50$.onnx", "$\\frac{$.onnx", "caf\udce9.onnx"]  # the last is not UTF-8
 

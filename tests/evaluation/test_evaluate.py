@@ -10,7 +10,7 @@ from utils.errors import InputError
 from utils.evaluation.evaluate import STAGES, batches, evaluate, measure, predict, worst
 from utils.pipeline import StageTimer
 from utils.pose.ground_truth import empty_truth
-from utils.runtime.backend import load_backend
+from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 
 

@@ -477,9 +477,9 @@ def test_half_file_keeps_statistics_and_anchors(tmp_path, model):
 
 def test_shipped_weights_find_the_astronaut():
     from tests.conftest import IMAGES, ROOT
-    from utils.runtime.backend import load_backend
+    from utils.dataset.images import read_image
+    from utils.runtime.load import load_backend
     from utils.runtime.predictor import Predictor
-    from utils.runtime.sources import read_image
 
     backend = load_backend(str(ROOT / "weights" / "yolov5n6_pose.pt"), "cpu")
     predictor = Predictor(backend, conf_thres=0.4)

@@ -396,16 +396,16 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
 
 def stopped_at(error, picture, monkeypatch):
     """A picture that cannot be read for a reason of its own."""
-    from utils.runtime import sources
+    from utils.dataset import images
 
-    read = sources.read_image
+    read = images.read_image
 
     def read_image(path):
         if path.endswith(picture):
             raise error
         return read(path)
 
-    monkeypatch.setattr(sources, "read_image", read_image)
+    monkeypatch.setattr(images, "read_image", read_image)
 
 
 def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, pictures, calib):

@@ -170,5 +170,5 @@ def test_command(tmp_path, pictures, monkeypatch, capsys):
     with pytest.raises(InputError, match="expected a number of steps"):
         run("--distill", "-1")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match="--distill needs PyTorch: pip install torch"):
+    with pytest.raises(InputError, match="`distill` needs PyTorch: pip install torch"):
         run("--distill", "2")

@@ -62,7 +62,7 @@ def test_last_batch_is_filled_where_it_must_be_full(folder):
 
 def test_same_preprocessing_as_detect(tmp_path):
     from tests.conftest import make_pose_onnx, pose_row
-    from utils.runtime.backend import load_backend
+    from utils.runtime.load import load_backend
     from utils.runtime.predictor import Predictor
 
     image = np.random.default_rng(0).integers(0, 255, (48, 100, 3), np.uint8)

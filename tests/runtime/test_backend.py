@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, make_pose_onnx, pose_row
+from utils.device import available_cores, parse_device
 from utils.errors import InputError
-from utils.runtime.backend import available_cores, load_backend, parse_device, read_metadata
+from utils.runtime.load import load_backend
+from utils.runtime.metadata import read_metadata
 
 ROWS = pose_row(16, 32, 20, 40)[None]
 

@@ -4,7 +4,8 @@ import pytest
 from tests.conftest import make_pose_onnx, pose_row
 from utils.errors import InputError
 from utils.pose.keypoints import COCO
-from utils.runtime.backend import Backend, BakedNms, Detections, load_backend
+from utils.runtime.backend import Backend, BakedNms, Detections
+from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor, resolve_size
 
 

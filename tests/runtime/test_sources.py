@@ -5,8 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
+from utils.dataset.images import read_image
 from utils.errors import InputError
-from utils.runtime.sources import Source, display_name, open_source, read_image
+from utils.runtime.sources import Source, display_name, open_source
 
 
 def encode(path, image, suffix=None):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import pose_row
+from utils.dataset.images import read_image
 from utils.errors import InputError
 from utils.pose import nms
-from utils.runtime.sources import Frame, read_image
+from utils.runtime.sources import Frame
 from utils.runtime.writers import ResultWriter, label_text
 
 

@@ -12,8 +12,10 @@ pytest.importorskip("onnxruntime")
 from tests.conftest import ROOT  # noqa: E402
 from tests.small_net import make_small_net, run_onnx  # noqa: E402
 from utils.errors import InputError  # noqa: E402
-from utils.trt import api  # noqa: E402
-from utils.trt.api import BuildSettings, Engine, Profile, build, read_network  # noqa: E402
+from utils.trt import api, precision  # noqa: E402
+from utils.trt.api import Profile  # noqa: E402
+from utils.trt.builder import BuildSettings, build, read_network  # noqa: E402
+from utils.trt.engine import Engine  # noqa: E402
 
 FAKES = ROOT / "tests" / "fakes"
 VERSIONS = ["v85", "v86", "v10", "v11"]
@@ -215,7 +217,7 @@ def test_precision_flags_and_what_stays_fp32(fake, tmp_path):
 
 def test_every_float_of_the_decode_is_bound(tmp_path):
     """Of the layers a real parser makes: what no name leads to is a constant or a cast."""
-    from models.export_TRT import precise_names
+    from utils.export.engine import precise_names
     from utils.graph.nms import Nms, add_nms
 
     trt = rtx()
@@ -223,12 +225,12 @@ def test_every_float_of_the_decode_is_bound(tmp_path):
     add_nms(model, 1, Nms("static", topk=8, candidates=16, steps=3))
     network = read_network(trt, "x.onnx", model.SerializeToString())
     layers = [network.definition.get_layer(i) for i in range(network.definition.num_layers)]
-    named = api.named_layers(layers, precise_names(model, [])[0])
-    bound = {n.name for n in named + api.broadcasts(layers, named)}
+    named = precision.named_layers(layers, precise_names(model, [])[0])
+    bound = {n.name for n in named + precision.broadcasts(layers, named)}
     assert len(bound) > len(named)  # there are shuffles that no name leads to
     first = min(i for i, n in enumerate(layers) if n.name in bound)
     rest = [n for n in layers[first:] if n.name not in bound]
-    kinds = {n.type.name for n in rest if n.get_output(0).dtype.name in api.FLOATS}
+    kinds = {n.type.name for n in rest if n.get_output(0).dtype.name in precision.FLOATS}
     assert kinds <= {"CONSTANT", "CAST"}, [(n.name, n.type.name) for n in rest]
 
 

@@ -16,7 +16,7 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU", allow_module_level=True)
 
 from tests.conftest import ROOT  # noqa: E402
-from utils.trt.api import Engine  # noqa: E402
+from utils.trt.engine import Engine  # noqa: E402
 from utils.trt.memory import PycudaMemory, TorchMemory, open_memory  # noqa: E402
 
 KINDS = [TorchMemory, PycudaMemory]

@@ -13,13 +13,10 @@ bbox [] or none: from the keypoints; "class" and "area" if known), or a file of 
 """
 
 from collections import Counter
-from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.dataset.coco import is_coco, load_json
-from utils.errors import InputError
 from utils.pose.ground_truth import Truth
 from utils.pose.keypoints import AREA_OF_BOX
 from utils.pose.letterbox import HW
@@ -61,26 +58,6 @@ class Fitted(NamedTuple):
 
 class IsCoco(Exception):
     """The file is a COCO JSON, with many images."""
-
-
-def read_annotation(path: Union[str, Path], names: Sequence[str], nkpt: int) -> Annotation:
-    """A JSON of one image: a list of persons, or labelme's.
-
-    Args: names: class names. nkpt: keypoints of a person.
-
-    Raises InputError `path: reason` if it is neither, IsCoco for a COCO JSON.
-    """
-    from utils.dataset.labelme import is_labelme, parse_labelme
-
-    content = load_json(path)
-    if is_coco(content):
-        raise IsCoco(str(path))
-    try:
-        if is_labelme(content):
-            return parse_labelme(content, names, nkpt)
-        return parse_persons(content, len(names), nkpt)
-    except ValueError as e:
-        raise InputError("%s: %s" % (path, e)) from e
 
 
 def parse_persons(content: Any, nc: int, nkpt: int) -> Annotation:

@@ -12,9 +12,9 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from utils.dataset.coco import CocoImage, image_ids, read_coco
 from utils.dataset.data_yaml import DataYaml
-from utils.dataset.labels import Labels, label_path, read_labels
+from utils.dataset.labels import Labels, label_path, labels_to_truth, read_labels
 from utils.errors import InputError
-from utils.pose.ground_truth import Truth, from_labels
+from utils.pose.ground_truth import Truth
 from utils.pose.keypoints import oks_sigmas
 
 
@@ -49,7 +49,7 @@ class EvalSet(NamedTuple):
         """What is on an image of (height, width) px; see check_size."""
         self.check_size(index, image_hw)
         known = self.known[index]
-        return from_labels(known, image_hw) if isinstance(known, Labels) else known
+        return labels_to_truth(known, image_hw) if isinstance(known, Labels) else known
 
 
 def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> EvalSet:

@@ -8,11 +8,11 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
+from utils.dataset.labels import Labels
 from utils.evaluation.evaluate import Accuracy
 from utils.evaluation.metrics import RECALLS, THRESHOLDS, Curve
 from utils.files import atomic_path
 from utils.pose.keypoints import side_color, skeleton
-from utils.training.train_set import TrainSet
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#e8710a", "#15803d", "#64748b"
 DPI = 110
@@ -172,19 +172,19 @@ def training_chart(path: Path, rows: Sequence[Dict[str, float]]) -> None:
     _save(figure, path)
 
 
-def labels_chart(path: Path, train_set: TrainSet) -> None:
+def labels_chart(path: Path, labels: Sequence[Labels]) -> None:
     """Overview of the training labels: persons an image, box sizes, places, labelled keypoints."""
     figure, axes = _figure(4)
-    counts = np.array([labels.count for labels in train_set.labels])
+    counts = np.array([one.count for one in labels])
     bins = np.arange(min(int(counts.max()), 20) + 2) - 0.5
     axes[0].hist(np.minimum(counts, 20), bins, color=BLUE, rwidth=0.85)
     axes[0].set_title("persons an image", loc="left", fontsize=11)
-    boxes = np.concatenate([labels.boxes for labels in train_set.labels])
+    boxes = np.concatenate([one.boxes for one in labels])
     axes[1].hist(np.sqrt(boxes[:, 2] * boxes[:, 3]), 40, range=(0, 1), color=ORANGE)
     axes[1].set_title("size of the box, root of its share of the image", loc="left", fontsize=11)
     axes[2].hist2d(boxes[:, 0], 1 - boxes[:, 1], 40, range=((0, 1), (0, 1)), cmap="Blues")
     axes[2].set_title("where the boxes' centres are", loc="left", fontsize=11)
-    visible = np.concatenate([labels.keypoints[..., 2] for labels in train_set.labels])
+    visible = np.concatenate([one.keypoints[..., 2] for one in labels])
     skel = skeleton(visible.shape[1])
     colors = [[c / 255 for c in side_color(s)[::-1]] for s in skel.sides]
     axes[3].barh(range(visible.shape[1]), (visible > 0).mean(0), color=colors, height=0.7)

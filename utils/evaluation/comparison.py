@@ -13,9 +13,9 @@ from utils.evaluation.evaluate import Evaluation, read_or_say
 from utils.evaluation.latency import Latency
 from utils.evaluation.report import Picture, Section, Table
 from utils.evaluation.results import Outcome
-from utils.evaluation.tables import markdown, write_csv
 from utils.files import atomic_path
 from utils.runtime.predictor import Predictor
+from utils.tables import markdown, write_csv
 
 IMAGES = 20  # timed with each file, in each round
 ROUNDS = 3  # the files take turns, so that a busy machine is fair to all

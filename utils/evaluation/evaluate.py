@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.dataset.coco import Rows, result_rows
 from utils.dataset.eval_set import EvalSet
-from utils.dataset.image_size import read_image_hw
+from utils.dataset.images import read_image, read_image_hw
 from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.metrics import Curve, Matches, Precision, Scored
@@ -24,7 +24,6 @@ from utils.pose.ground_truth import Truth
 from utils.pose.letterbox import HW, rectangle
 from utils.pose.poses import Poses
 from utils.runtime.predictor import Predictor, Prepared
-from utils.runtime.sources import read_image
 
 STAGES = ["decode", "preprocess", "inference", "nms"]
 MAX_LOADERS = 16  # threads that decode; each holds a batch
@@ -219,7 +218,7 @@ def predict(
 
 
 def _cores() -> int:
-    from utils.runtime.backend import available_cores
+    from utils.device import available_cores
 
     return available_cores()
 

@@ -1,11 +1,8 @@
-"""Figures as text: the table test prints, Markdown and CSV files."""
+"""The table of accuracy that test prints."""
 
-import csv
-from pathlib import Path
-from typing import List, Sequence
+from typing import List
 
 from utils.evaluation.evaluate import Accuracy, ClassRow
-from utils.files import atomic_path
 
 COLUMNS = ("Class", "Images", "Labels", "P", "R", "mAP@.5", "mAP@.5:.95")
 
@@ -23,18 +20,3 @@ def _line(row: ClassRow, kind: str) -> str:
     name = "%s(%s)" % (row.name, kind)
     values = (row.precision, row.recall, row.ap50, row.ap)
     return "%20s%11d%11d" % (name, row.images, row.labels) + "".join("%11.3g" % v for v in values)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| %s |\n" % " | ".join(line) for line in lines)
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a CSV file whole."""
-    kind = {"encoding": "utf-8", "errors": "backslashreplace"}  # a file name need not be UTF-8
-    with atomic_path(path) as tmp, open(str(tmp), "w", newline="", **kind) as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)

@@ -1,11 +1,8 @@
 """Truth: what is really on an image, in pixels; what predictions are measured against."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
-
-from utils.dataset.labels import Labels
-from utils.pose.keypoints import AREA_OF_BOX
 
 
 class Truth(NamedTuple):
@@ -29,22 +26,3 @@ def empty_truth(nkpt: int) -> Truth:
     return Truth(
         np.zeros((0, 4)), none.astype(np.int64), np.zeros((0, nkpt, 3)), none, none.astype(bool)
     )
-
-
-def from_labels(labels: Labels, image_hw: Tuple[int, int]) -> Truth:
-    """Labels over image size -> Truth. Areas are AREA_OF_BOX of the boxes, nobody is a crowd."""
-    h, w = image_hw
-    boxes = labels.boxes * np.array([w, h, w, h], np.float64)
-    boxes[:, :2] -= boxes[:, 2:] / 2
-    keypoints = labels.keypoints * np.array([w, h, 1.0])
-    areas = boxes[:, 2] * boxes[:, 3] * AREA_OF_BOX
-    return Truth(boxes, labels.classes, keypoints, areas, np.zeros(labels.count, bool))
-
-
-def to_labels(truth: Truth, image_hw: Tuple[int, int]) -> Labels:
-    """Truth -> labels over image size. Areas and what is a crowd are lost."""
-    h, w = image_hw
-    boxes = truth.boxes.copy()
-    boxes[:, :2] += boxes[:, 2:] / 2
-    size = np.array([w, h, w, h], np.float64)
-    return Labels(truth.classes, boxes / size, truth.keypoints / np.array([w, h, 1.0]))

@@ -43,8 +43,8 @@ def prepare(model: Any, pictures: Sequence[np.ndarray]) -> None:
 
 def sample_pictures(hw: Any, more: Sequence[str] = ()) -> List[np.ndarray]:
     """(1, 3, height, width) float32 of the pictures in data/images, and of further files."""
+    from utils.dataset.images import IMAGE_SUFFIXES
     from utils.quantization.images import read_batch
-    from utils.runtime.sources import IMAGE_SUFFIXES
 
     files = [p.resolve() for p in sorted(PICTURES.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
     files += [p for p in (Path(name).resolve() for name in more) if p not in files]

@@ -24,8 +24,8 @@ def choose_pictures(folder: str, count: int, seed: int = SEED) -> List[str]:
 
     Raises InputError if there are fewer, or none.
     """
+    from utils.dataset.images import IMAGE_SUFFIXES
     from utils.dataset.labels import list_images
-    from utils.runtime.sources import IMAGE_SUFFIXES
 
     path = Path(folder)
     if path.is_dir():
@@ -54,7 +54,7 @@ def read_batch(pictures: Sequence[str], net_hw: HW, letterboxed: bool = False) -
 
     Raises InputError for a file that cannot be read.
     """
-    from utils.runtime.sources import read_image
+    from utils.dataset.images import read_image
 
     images, boxes = [], []
     place = letterbox.fit if letterboxed else letterbox.stretch

@@ -17,9 +17,9 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import cv2
 import numpy as np
 
+from utils.dataset.images import IMAGE_SUFFIXES, read_image
 from utils.errors import InputError
 
-IMAGE_SUFFIXES = ".bmp .dib .jpeg .jpg .jpe .jp2 .png .webp .pbm .pgm .ppm .tif .tiff".split()
 VIDEO_SUFFIXES = ".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split()
 LIST_SUFFIXES = (".txt", ".streams")
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
@@ -35,26 +35,6 @@ class Frame(NamedTuple):
     index: int  # number of the frame within `path`, from 0
     kind: str  # "image", "video" or "stream"
     fps: float  # frames per second of the video or stream, 0 for images
-
-
-def read_image(path: str) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 BGR, upright (EXIF orientation applied).
-
-    Grey and palette images become three channels, 16 bits become 8, alpha is dropped. Any
-    file name the system can open works, also non-ASCII ones on every platform.
-
-    Raises ValueError (reason only, no path) for what OpenCV cannot decode; OSError as open().
-    """
-    data = np.fromfile(path, np.uint8)
-    if not data.size:
-        raise ValueError("empty file")
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except cv2.error as e:  # for instance more pixels than OpenCV allows
-        raise ValueError(" ".join(str(e).split())) from e
-    if image is None:
-        raise ValueError("not an image OpenCV can decode")
-    return image
 
 
 class Source:

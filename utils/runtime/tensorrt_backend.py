@@ -7,8 +7,10 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.runtime.backend import Backend, Detections, read_baked_nms, read_metadata, read_names
-from utils.trt.api import Engine, Tensorrt, import_tensorrt
+from utils.runtime.backend import Backend, Detections
+from utils.runtime.metadata import read_baked_nms, read_metadata, read_names
+from utils.trt.api import Tensorrt, import_tensorrt
+from utils.trt.engine import Engine
 from utils.trt.memory import open_memory
 from utils.trt.sidecar import info_path, read_info
 

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 
 from utils.dataset.data_yaml import DataYaml
-from utils.dataset.image_size import read_image_hw
+from utils.dataset.images import read_image_hw
 from utils.dataset.labels import Labels, empty_labels, label_path, scan_labels
 from utils.errors import InputError, one_line
 from utils.files import atomic_path

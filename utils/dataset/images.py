@@ -1,8 +1,12 @@
-"""Height and width of an image file without decoding it: a few hundred bytes, not the pixels."""
+"""Image files: their pixels, and their size without decoding them."""
+
+import cv2
+import numpy as np
 
 from utils.errors import one_line
 from utils.pose.letterbox import HW
 
+IMAGE_SUFFIXES = ".bmp .dib .jpeg .jpg .jpe .jp2 .png .webp .pbm .pgm .ppm .tif .tiff".split()
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 _SIDEWAYS = (5, 6, 7, 8)
 # Those with EXIF that OpenCV turns, and TIFF. MPO: what Pillow calls a JPEG of several pictures.
@@ -10,8 +14,28 @@ _FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
 
+def read_image(path: str) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 BGR, upright (EXIF orientation applied).
+
+    Grey and palette images become three channels, 16 bits become 8, alpha is dropped. Any
+    file name the system can open works, also non-ASCII ones on every platform.
+
+    Raises ValueError (reason only, no path) for what OpenCV cannot decode; OSError as open().
+    """
+    data = np.fromfile(path, np.uint8)
+    if not data.size:
+        raise ValueError("empty file")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as e:  # for instance more pixels than OpenCV allows
+        raise ValueError(" ".join(str(e).split())) from e
+    if image is None:
+        raise ValueError("not an image OpenCV can decode")
+    return image
+
+
 def read_image_hw(path: str) -> HW:
-    """(height, width) px, upright, as sources.read_image would return it.
+    """(height, width) px without decoding the pixels, upright, as read_image would return it.
 
     Raises ValueError (reason only) for a file whose header is not an image's; OSError as open().
     """

@@ -2,8 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.dataset.image_size import read_image_hw
-from utils.runtime.sources import read_image
+from utils.dataset.images import read_image, read_image_hw
 
 PIL = pytest.importorskip("PIL.Image")
 

@@ -1,0 +1,27 @@
+"""A JSON of one image, whatever wrote it."""
+
+from pathlib import Path
+from typing import Sequence, Union
+
+from utils.dataset.annotations import Annotation, IsCoco, parse_persons
+from utils.dataset.coco import is_coco, load_json
+from utils.dataset.labelme import is_labelme, parse_labelme
+from utils.errors import InputError
+
+
+def read_annotation(path: Union[str, Path], names: Sequence[str], nkpt: int) -> Annotation:
+    """A JSON of one image: a list of persons, or labelme's.
+
+    Args: names: class names. nkpt: keypoints of a person.
+
+    Raises InputError `path: reason` if it is neither, IsCoco for a COCO JSON.
+    """
+    content = load_json(path)
+    if is_coco(content):
+        raise IsCoco(str(path))
+    try:
+        if is_labelme(content):
+            return parse_labelme(content, names, nkpt)
+        return parse_persons(content, len(names), nkpt)
+    except ValueError as e:
+        raise InputError("%s: %s" % (path, e)) from e

@@ -1,0 +1,28 @@
+"""Devices by name, and how many cores there are."""
+
+import os
+from typing import Optional
+
+from utils.errors import InputError
+
+
+def parse_device(device: str) -> Optional[int]:
+    """`cpu` -> -1, `0` or `cuda:0` -> 0, empty -> None (choose)."""
+    text = str(device).strip().lower()
+    if not text:
+        return None
+    if text == "cpu":
+        return -1
+    number = text[len("cuda:") :] if text.startswith("cuda:") else text
+    if text == "cuda":
+        return 0
+    if not (number.isdecimal() and len(number) < 4):
+        raise InputError("--device %s: expected cpu or one GPU index such as 0" % device)
+    return int(number)
+
+
+def available_cores() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

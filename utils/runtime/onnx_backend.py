@@ -1,0 +1,155 @@
+"""An `.onnx` file as a Backend."""
+
+from pathlib import Path
+from typing import Any, List, Optional
+
+import numpy as np
+
+from utils.device import available_cores
+from utils.errors import InputError, one_line
+from utils.runtime.backend import Backend, Detections
+from utils.runtime.metadata import read_baked_nms, read_metadata, read_names
+
+MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
+
+
+class OnnxBackend(Backend):
+    """An `.onnx` in ONNX Runtime, on the CPU or with the CUDA provider: `session`."""
+
+    def __init__(self, path: Path, gpu: Optional[int], throughput: bool = False):
+        try:
+            import onnxruntime
+        except ImportError as e:
+            raise InputError(
+                "--weights %s: an .onnx needs ONNX Runtime; pip install onnxruntime "
+                "(onnxruntime-gpu for CUDA)" % path
+            ) from e
+        has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        if gpu is not None and gpu >= 0 and not has_cuda:
+            raise InputError(
+                "--device %d: this ONNX Runtime %s has no CUDA; pip install onnxruntime-gpu, "
+                "or use --device cpu" % (gpu, onnxruntime.__version__)
+            )
+        use_cuda = has_cuda if gpu is None else gpu >= 0
+        providers: List[Any] = ["CPUExecutionProvider"]
+        if use_cuda:
+            # FP32 means FP32: the default would round convolutions to TF32.
+            cuda = {"device_id": gpu or 0, "use_tf32": 0}
+            providers.insert(0, ("CUDAExecutionProvider", cuda))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if throughput and not use_cuda:
+            cores = available_cores()
+            self.workers = min(cores, MAX_WORKERS)
+            # each call works itself; these threads more are shared by all calls
+            options.intra_op_num_threads = cores - self.workers + 1
+        swapped = False
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as e:  # onnxruntime's exceptions share no base class but Exception
+            model = portable_model(path) if "EfficientNMS" in str(e) else None
+            if model is None:
+                raise InputError(
+                    "--weights %s: ONNX Runtime cannot load it; export or copy it again (%s)"
+                    % (path, one_line(e))
+                ) from e
+            self.session = onnxruntime.InferenceSession(model, options, providers=providers)
+            swapped = True
+        # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
+        on_cuda = "CUDAExecutionProvider" in self.session.get_providers()
+        if use_cuda and not on_cuda:
+            message = (
+                "the CUDA provider of onnxruntime-gpu %s did not start "
+                "(driver, CUDA or cuDNN missing?)" % onnxruntime.__version__
+            )
+            if gpu is not None:
+                raise InputError("--device %d: %s; use --device cpu" % (gpu, message))
+            print("warning: %s; running on the CPU" % message)
+        self._read_model(path)
+        self.on_gpu = on_cuda
+        where = "CUDA:%d" % (gpu or 0) if on_cuda else "CPU"
+        self.description = "ONNX Runtime %s, %s, %s" % (
+            onnxruntime.__version__,
+            where,
+            self.precision,
+        )
+        if self.baked is not None:
+            self.description += ", " + str(self.baked)
+        if swapped:
+            self.description += ", TensorRT's EfficientNMS replaced by standard ops"
+
+    def _read_model(self, path: Path) -> None:
+        """Shapes, dtype and metadata. Raises InputError for a network that is not YOLO-Pose."""
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        foreign = "--weights %s: not a YOLO-Pose model (%%s)" % path
+        shape = inputs[0].shape
+        if len(inputs) != 1 or len(shape) != 4:
+            raise InputError(foreign % ("%d inputs of shape %s" % (len(inputs), shape)))
+        self.input_shape = tuple(s if isinstance(s, int) else None for s in shape)  # type: ignore
+        if self.input_shape[1] != 3:
+            raise InputError(foreign % ("input shape %s, expected 3 channels" % shape))
+        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+        if inputs[0].type not in types:
+            raise InputError(foreign % ("input type %s" % inputs[0].type))
+        self.dtype = np.dtype(types[inputs[0].type])
+        self._input = inputs[0].name
+        self._outputs = [o.name for o in outputs]
+        properties = self.session.get_modelmeta().custom_metadata_map
+        self.precision = "FP16" if self.dtype == np.float16 else "FP32"
+        if properties.get("precision") == '"INT8"':  # Q/DQ pairs inside
+            self.precision = "INT8"
+        if "det_boxes" in self._outputs:
+            shapes = {o.name: o.shape for o in outputs}
+            try:
+                self.baked = read_baked_nms(properties, shapes)
+                pose = shapes["det_pose"][2]
+                info = read_metadata(properties, 5 + len(read_names(properties)) + pose)
+            except ValueError as e:
+                raise InputError(
+                    "--weights %s: NMS inside, but not as this version writes it (%s); export it "
+                    "again" % (path, e)
+                ) from e
+            self.names, self.nkpt, self.stride, self.imgsz = info
+            self._outputs = list(Detections._fields)
+            return
+        rows, width = outputs[0].shape[1:] if len(outputs[0].shape) == 3 else (None, None)
+        # Other networks lay their output out the other way round, (B, values, predictions).
+        turned = "nkpt" not in properties and isinstance(rows, int) and rows < (width or 0)
+        if not isinstance(width, int) or turned:
+            raise InputError(
+                foreign % ("output %s of shape %s" % (outputs[0].name, outputs[0].shape))
+            )
+        try:
+            info = read_metadata(properties, width)
+        except ValueError as e:
+            raise InputError(foreign % e) from e
+        self.names, self.nkpt, self.stride, self.imgsz = info
+
+    def __call__(self, images: np.ndarray) -> Any:
+        self._check_input(images)
+        if images.dtype != self.dtype:
+            images = images.astype(self.dtype)
+        if self.baked is not None:
+            return Detections(*self.session.run(self._outputs, {self._input: images}))
+        return self.session.run(self._outputs[:1], {self._input: images})[0]
+
+
+def portable_model(path: Path) -> Optional[bytes]:
+    """An ONNX file with TensorRT's NMS plugin, rewritten in standard ops; None: it has none.
+
+    Raises InputError if that needs the onnx package and it is not there.
+    """
+    try:
+        import onnx
+    except ImportError as e:
+        raise InputError(
+            "--weights %s: its NMS is TensorRT's plugin; to run it here pip install onnx, or "
+            "export it with --nms static" % path
+        ) from e
+    from utils.graph.nms import has_efficientnms, swap_efficientnms
+
+    model = onnx.load(str(path))
+    if not has_efficientnms(model):
+        return None
+    swap_efficientnms(model)
+    return model.SerializeToString()

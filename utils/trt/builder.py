@@ -1,0 +1,199 @@
+"""ONNX -> engine: parse, set precision, profile and timing cache, build."""
+
+from pathlib import Path
+from typing import (
+    Any,
+    Collection,
+    NamedTuple,
+    Optional,
+)
+
+from utils.errors import InputError, one_line
+from utils.trt.api import Profile, Tensorrt
+from utils.trt.calibrator import raise_calibration_error
+from utils.trt.precision import constrain
+
+
+class Network(NamedTuple):
+    """A parsed ONNX; builder and parser must live as long as the network."""
+
+    definition: Any
+    builder: Any
+    parser: Any
+
+
+def read_network(trt: Tensorrt, path: str, data: bytes) -> Network:
+    """Parse a serialized ONNX.
+
+    Args: path: for messages.
+
+    Prints every error of the parser, then raises InputError.
+    """
+    module, log = trt.module, trt.log
+    log.clear()
+    try:
+        builder = module.Builder(log)
+    except (TypeError, RuntimeError) as e:  # how pybind11 says that there is no CUDA
+        raise InputError(
+            "%s cannot start its builder; is there a CUDA GPU and a driver? (%s)"
+            % (trt, log.errors[0] if log.errors else one_line(e, 120))
+        ) from e
+    flags = 0
+    explicit = getattr(module.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+    if explicit is not None and trt.number[0] < 10:  # later it is the only mode
+        flags |= 1 << int(explicit)
+    definition = builder.create_network(flags)
+    parser = module.OnnxParser(definition, log)
+    log.quiet = True  # each error comes once more, below
+    try:
+        parsed = parser.parse(data)
+    finally:
+        log.quiet = False
+    if not parsed:
+        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
+        errors = errors or [log.reason()]
+        for error in errors:
+            print("[%s parser] %s" % (trt.name, error), flush=True)
+        raise InputError(
+            "--onnx %s: %s cannot parse it (%d errors, printed above); first: %s"
+            % (path, trt, len(errors), errors[0][:300])
+        )
+    return Network(definition, builder, parser)
+
+
+def _parser_error(error: Any) -> str:
+    text = " ".join(str(error.desc()).split())
+    name = error.node_name() if hasattr(error, "node_name") else ""
+    return "%s: %s" % (name, text) if name else "node %d: %s" % (error.node(), text)
+
+
+class BuildSettings(NamedTuple):
+    """How to build; `fp16`, `int8`, `calibrator` only where the precision is a flag."""
+
+    fp16: bool = False
+    int8: bool = False
+    workspace_gb: float = 4.0
+    profile: Optional[Profile] = None  # of a dynamic network
+    calibrator: Any = None
+    # names of nodes and tensors (of the ONNX) whose layers stay FP32, and FP16 instead of INT8
+    float32: Collection[str] = ()
+    not_int8: Collection[str] = ()
+    obey: bool = True  # these are binding; else the builder may go by another precision
+    opt_level: Optional[int] = None
+    dla: Optional[int] = None  # core
+    timing_cache: Optional[Path] = None  # read; None: none is used
+    layers: bool = False  # keep the details that `layer_table` reads
+    fp16_asked: bool = True  # else FP16 is left out on a GPU that has none
+
+
+class Built(NamedTuple):
+    """What the builder returned."""
+
+    plan: bytes
+    timing_cache: Optional[bytes]
+
+
+def build(trt: Tensorrt, network: Network, settings: BuildSettings) -> Built:
+    """Build an engine. Raises InputError if this TensorRT or machine cannot."""
+    module, log = trt.module, trt.log
+    config = network.builder.create_builder_config()
+    config.set_memory_pool_limit(
+        module.MemoryPoolType.WORKSPACE, int(settings.workspace_gb * (1 << 30))
+    )
+    flag = module.BuilderFlag
+    if hasattr(flag, "TF32"):
+        config.clear_flag(flag.TF32)  # FP32 means FP32
+    _set_precision(trt, network, config, settings)
+    if settings.opt_level is not None:
+        if not hasattr(config, "builder_optimization_level"):
+            raise InputError("--opt-level: %s has none; 8.6 and newer do" % trt)
+        config.builder_optimization_level = settings.opt_level
+    if settings.dla is not None:
+        _use_dla(trt, network, config, settings)
+    if settings.profile is not None:
+        _add_profile(network, config, settings)
+    cache = _timing_cache(config, settings.timing_cache)
+    if settings.layers:
+        config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
+    log.clear()
+    plan = network.builder.build_serialized_network(network.definition, config)
+    raise_calibration_error(settings.calibrator)  # the cause, where it is one
+    if plan is None:
+        raise InputError("%s could not build the engine: %s" % (trt, log.reason()))
+    return Built(bytes(plan), _merged(config, cache, settings.timing_cache))
+
+
+def _timing_cache(config: Any, path: Optional[Path]) -> Any:
+    """The timing cache of a file, an empty one if there is no file; None without a path."""
+    if path is None:
+        return None
+    known = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):
+        print("warning: %s: made by another TensorRT or GPU; a new timing cache is made" % path)
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
+
+
+def _merged(config: Any, cache: Any, path: Optional[Path]) -> Optional[bytes]:
+    """A timing cache with what another build has written to its file in the meantime."""
+    if cache is None or path is None:
+        return None
+    if path.is_file():
+        other = config.create_timing_cache(path.read_bytes())
+        if other is not None:
+            cache.combine(other, True)
+    return bytes(cache.serialize())
+
+
+def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: BuildSettings) -> None:
+    """Flags of 8.5 to 10.x; nothing to do where the ONNX is the precision."""
+    if trt.typed:
+        if settings.calibrator is not None:
+            raise InputError("%s has no INT8 calibrators; use --quant explicit" % trt)
+        return
+    flag = trt.module.BuilderFlag
+    wished = settings.fp16 and not settings.fp16_asked
+    if wished and not getattr(network.builder, "platform_has_fast_fp16", True):
+        print("note: this GPU has no fast FP16; what is not INT8 is FP32")
+        settings = settings._replace(fp16=False)
+    for wanted, name in ((settings.fp16, "FP16"), (settings.int8, "INT8")):
+        if not wanted:
+            continue
+        fast = getattr(network.builder, "platform_has_fast_" + name.lower(), True)
+        if not fast:
+            raise InputError("--%s: this GPU has no fast %s; build without" % (name.lower(), name))
+        config.set_flag(getattr(flag, name))
+    if settings.calibrator is not None:
+        config.int8_calibrator = settings.calibrator
+    if settings.fp16 or settings.int8:
+        rest = trt.module.float16 if settings.fp16 else trt.module.float32
+        bound = constrain(network.definition, settings.float32, trt.module.float32)
+        if settings.int8:
+            bound += constrain(network.definition, settings.not_int8, rest)
+        if bound and settings.obey:
+            config.set_flag(flag.OBEY_PRECISION_CONSTRAINTS)
+        elif bound:
+            config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
+
+
+def _use_dla(trt: Tensorrt, network: Network, config: Any, settings: BuildSettings) -> None:
+    cores = int(getattr(network.builder, "num_DLA_cores", 0))
+    if not 0 <= settings.dla < cores:  # type: ignore
+        raise InputError("--dla %s: this machine has %d DLA cores" % (settings.dla, cores))
+    config.default_device_type = trt.module.DeviceType.DLA
+    config.DLA_core = settings.dla
+    config.set_flag(trt.module.BuilderFlag.GPU_FALLBACK)
+
+
+def _add_profile(network: Network, config: Any, settings: BuildSettings) -> None:
+    profile = network.builder.create_optimization_profile()
+    name = network.definition.get_input(0).name
+    profile.set_shape(name, *settings.profile)
+    config.add_optimization_profile(profile)
+    if settings.calibrator is not None:  # calibrates at the common shape of its own profile
+        fixed = network.builder.create_optimization_profile()
+        shape = (settings.calibrator.get_batch_size(), *settings.calibrator.image_shape)
+        fixed.set_shape(name, shape, shape, shape)
+        config.set_calibration_profile(fixed)

@@ -1,0 +1,200 @@
+"""A deserialized engine with its context, buffers and stream."""
+
+import threading
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
+
+import numpy as np
+
+from utils.errors import InputError, one_line
+from utils.trt.api import Profile, Shape, Tensorrt
+
+# By name: `trt.nptype` of 8.5 needs np.bool, which NumPy 1.24 has no more.
+DTYPES = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+}
+RUNS_BEFORE_GRAPH = 2  # sizes that come once or twice are not worth a recording
+
+
+class IoTensor(NamedTuple):
+    """An input or output of an engine; -1 where the shape is dynamic."""
+
+    name: str
+    is_input: bool
+    shape: Shape
+    dtype: np.dtype
+
+
+class Engine:
+    """A deserialized engine with its context, buffers and stream; one call at a time.
+
+    Args:
+        memory: see device_memory.
+        cuda_graph: record a graph and replay it while the input shape stays. An engine that cannot
+            be recorded runs without; `graph_refused` says why.
+
+    Attributes: tensors, the IoTensors; profile, the Profile of the first input.
+
+    Raises InputError for bytes that are no engine of this version and GPU.
+    """
+
+    def __init__(self, trt: Tensorrt, plan: bytes, memory: Any, cuda_graph: bool = True):
+        self._trt, self._memory, self._wants_graph = trt, memory, cuda_graph
+        self.graph_refused: Optional[str] = None
+        self._lock = threading.Lock()
+        module, log = trt.module, trt.log
+        log.clear()
+        with memory.active():
+            try:
+                self._runtime = module.Runtime(log)
+                self._engine = self._runtime.deserialize_cuda_engine(plan)
+            except (TypeError, RuntimeError) as e:
+                raise InputError("%s cannot start its runtime: %s" % (trt, one_line(e))) from e
+            if self._engine is None:
+                raise InputError(
+                    "not an engine that %s on %s can run; build it again here from the .onnx (%s)"
+                    % (trt, memory.device_name, log.reason())
+                )
+            self._context = self._engine.create_execution_context()
+            if self._context is None:
+                raise InputError(
+                    "the GPU memory does not suffice to run the engine (%s)" % log.reason()
+                )
+        self.tensors = [self._tensor(i) for i in range(self._engine.num_io_tensors)]
+        self.inputs = [t for t in self.tensors if t.is_input]
+        self.outputs = [t for t in self.tensors if not t.is_input]
+        self.profile: Optional[Profile] = None
+        if self.inputs and min(self.inputs[0].shape) < 0:
+            shapes = self._engine.get_tensor_profile_shape(self.inputs[0].name, 0)
+            self.profile = Profile(*(tuple(int(v) for v in s) for s in shapes))
+        self._buffers: Dict[str, Any] = {}
+        self._shapes: Optional[Tuple[Shape, ...]] = None  # of the inputs, as the context has them
+        self._graph: Optional[Callable[[], None]] = None  # replays a call of these shapes
+        self._runs = 0  # in these shapes
+
+    def _tensor(self, index: int) -> IoTensor:
+        engine, module = self._engine, self._trt.module
+        name = engine.get_tensor_name(index)
+        kind = engine.get_tensor_dtype(name).name
+        if kind not in DTYPES:
+            raise InputError("tensor %s of the engine has the unknown type %s" % (name, kind))
+        is_input = engine.get_tensor_mode(name) == module.TensorIOMode.INPUT
+        shape = tuple(int(v) for v in engine.get_tensor_shape(name))
+        return IoTensor(name, is_input, shape, np.dtype(DTYPES[kind]))
+
+    def __call__(self, feed: Dict[str, np.ndarray]) -> Dict[str, Any]:
+        """Run on host arrays of any float dtype, by name of the input.
+
+        Returns the outputs by name: tensors on the GPU where PyTorch holds the memory, else NumPy.
+        Raises ValueError for a shape the engine does not take.
+        """
+        memory = self._memory
+        with self._lock, memory.active():
+            arrays = [np.ascontiguousarray(feed[t.name], t.dtype) for t in self.inputs]
+            shapes = tuple(a.shape for a in arrays)
+            if shapes != self._shapes:
+                self._bind(shapes)
+            for tensor, array in zip(self.inputs, arrays):
+                memory.upload(self._buffers[tensor.name], array)
+            self._execute()
+            outputs = {t.name: self._output(t) for t in self.outputs}
+            memory.synchronize()
+        return outputs
+
+    def _bind(self, shapes: Tuple[Shape, ...]) -> None:
+        """Tell the context the shapes, and give it buffers that are large enough.
+
+        Graphs go: they hold addresses, and NVIDIA's guide says that one recorded from a context
+        must not be replayed once that context was changed, as another shape does.
+        """
+        context, memory = self._context, self._memory
+        self._shapes = None
+        self._graph, self._runs = None, 0
+        for tensor, shape in zip(self.inputs, shapes):
+            self._check_shape(tensor, shape)
+            if min(tensor.shape) < 0 and not context.set_input_shape(tensor.name, shape):
+                raise ValueError("the engine refuses the shape %s" % (shape,))
+        for tensor in self.tensors:
+            shape = tuple(int(v) for v in context.get_tensor_shape(tensor.name))
+            if min(shape, default=0) < 0:
+                raise InputError(
+                    "output %s has a size that depends on the data; export the model with "
+                    "--nms static" % tensor.name
+                )
+            size = int(np.prod(shape, dtype=np.int64)) * tensor.dtype.itemsize
+            buffer = self._buffers.get(tensor.name)
+            if buffer is None or memory.size(buffer) < size:
+                self._buffers[tensor.name] = memory.allocate(size)
+        for tensor in self.tensors:
+            address = memory.address(self._buffers[tensor.name])
+            if not context.set_tensor_address(tensor.name, address):
+                raise InputError("TensorRT refuses the buffer of %s" % tensor.name)
+        self._shapes = shapes
+
+    def _check_shape(self, tensor: IoTensor, shape: Shape) -> None:
+        lows, highs = (self.profile.smallest, self.profile.largest) if self.profile else (
+            tensor.shape, tensor.shape)  # fmt: skip
+        inside = len(shape) == len(lows) and all(
+            low <= s <= high for low, s, high in zip(lows, shape, highs)
+        )
+        if not inside:
+            raise ValueError(
+                "the engine takes %s, got %s"
+                % (
+                    " to ".join("x".join(map(str, s)) for s in dict.fromkeys((lows, highs))),
+                    "x".join(map(str, shape)),
+                )
+            )
+
+    def _execute(self) -> None:
+        """Enqueue on our stream; with graphs: plain a few times, then recorded and replayed."""
+        if self._graph is not None:
+            self._graph()
+            return
+        if not self._wants_graph or self._runs < RUNS_BEFORE_GRAPH:
+            self._enqueue()  # the first run of a shape may allocate, which no graph can hold
+            self._runs += 1
+            return
+        self._memory.synchronize()
+        try:
+            self._graph = self._memory.capture(self._enqueue)
+        except (InputError, RuntimeError) as e:
+            self._wants_graph, self.graph_refused = False, one_line(e)
+            self._enqueue()
+            return
+        self._graph()
+
+    def milliseconds(self, runs: int = 100) -> np.ndarray:
+        """(runs,) GPU time of the network alone, by CUDA events, on the input of the last call.
+
+        What trtexec reports with --useCudaGraph --noDataTransfers: nothing is copied.
+
+        Raises ValueError before the first call.
+        """
+        if self._shapes is None:
+            raise ValueError("run the engine once, so that it has a shape")
+        with self._lock, self._memory.active():
+            for _ in range(RUNS_BEFORE_GRAPH + 5):
+                self._execute()
+            self._memory.synchronize()
+            return np.array([self._memory.milliseconds(self._execute) for _ in range(runs)])
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._memory.stream):
+            raise InputError("TensorRT could not run the engine: %s" % self._trt.log.reason())
+
+    def _output(self, tensor: IoTensor) -> Any:
+        shape = tuple(int(v) for v in self._context.get_tensor_shape(tensor.name))
+        return self._memory.download(self._buffers[tensor.name], shape, tensor.dtype)
