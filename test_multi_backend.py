@@ -172,7 +172,8 @@ def collected(args: argparse.Namespace, weights: str, failed: List[str]) -> Iter
     try:
         yield
     except InputError as e:
-        reason = str(e) if weights in str(e) else "%s: %s" % (weights, e)
+        reason = cli.with_flags(str(e), get_args_parser())
+        reason = reason if weights in reason else "%s: %s" % (weights, reason)
         if len(args.weights) > 1:
             print("error: %s" % reason)
         failed.append(reason)

@@ -26,8 +26,8 @@ import torch
 
 from benchmarks.machine import describe
 from models.common import Conv, Focus
-from models.export_onnx import export
 from models.yolo import Model, PoseHead
+from utils.export.onnx_export import export
 
 HUB = Path(__file__).resolve().parents[1] / "models" / "hub"
 

@@ -102,7 +102,7 @@ def write_models(folder: Path, weights: str, hw: Any) -> Dict[Any, Path]:
     import onnx
 
     from models.checkpoint import load_checkpoint
-    from models.export_onnx import export
+    from utils.export.onnx_export import export
     from utils.quantization.adaptive_rounding import sample_pictures
 
     paths = {("FP32", ""): folder / "x.onnx"}
@@ -110,7 +110,7 @@ def write_models(folder: Path, weights: str, hw: Any) -> Dict[Any, Path]:
     for name, pictures in (("nearest", []), ("cancel", sample_pictures(hw))):
         path = paths[name, "ONNX Runtime"] = folder / (name + ".onnx")
         model = load_checkpoint(weights).model.fuse()
-        graph = export(model, path, hw, half=True, simplify=True, pictures=pictures)
+        graph = export(model, path, hw, half=True, simplify=True, images=pictures)
         paths[name, "fused"] = folder / (name + "-fused.onnx")
         onnx.save(fused(graph), str(paths[name, "fused"]))
     return paths

@@ -139,7 +139,7 @@ def stress(count: int, steps: int) -> None:
 def export_model(weights: str, half: bool) -> Any:
     """The raw ONNX at 640, simplified."""
     from models.checkpoint import load_checkpoint
-    from models.export_onnx import export
+    from utils.export.onnx_export import export
 
     model = load_checkpoint(weights).model.fuse()
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +157,7 @@ def with_nms(raw: Any, settings: Nms) -> Any:
 
 def cost(weights: str, rounds: int) -> None:
     """Nodes and ONNX Runtime CPU latency at 640, in turn."""
-    from models.export_onnx import check_batch, check_image
+    from utils.export.onnx_check import check_batch, check_image
 
     raw = export_model(weights, False)
     models = {"raw": raw}
@@ -191,8 +191,8 @@ def images(weights: str, folder: str) -> None:
     """Poses of NMS inside against NMS outside of the same inference, over a folder."""
     import onnx
 
-    from models.export_onnx import check_batch
     from utils.dataset.images import read_image
+    from utils.export.onnx_check import check_batch
     from utils.runtime.backend import Detections
 
     files = sorted(Path(folder).glob("*.jpg"))

@@ -2,13 +2,15 @@
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 import signal
 import sys
+import warnings
 from typing import Any, Callable, List, Optional, Type, TypeVar
 
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 
 def run(
@@ -27,6 +29,8 @@ def run(
     for stream in (sys.stdout, sys.stderr):  # a file name that this terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = functools.partial(_show_warning, parser, warnings.showwarning)
+    warnings.simplefilter("always", InputWarning)
     try:
         main(args)
     except InputError as e:
@@ -41,13 +45,13 @@ def run(
         sys.exit(130)
 
 
-def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
+def with_flags(message: str, parser: Optional[argparse.ArgumentParser] = None) -> str:
     """A message of the library in the words of the command line: `img_size` becomes --img-size.
 
     A parameter that this script does not have is a flag of another one.
     """
     flags = {}
-    for action in parser._actions:
+    for action in parser._actions if parser is not None else []:
         long = [option for option in action.option_strings if option.startswith("--")]
         if long:
             flags.setdefault(action.dest, long[0])
@@ -74,6 +78,16 @@ def no_torch(error: ImportError, name: str, what: str) -> None:
     if name == "__main__":
         fail("%s needs PyTorch; pip install torch (%s)" % (what, error))
     raise error
+
+
+def _show_warning(
+    parser: argparse.ArgumentParser, usual: Callable[..., None], message: Any, kind: Any, *rest: Any
+) -> None:
+    """Ours on one line, those of other libraries as usual."""
+    if issubclass(kind, InputWarning):
+        print("warning: " + with_flags(str(message), parser), flush=True)
+    else:
+        usual(message, kind, *rest)
 
 
 def _usage_error(message: str) -> None:

@@ -17,7 +17,7 @@ def parse_device(device: str) -> Optional[int]:
     if text == "cuda":
         return 0
     if not (number.isdecimal() and len(number) < 4):
-        raise InputError("--device %s: expected cpu or one GPU index such as 0" % device)
+        raise InputError("`device` %s: expected cpu or one GPU index such as 0" % device)
     return int(number)
 
 

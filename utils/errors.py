@@ -1,13 +1,17 @@
-"""The one exception that is the user's to fix, and other libraries' on one line."""
+"""The exception and the warning that are the user's to act on; errors on one line."""
 
 
 class InputError(Exception):
-    """A file, flag or machine is not what was asked for.
+    """A file, parameter or machine is not what was asked for.
 
-    The message is one line: what is wrong with which file or flag, what was expected, what to
-    do. Scripts print it and exit with code 1; anything else that is raised is a bug of ours and
-    keeps its traceback.
+    The message is one line: what is wrong with which file or parameter, what was expected, what to
+    do. Names of parameters stand in backticks; scripts make flags of them (utils/cli.py), print
+    the line and exit with code 1. Anything else that is raised is a bug and keeps its traceback.
     """
+
+
+class InputWarning(UserWarning):
+    """Something the user should know and may want to change; worded as an InputError."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -96,7 +96,7 @@ def increment_dir(project: Union[str, Path], name: str, exist_ok: bool = False) 
             folder = _make_next(project, name)
     except OSError as e:
         raise InputError(
-            "--project %s: cannot make a run folder there (%s)" % (project, e.strerror)
+            "`project` %s: cannot make a run folder there (%s)" % (project, e.strerror)
         ) from e
     if not os.access(str(folder), os.W_OK):
         raise InputError("%s: no permission to write into this folder" % folder)

@@ -330,17 +330,17 @@ def test_swap_without_the_node():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (Nms("fast"), "--nms fast"),
-        (Nms(conf_thres=1.5), "--conf-thres 1.5"),
-        (Nms(conf_thres=float("nan")), "--conf-thres nan"),
-        (Nms(iou_thres=-0.1), "--iou-thres -0.1"),
-        (Nms(topk=0), "--topk-all 0"),
-        (Nms(topk=MAX_TOPK + 1), "--topk-all 3841"),
-        (Nms(topk=11), "--topk-all 11: at this size the model predicts 10 boxes"),
-        (Nms("static", topk=8, candidates=7), "--nms-candidates 7"),
-        (Nms("static", candidates=5000), "--nms-candidates 5000"),
-        (Nms("static", topk=5, steps=4), "--nms-steps 4"),
-        (Nms("static", topk=5, steps=-1), "--nms-steps -1"),
+        (Nms("fast"), "`nms` fast"),
+        (Nms(conf_thres=1.5), "`conf_thres` 1.5"),
+        (Nms(conf_thres=float("nan")), "`conf_thres` nan"),
+        (Nms(iou_thres=-0.1), "`iou_thres` -0.1"),
+        (Nms(topk=0), "`topk_all` 0"),
+        (Nms(topk=MAX_TOPK + 1), "`topk_all` 3841"),
+        (Nms(topk=11), "`topk_all` 11: at this size the model predicts 10 boxes"),
+        (Nms("static", topk=8, candidates=7), "`nms_candidates` 7"),
+        (Nms("static", candidates=5000), "`nms_candidates` 5000"),
+        (Nms("static", topk=5, steps=4), "`nms_steps` 4"),
+        (Nms("static", topk=5, steps=-1), "`nms_steps` -1"),
     ],
     ids=str,
 )
@@ -351,9 +351,9 @@ def test_bad_settings(settings, message):
 
 def test_a_head_that_is_not_ours():
     for nc in (2, 20):
-        with pytest.raises(InputError, match="--end2end: this is not the raw output"):
+        with pytest.raises(InputError, match="`end2end`: this is not the raw output"):
             add_nms(raw_graph(10, nc=1), nc, Nms())
     model = raw_graph(10)
     model.graph.output.append(model.graph.output[0])
-    with pytest.raises(InputError, match="--end2end: this is not the raw output"):
+    with pytest.raises(InputError, match="`end2end`: this is not the raw output"):
         add_nms(model, 1, Nms())

@@ -186,7 +186,7 @@ def test_gpu_memory_that_does_not_suffice_is_an_input_error(monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(nms, "_raw_to_poses_cuda", full)
-    with pytest.raises(InputError, match="--batch-size 8: .* try 4"):
+    with pytest.raises(InputError, match="`batch_size` 8: .* try 4"):
         nms.raw_to_poses(OnGpu(range(8)), 1, 0.25, 0.45)
 
 

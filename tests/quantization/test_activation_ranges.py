@@ -164,7 +164,7 @@ def test_not_finite():
 
 def test_unknown_method():
     with pytest.raises(
-        InputError, match="--calib_method Max: expected Entropy, Foreground, MinMax"
+        InputError, match="`calib_method` Max: expected Entropy, Foreground, MinMax"
     ):
         activation_ranges.choose({}, "Max")
 

@@ -150,7 +150,7 @@ def test_a_head_of_another_kind(tmp_path):
 def test_operations_without_a_rule(tmp_path):
     teacher, _, _ = quantised(tmp_path)
     next(n for n in teacher.graph.node if n.name == "fuse/s").op_type = "Tanh"
-    with pytest.raises(InputError, match="--distill: no rule for fuse/s, a Tanh"):
+    with pytest.raises(InputError, match="`distill`: no rule for fuse/s, a Tanh"):
         TorchGraph(teacher, ["head_out"])
 
 

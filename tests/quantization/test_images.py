@@ -35,7 +35,7 @@ def test_list_file(folder, tmp_path):
 
 
 def test_too_few(folder, tmp_path):
-    with pytest.raises(InputError, match="--calib_num 13: only 12 pictures.*--calib_num 12"):
+    with pytest.raises(InputError, match="`calib_num` 13: only 12 pictures.*`calib_num` 12"):
         choose_pictures(str(folder), 13)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no pictures in it"):
@@ -87,5 +87,5 @@ def test_plain_resize_fills_height_and_width(tmp_path):
 
 def test_broken_picture_is_named(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="--calib_path: .*x.jpg"):
+    with pytest.raises(InputError, match="`calib_path`: .*x.jpg"):
         list(batches([str(tmp_path / "x.jpg")], (64, 64), 1, title=None))

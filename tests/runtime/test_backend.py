@@ -28,7 +28,7 @@ def test_parse_device(text, gpu):
 
 @pytest.mark.parametrize("text", ["gpu", "0,1", "cuda:x", "-1", "²", "99999"])
 def test_parse_device_refuses(text):
-    with pytest.raises(InputError, match="--device"):
+    with pytest.raises(InputError, match="`device`"):
         parse_device(text)
 
 
@@ -72,7 +72,7 @@ def test_throughput_splits_the_cores(tmp_path):
         ("x.pth", b"", "expected a .pt, .onnx"),
         ("x.onnx", b"", "cannot load"),
         ("x.onnx", b"garbage" * 100, "cannot load"),
-        ("x.trt", b"engine", "--device cpu: x.trt needs a GPU"),
+        ("x.trt", b"engine", "`device` cpu: x.trt needs a GPU"),
     ],
 )
 def test_files_that_cannot_run(tmp_path, name, content, message):
@@ -101,13 +101,13 @@ def test_cuda_is_never_replaced_silently(tmp_path):
     if has_cuda():
         pytest.skip("this ONNX Runtime has CUDA")
     path = make_pose_onnx(tmp_path / "x.onnx", ROWS)
-    with pytest.raises(InputError, match="--device 0: .*no CUDA"):
+    with pytest.raises(InputError, match="`device` 0: .*no CUDA"):
         load_backend(str(path), "0")
     assert "CPU" in load_backend(str(path), "").description
 
 
 def test_half_is_for_checkpoints(tmp_path):
-    with pytest.raises(InputError, match="--half"):
+    with pytest.raises(InputError, match="`half`"):
         load_backend(str(make_pose_onnx(tmp_path / "x.onnx", ROWS)), "cpu", half=True)
 
 
@@ -150,10 +150,10 @@ def test_checkpoint_in_torch(tmp_path):
     with torch.no_grad():
         expected = model(torch.from_numpy(images))
     torch.testing.assert_close(backend(images), expected, rtol=1e-4, atol=2e-3)
-    with pytest.raises(InputError, match="--half"):
+    with pytest.raises(InputError, match="`half`"):
         load_backend(str(tmp_path / "x.pt"), "cpu", half=True)
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="--device 0: PyTorch .* sees 0 CUDA GPUs"):
+        with pytest.raises(InputError, match="`device` 0: PyTorch .* sees 0 CUDA GPUs"):
             load_backend(str(tmp_path / "x.pt"), "0")
 
 
@@ -234,7 +234,7 @@ def test_nms_inside(tmp_path, form):
 def test_swap_needs_onnx(tmp_path, monkeypatch):
     path = inner_onnx(tmp_path / "x.onnx", "efficientnms")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(InputError, match="pip install onnx, or export it with --nms static"):
+    with pytest.raises(InputError, match="pip install onnx, or export it with `nms` static"):
         load_backend(str(path), "cpu")
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import make_pose_onnx, pose_row
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.pose.keypoints import COCO
 from utils.runtime.backend import Backend, BakedNms, Detections
 from utils.runtime.load import load_backend
@@ -110,12 +110,12 @@ def test_empty_picture_has_nobody():
     assert poses.count == 0 and poses.keypoints.shape == (0, 17, 3)
 
 
-def test_sizes(capsys):
+def test_sizes():
     assert resolve_size(SpotBackend((96, 160)), None) == (96, 160)
     assert resolve_size(SpotBackend((96, 160)), (96, 160)) == (96, 160)
     assert resolve_size(SpotBackend(), None) == (640, 640)
-    assert resolve_size(SpotBackend(), (100, 64)) == (128, 64)
-    assert "rounded up to 128 64" in capsys.readouterr().out
+    with pytest.warns(InputWarning, match="rounded up to 128 64"):
+        assert resolve_size(SpotBackend(), (100, 64)) == (128, 64)
     with pytest.raises(InputError, match="64 64.*96 160"):
         resolve_size(SpotBackend((96, 160)), (64, 64))
 
@@ -127,14 +127,14 @@ def test_size_of_the_metadata_is_the_default(tmp_path):
 
 
 def test_classes_out_of_range():
-    with pytest.raises(InputError, match=r"--classes 3: .*0 to 0"):
+    with pytest.raises(InputError, match=r"`classes` 3: .*0 to 0"):
         Predictor(SpotBackend(), classes=[0, 3])
 
 
 def test_augment_needs_pairs():
     backend = SpotBackend()
     backend.nkpt = 5
-    with pytest.raises(InputError, match="--augment"):
+    with pytest.raises(InputError, match="`augment`"):
         Predictor(backend, augment=True)
 
 
@@ -190,29 +190,28 @@ def test_nms_inside_is_not_repeated():
     assert Predictor(InnerBackend((160, 192)), classes=[])(images[:1])[0].count == 0
 
 
-def test_thresholds_inside_the_model(capsys):
+def test_thresholds_inside_the_model(recwarn):
     predictor = Predictor(InnerBackend((64, 64)))
     assert (predictor.conf_thres, predictor.iou_thres) == (0.25, 0.45)
     Predictor(InnerBackend((64, 64)), conf_thres=0.3, iou_thres=0.45, agnostic=True)
-    assert capsys.readouterr().out == ""
-    Predictor(InnerBackend((64, 64)), conf_thres=0.1, iou_thres=0.6)
-    out = capsys.readouterr().out
-    assert "warning: --conf-thres 0.1: " in out and "below 0.25" in out
-    assert "warning: --iou-thres 0.6 is ignored" in out
+    assert not recwarn.list
+    with pytest.warns(InputWarning, match="`conf_thres` 0.1: .* below 0.25") as found:
+        Predictor(InnerBackend((64, 64)), conf_thres=0.1, iou_thres=0.6)
+    assert "`iou_thres` 0.6 is ignored" in str(found[1].message)
     backend = InnerBackend((64, 64))
     backend.names = ["a", "b"]
-    Predictor(backend, agnostic=True)
-    assert "warning: --agnostic-nms is ignored" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--augment .*NMS inside"):
+    with pytest.warns(InputWarning, match="`agnostic_nms` is ignored"):
+        Predictor(backend, agnostic=True)
+    with pytest.raises(InputError, match="`augment` .*NMS inside"):
         Predictor(backend, augment=True)
 
 
-def test_attributes_are_the_thresholds_that_hold(capsys):
-    low = Predictor(InnerBackend((64, 64)), conf_thres=0.1, iou_thres=0.6)
+def test_attributes_are_the_thresholds_that_hold():
+    with pytest.warns(InputWarning):
+        low = Predictor(InnerBackend((64, 64)), conf_thres=0.1, iou_thres=0.6)
     assert (low.conf_thres, low.iou_thres) == (0.25, 0.45)
     high = Predictor(InnerBackend((64, 64)), conf_thres=0.5)
     assert (high.conf_thres, high.iou_thres) == (0.5, 0.45)
-    capsys.readouterr()
 
 
 class OneEyedBackend(SpotBackend):

@@ -77,7 +77,7 @@ def test_memory_of_batches_is_used_again(train_set, monkeypatch, room):
 
 def test_too_little_shared_memory_is_an_error_before_it_is_used(train_set, monkeypatch):
     monkeypatch.setattr(module.pixel_ring, "free_memory", lambda: 10000)
-    with pytest.raises(InputError, match=r"--workers 2: .* GB of shared memory, .*--shm-size 8g"):
+    with pytest.raises(InputError, match=r"`workers` 2: .* GB of shared memory, .*--shm-size 8g"):
         next(make(train_set, workers=2).epoch(0))
     next(make(train_set, workers=0).epoch(0))
 
@@ -145,7 +145,7 @@ def test_cache_gives_the_same_pixels(train_set):
 
 def test_cache_larger_than_memory(train_set, monkeypatch):
     monkeypatch.setattr(module, "available_memory", lambda: 1000)
-    with pytest.raises(InputError, match="--cache-images: 10 images need"):
+    with pytest.raises(InputError, match="`cache_images`: 10 images need"):
         make(train_set, cache=True)
 
 

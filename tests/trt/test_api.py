@@ -67,7 +67,7 @@ def test_tensorrt_rtx_parses_and_builds(tmp_path, form, batch, hw):
 
 def test_every_error_of_the_parser_is_printed(tmp_path, capsys):
     trt = rtx()
-    with pytest.raises(InputError, match="--onnx bad.onnx: TensorRT-RTX .* cannot parse it"):
+    with pytest.raises(InputError, match="`onnx` bad.onnx: TensorRT-RTX .* cannot parse it"):
         read_network(trt, "bad.onnx", b"garbage")
     assert "[TensorRT-RTX parser]" in capsys.readouterr().out
 

@@ -11,11 +11,12 @@ of train are drawn in an epoch, such as [10, 1]). Relative paths are looked for 
 file, then in the working directory.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from utils.dataset.labels import list_images
-from utils.errors import InputError, one_line
+from utils.errors import InputError, InputWarning, one_line
 from utils.pose.keypoints import COCO_NAMES
 
 TASKS = ("train", "val", "test")
@@ -75,16 +76,20 @@ def read_data(path: Union[str, Path]) -> DataYaml:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError("--data %s: no such file" % path)
+        raise InputError("`data` %s: no such file" % path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError("--data %s: not YAML (%s)" % (path, one_line(e))) from e
+        raise InputError("`data` %s: not YAML (%s)" % (path, one_line(e))) from e
     if not isinstance(content, dict):
-        raise InputError("--data %s: expected keys train, val, nc, names" % path)
+        raise InputError("`data` %s: expected keys train, val, nc, names" % path)
     unknown = [str(k) for k in content if k not in KEYS]
     if unknown:
-        print("warning: %s: keys that mean nothing here: %s" % (path, ", ".join(unknown)))
+        warnings.warn(
+            "%s: keys that mean nothing here: %s" % (path, ", ".join(unknown)),
+            InputWarning,
+            stacklevel=2,
+        )
     names = _names(path, content)
     nkpt = content.get("nkpt", len(COCO_NAMES))
     if type(nkpt) is not int or not 1 <= nkpt <= 1000:

@@ -154,7 +154,7 @@ def check_model(predictor: Predictor, eval_set: EvalSet, single_class: bool = Fa
         )
     if backend.nc != len(eval_set.names) and not single_class:
         raise InputError(
-            "the model has %d classes (%s), the data %d (%s); --single-cls takes all as one"
+            "the model has %d classes (%s), the data %d (%s); `single_cls` takes all as one"
             % (
                 backend.nc,
                 ", ".join(backend.names[:5]),

@@ -1,6 +1,7 @@
 """What test leaves on disk for one model: JSON, label files, charts, its part of the report."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 from utils.dataset.coco import Rows, api_content, coco_api_figures, result_json
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.labels import Labels, format_labels
+from utils.errors import InputWarning
 from utils.evaluation.evaluate import Accuracy, Evaluation, read_or_say, worst
 from utils.evaluation.metrics import BOX_FIGURES, MAX_BOXES, POSE_FIGURES, box_iou
 from utils.evaluation.report import Picture, Section, Table
@@ -85,7 +87,7 @@ def coco_api_lines(eval_set: EvalSet, evaluation: Evaluation, single_class: bool
     if eval_set.annotations is None:
         return ["pycocotools: the data yaml names no COCO JSON; figures are from the label files"]
     if single_class and len(eval_set.names) > 1:
-        return ["pycocotools: not comparable, it knows no --single-cls"]
+        return ["pycocotools: not comparable, it knows no `single_cls`"]
     truth = api_content(eval_set.annotations, eval_set.category_ids, eval_set.nkpt)
     found = list(_that_count(eval_set, evaluation))
     lines = []
@@ -139,9 +141,11 @@ def write_hybrid_labels(
     least, _, _, best = evaluation.accuracy.pose_curve.best()
     if best == 0:
         least = DEFAULT_CONF if conf_thres is None else conf_thres
-        print(
-            "warning: --save-hybrid: no labelled person was found, so there is no confidence with "
-            "the best F1; taking predictions above %g (--conf-thres)" % least
+        warnings.warn(
+            "`save_hybrid`: no labelled person was found, so there is no confidence with the best "
+            "F1; taking predictions above %g (`conf_thres`)" % least,
+            InputWarning,
+            stacklevel=2,
         )
     for i, name in enumerate(_names(eval_set)):
         rows, truth, hw = evaluation.rows[i], evaluation.truths[i], evaluation.sizes[i]

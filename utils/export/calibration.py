@@ -1,12 +1,13 @@
 """The ranges of a network's tensors: from calibration images, or from a cache."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.export.onnx_file import OnnxFile, runnable
 from utils.pose.letterbox import parse_size, stride_multiple
 from utils.quantization import activation_ranges, qdq
@@ -119,11 +120,14 @@ def load_ranges(config: CalibrationConfig, source: OnnxFile) -> Dict[str, float]
     cache = read_cache(path)
     check_match(cache, needed_tensors(source), path, source.path.name)
     form = "TRT-%s-%s" % (cache.version, cache.algorithm)
-    print("calibration from %s (%d tensors, format %s); images are not looked at, --recalibrate "
-          "would" % (path, len(cache.scales), form))  # fmt: skip
+    print("calibration from %s (%d tensors, format %s); images are not looked at"
+          % (path, len(cache.scales), form))  # fmt: skip
     if config.calib_method is not None:
-        print("warning: --calib_method is not used, %s is there; --recalibrate makes it anew"
-              % path)  # fmt: skip
+        warnings.warn(
+            "`calib_method` is not used, %s is there; `recalibrate` makes it anew" % path,
+            InputWarning,
+            stacklevel=2,
+        )
     return cache.amax
 
 

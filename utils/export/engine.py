@@ -305,7 +305,7 @@ def round_weights(config: EngineConfig, source: OnnxFile, profile: Optional[Prof
     """
     from utils.quantization import adaptive_rounding
 
-    print("rounding the weights so that errors cancel; --round nearest leaves that out", flush=True)
+    print("rounding the weights so that errors cancel, a minute or two", flush=True)
     try:
         hw = source.hw if profile is None else profile.common[2:]
         adaptive_rounding.prepare(source.model, adaptive_rounding.sample_pictures(hw))
@@ -379,8 +379,8 @@ def explicit_model(
     print("%s: %d convolutions in INT8, %.1f %% of the multiplications"
           % (source.path.name if kept else target, done.convs, 100 * done.coverage))  # fmt: skip
     if kept:
-        print("note: %s is there and stays as it is; this engine is built of pairs made anew, "
-              "--onnx %s builds that file" % (target.name, target))  # fmt: skip
+        print("note: %s is there and stays as it is; this engine is built of pairs made anew. "
+              "Build %s itself to use that file" % (target.name, target))  # fmt: skip
     return source._replace(model=done.model)
 
 

@@ -52,24 +52,24 @@ class Nms(NamedTuple):
     def resolved(self) -> "Nms":
         """With `candidates` and `steps` filled in, checked. Raises InputError."""
         if self.form not in FORMS:
-            raise InputError("--nms %s: expected %s" % (self.form, " or ".join(FORMS)))
+            raise InputError("`nms` %s: expected %s" % (self.form, " or ".join(FORMS)))
         for flag, value in (("conf", self.conf_thres), ("iou", self.iou_thres)):
             if not 0 <= value <= 1:  # also NaN
-                raise InputError("--%s-thres %g: expected 0 to 1" % (flag, value))
+                raise InputError("`%s_thres` %g: expected 0 to 1" % (flag, value))
         if not 1 <= self.topk <= MAX_TOPK:
             raise InputError(
-                "--topk-all %d: expected 1 to %d (TensorRT's limit)" % (self.topk, MAX_TOPK)
+                "`topk_all` %d: expected 1 to %d (TensorRT's limit)" % (self.topk, MAX_TOPK)
             )
         candidates, steps = next(b[1:] for b in BOUNDS if self.conf_thres >= b[0])
         candidates = self.candidates or max(candidates, self.topk)
         if not self.topk <= candidates <= MAX_TOPK:
             raise InputError(
-                "--nms-candidates %d: expected --topk-all %d to %d (TensorRT's limit)"
+                "`nms_candidates` %d: expected `topk_all` %d to %d (TensorRT's limit)"
                 % (candidates, self.topk, MAX_TOPK)
             )
         steps = self.steps or steps
         if steps < 1 or steps % 2 == 0:
-            raise InputError("--nms-steps %d: expected an odd number" % steps)
+            raise InputError("`nms_steps` %d: expected an odd number" % steps)
         return self._replace(candidates=candidates, steps=steps)
 
 
@@ -145,7 +145,7 @@ def add_nms(model: Any, nc: int, nms: Nms, keep_raw: bool = False) -> Nms:
     if rows is not None:
         if nms.topk > rows:
             raise InputError(
-                "--topk-all %d: at this size the model predicts %d boxes" % (nms.topk, rows)
+                "`topk_all` %d: at this size the model predicts %d boxes" % (nms.topk, rows)
             )
         nms = nms._replace(candidates=min(nms.candidates, rows))
     n = _Nodes(_free_prefix(graph, "nms"))
@@ -238,11 +238,11 @@ def _raw_shape(graph: Any, nc: int) -> Tuple[Optional[int], Optional[int], int]:
     width = dims[2] if len(dims) == 3 else None
     if kind is None or width is None or width < 5 + nc + 3 or (width - 5 - nc) % 3:
         raise InputError(
-            "--end2end: this is not the raw output of a YOLO-Pose head: %s"
+            "`end2end`: this is not the raw output of a YOLO-Pose head: %s"
             % ", ".join("%s %s" % (o.name, _dims(o)) for o in graph.output)
         )
     if kind.elem_type != TensorProto.FLOAT:
-        raise InputError("--end2end: the raw output %s is not float32" % graph.output[0].name)
+        raise InputError("`end2end`: the raw output %s is not float32" % graph.output[0].name)
     return dims[0], dims[1], width
 
 

@@ -79,10 +79,10 @@ def parse_size(values: Sequence[int]) -> HW:
     Raises InputError for another count and sizes outside 1 to MAX_SIZE.
     """
     if len(values) not in (1, 2):
-        raise InputError("--img-size: expected one number or height width")
+        raise InputError("`img_size`: expected one number or height width")
     hw = (values[0], values[-1])
     if not 1 <= min(hw) <= max(hw) <= MAX_SIZE:
-        raise InputError("--img-size %d %d: expected 1 to %d" % (*hw, MAX_SIZE))
+        raise InputError("`img_size` %d %d: expected 1 to %d" % (*hw, MAX_SIZE))
     return hw
 
 

@@ -39,7 +39,7 @@ def raw_to_poses(
             return _raw_to_poses_cuda(raw, nc, conf_thres, iou_thres, agnostic, max_det, classes)
         except torch.cuda.OutOfMemoryError as e:
             raise InputError(
-                "--batch-size %d: the GPU memory does not suffice for its NMS; try %d"
+                "`batch_size` %d: the GPU memory does not suffice for its NMS; try %d"
                 % (len(raw), max(len(raw) // 2, 1))
             ) from e
     found = candidates(raw, nc, conf_thres, classes)

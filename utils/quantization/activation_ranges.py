@@ -209,7 +209,7 @@ def choose(
     """
     names = {name.lower(): name for name in METHODS}
     if method.lower() not in names:
-        raise InputError("--calib_method %s: expected %s" % (method, ", ".join(sorted(METHODS))))
+        raise InputError("`calib_method` %s: expected %s" % (method, ", ".join(sorted(METHODS))))
     function = METHODS[names[method.lower()]]
     amax = {}
     for name, histogram in histograms.items():

@@ -119,6 +119,6 @@ def check_match(cache: Cache, wanted: Iterable[str], path: Union[str, Path], onn
     if missing:
         raise InputError(
             "%s: has a scale for %d of the %d tensors that %s needs (%d in the file), none for %s; "
-            "it belongs to another model or export: calibrate again, or name its --cache_dir"
+            "it belongs to another model or export: calibrate again, or name its `cache_dir`"
             % (path, len(names) - len(missing), len(names), onnx, len(cache.scales), missing[0])
         )

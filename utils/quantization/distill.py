@@ -67,7 +67,7 @@ def read_layout(model: Any) -> Layout:
         nc = int(json.loads(values.get("nc", "1")))
         nkpt = int(json.loads(values.get("nkpt", str(len(COCO_NAMES)))))
     except (ValueError, TypeError) as e:
-        raise InputError("--distill: metadata nc or nkpt of the ONNX is no number") from e
+        raise InputError("`distill`: metadata nc or nkpt of the ONNX is no number") from e
     return Layout(nc, nkpt)
 
 
@@ -125,7 +125,7 @@ def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
     b, channels, h, w = wanted.shape
     if channels % layout.width:
         raise InputError(
-            "--distill: a level of the head has %d channels, not a multiple of %d (5 + %d classes "
+            "`distill`: a level of the head has %d channels, not a multiple of %d (5 + %d classes "
             "+ 3 x %d keypoints)" % (channels, layout.width, *layout)
         )
     found, wanted = (t.reshape(b, -1, layout.width, h, w).transpose(2, 4) for t in (found, wanted))
@@ -288,7 +288,7 @@ def distill(
             optimizer.step()
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
-                raise InputError("--distill: the loss is not finite after %d steps" % len(losses))
+                raise InputError("`distill`: the loss is not finite after %d steps" % len(losses))
             bar.set_postfix(loss="%.3f" % np.mean(losses[-20:]), refresh=False)
     student.write(model)
     return losses

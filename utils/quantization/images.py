@@ -34,15 +34,15 @@ def choose_pictures(folder: str, count: int, seed: int = SEED) -> List[str]:
         files = sorted(list_images(path))
     else:
         raise InputError(
-            "--calib_path %s: expected a folder of pictures or a list file (.txt)" % folder
+            "`calib_path` %s: expected a folder of pictures or a list file (.txt)" % folder
         )
     if not files:
         raise InputError(
-            "--calib_path %s: no pictures in it (%s)" % (folder, " ".join(sorted(IMAGE_SUFFIXES)))
+            "`calib_path` %s: no pictures in it (%s)" % (folder, " ".join(sorted(IMAGE_SUFFIXES)))
         )
     if len(files) < count:
         raise InputError(
-            "--calib_num %d: only %d pictures in %s; add some or say --calib_num %d"
+            "`calib_num` %d: only %d pictures in %s; add some or say `calib_num` %d"
             % (count, len(files), folder, len(files))
         )
     random.Random(seed).shuffle(files)
@@ -63,7 +63,7 @@ def read_batch(pictures: Sequence[str], net_hw: HW, letterboxed: bool = False) -
             image = read_image(picture)
         except (ValueError, OSError) as e:
             reason = getattr(e, "strerror", None) or e
-            raise InputError("--calib_path: %s: %s" % (picture, reason)) from e
+            raise InputError("`calib_path`: %s: %s" % (picture, reason)) from e
         images.append(image)
         boxes.append(place((image.shape[0], image.shape[1]), net_hw))
     return letterbox.to_batch(images, boxes, net_hw)

@@ -86,7 +86,7 @@ def check_keep(graph: Graph, keep: Iterable[str]) -> None:
     """Raise InputError for a word that is in the name of no convolution."""
     for word in keep:
         if not any(matches(conv, [word]) for conv in graph.convs):
-            raise InputError("--keep %s: no convolution of that name in the model" % word)
+            raise InputError("`keep` %s: no convolution of that name in the model" % word)
 
 
 def read_together(plan: Plan) -> Dict[str, List[str]]:
@@ -134,7 +134,7 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset < 13:
         raise InputError(
-            "INT8 needs opset 13, the model has %d; export it again with --opset 13" % opset
+            "INT8 needs opset 13, the model has %d; export it again with `opset` 13" % opset
         )
 
     graph = model.graph

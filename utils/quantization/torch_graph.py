@@ -160,7 +160,7 @@ class TorchGraph:
         rule = makers[node.op_type](node) if node.op_type in makers else None
         if rule is None:
             raise InputError(
-                "--distill: no rule for %s, a %s of this kind" % (node.name, node.op_type)
+                "`distill`: no rule for %s, a %s of this kind" % (node.name, node.op_type)
             )
         return rule
 

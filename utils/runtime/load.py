@@ -31,15 +31,15 @@ def load_backend(
     suffix = path.suffix.lower()
     if suffix not in (".pt", ".onnx") + ENGINE_SUFFIXES:
         raise InputError(
-            "--weights %s: expected a .pt, .onnx, .trt, .engine or .plan file" % weights
+            "`weights` %s: expected a .pt, .onnx, .trt, .engine or .plan file" % weights
         )
     if not path.is_file():
-        raise InputError("--weights %s: no such file" % weights)
+        raise InputError("`weights` %s: no such file" % weights)
     gpu = parse_device(device)
     if suffix == ".pt":
         return TorchBackend(path, gpu, half, throughput)
     if half:
-        raise InputError("--half goes with .pt weights; %s has its precision built in" % path.name)
+        raise InputError("`half` goes with .pt weights; %s has its precision built in" % path.name)
     if suffix == ".onnx":
         return OnnxBackend(path, gpu, throughput)
     from utils.runtime.tensorrt_backend import TensorrtBackend

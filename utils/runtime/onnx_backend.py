@@ -1,12 +1,13 @@
 """An `.onnx` file as a Backend."""
 
+import warnings
 from pathlib import Path
 from typing import Any, List, Optional
 
 import numpy as np
 
 from utils.device import available_cores
-from utils.errors import InputError, one_line
+from utils.errors import InputError, InputWarning, one_line
 from utils.runtime.backend import Backend, Detections
 from utils.runtime.metadata import read_baked_nms, read_metadata, read_names
 
@@ -21,14 +22,14 @@ class OnnxBackend(Backend):
             import onnxruntime
         except ImportError as e:
             raise InputError(
-                "--weights %s: an .onnx needs ONNX Runtime; pip install onnxruntime "
+                "`weights` %s: an .onnx needs ONNX Runtime; pip install onnxruntime "
                 "(onnxruntime-gpu for CUDA)" % path
             ) from e
         has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if gpu is not None and gpu >= 0 and not has_cuda:
             raise InputError(
-                "--device %d: this ONNX Runtime %s has no CUDA; pip install onnxruntime-gpu, "
-                "or use --device cpu" % (gpu, onnxruntime.__version__)
+                "`device` %d: this ONNX Runtime %s has no CUDA; pip install onnxruntime-gpu, "
+                "or use `device` cpu" % (gpu, onnxruntime.__version__)
             )
         use_cuda = has_cuda if gpu is None else gpu >= 0
         providers: List[Any] = ["CPUExecutionProvider"]
@@ -50,7 +51,7 @@ class OnnxBackend(Backend):
             model = portable_model(path) if "EfficientNMS" in str(e) else None
             if model is None:
                 raise InputError(
-                    "--weights %s: ONNX Runtime cannot load it; export or copy it again (%s)"
+                    "`weights` %s: ONNX Runtime cannot load it; export or copy it again (%s)"
                     % (path, one_line(e))
                 ) from e
             self.session = onnxruntime.InferenceSession(model, options, providers=providers)
@@ -63,8 +64,8 @@ class OnnxBackend(Backend):
                 "(driver, CUDA or cuDNN missing?)" % onnxruntime.__version__
             )
             if gpu is not None:
-                raise InputError("--device %d: %s; use --device cpu" % (gpu, message))
-            print("warning: %s; running on the CPU" % message)
+                raise InputError("`device` %d: %s; use `device` cpu" % (gpu, message))
+            warnings.warn("%s; running on the CPU" % message, InputWarning, stacklevel=2)
         self._read_model(path)
         self.on_gpu = on_cuda
         where = "CUDA:%d" % (gpu or 0) if on_cuda else "CPU"
@@ -81,7 +82,7 @@ class OnnxBackend(Backend):
     def _read_model(self, path: Path) -> None:
         """Shapes, dtype and metadata. Raises InputError for a network that is not YOLO-Pose."""
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        foreign = "--weights %s: not a YOLO-Pose model (%%s)" % path
+        foreign = "`weights` %s: not a YOLO-Pose model (%%s)" % path
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4:
             raise InputError(foreign % ("%d inputs of shape %s" % (len(inputs), shape)))
@@ -106,7 +107,7 @@ class OnnxBackend(Backend):
                 info = read_metadata(properties, 5 + len(read_names(properties)) + pose)
             except ValueError as e:
                 raise InputError(
-                    "--weights %s: NMS inside, but not as this version writes it (%s); export it "
+                    "`weights` %s: NMS inside, but not as this version writes it (%s); export it "
                     "again" % (path, e)
                 ) from e
             self.names, self.nkpt, self.stride, self.imgsz = info
@@ -143,8 +144,8 @@ def portable_model(path: Path) -> Optional[bytes]:
         import onnx
     except ImportError as e:
         raise InputError(
-            "--weights %s: its NMS is TensorRT's plugin; to run it here pip install onnx, or "
-            "export it with --nms static" % path
+            "`weights` %s: its NMS is TensorRT's plugin; to run it here pip install onnx, or "
+            "export it with `nms` static" % path
         ) from e
     from utils.graph.nms import has_efficientnms, swap_efficientnms
 

@@ -7,11 +7,12 @@ detect, test and calibration all come through here, so that one preprocessing an
 them all. The three stages are methods of their own so that a pipeline can overlap them.
 """
 
+import warnings
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.pose import letterbox, nms
 from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW, Letterbox
@@ -74,8 +75,8 @@ class Predictor:
         if backend.baked is not None:
             if augment:
                 raise InputError(
-                    "--augment merges views before NMS, and this model has NMS inside; drop "
-                    "--augment, or export without --end2end"
+                    "`augment` merges views before NMS, and this model has NMS inside; drop "
+                    "`augment`, or export without `end2end`"
                 )
             agnostic = agnostic and backend.nc > 1  # with one class it is the same
             warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic)
@@ -89,7 +90,7 @@ class Predictor:
             bad = [c for c in self.classes if not 0 <= c < backend.nc]
             if bad:
                 raise InputError(
-                    "--classes %s: the model has classes 0 to %d (%s)"
+                    "`classes` %s: the model has classes 0 to %d (%s)"
                     % (" ".join(map(str, bad)), backend.nc - 1, ", ".join(backend.names))
                 )
         self.flip = flip
@@ -97,8 +98,8 @@ class Predictor:
         self.flip_index = skeleton(backend.nkpt).flip_index
         if len(self.views) > 1 and self.flip_index is None:
             raise InputError(
-                "--%s mirrors images and needs left/right pairs, known for 17 keypoints; "
-                "this model has %d" % ("augment" if augment else "flip-test", backend.nkpt)
+                "`%s` mirrors images and needs left/right pairs, known for 17 keypoints; "
+                "this model has %d" % ("augment" if augment else "flip_test", backend.nkpt)
             )
 
     def __call__(self, images: Sequence[np.ndarray]) -> List[Poses]:
@@ -213,6 +214,10 @@ class Predictor:
         return poses._replace(boxes=boxes, keypoints=keypoints)
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, InputWarning, stacklevel=3)
+
+
 def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
     """(height, width) to run at. Raises InputError if it contradicts a model of fixed size."""
     static = backend.static_hw
@@ -223,7 +228,7 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
     if static is not None:
         if rounded != static and img_size != static:
             raise InputError(
-                "--img-size %d %d: the model is fixed to %d %d; drop --img-size or export it "
+                "`img_size` %d %d: the model is fixed to %d %d; drop `img_size` or export it "
                 "again" % (img_size + static)
             )
         return static
@@ -236,18 +241,18 @@ def warn_if_baked(
 ) -> None:
     """Say which settings the NMS inside a model does not take; None: not asked for."""
     if conf_thres is not None and conf_thres < baked.conf_thres:
-        print(
-            "warning: --conf-thres %g: the model has NMS inside and returns nothing below %g; "
+        _warn(
+            "`conf_thres` %g: the model has NMS inside and returns nothing below %g; "
             "export it again for a lower one" % (conf_thres, baked.conf_thres)
         )
     if iou_thres is not None and iou_thres != baked.iou_thres:
-        print(
-            "warning: --iou-thres %g is ignored: the model has NMS inside, with %g"
+        _warn(
+            "`iou_thres` %g is ignored: the model has NMS inside, with %g"
             % (iou_thres, baked.iou_thres)
         )
     if agnostic:
-        print(
-            "warning: --agnostic-nms is ignored (--single-cls asks for it, too): the model has NMS "
+        _warn(
+            "`agnostic_nms` is ignored (`single_cls` asks for it, too): the model has NMS "
             "inside, within each class"
         )
 
@@ -255,7 +260,7 @@ def warn_if_baked(
 def warn_if_rounded(asked: HW, rounded: HW, stride: int) -> None:
     """Say so when --img-size is not what the network will see."""
     if asked != rounded:
-        print(
-            "warning: --img-size %d %d rounded up to %d %d, multiples of the stride %d"
+        _warn(
+            "`img_size` %d %d rounded up to %d %d, multiples of the stride %d"
             % (*asked, *rounded, stride)
         )

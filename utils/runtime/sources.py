@@ -170,7 +170,7 @@ class _LiveReader:
         if not self._capture.isOpened():
             what = "webcam" if self.address.isdecimal() else "stream"
             raise InputError(
-                "--source %s: cannot open this %s; is it connected and free?"
+                "`source` %s: cannot open this %s; is it connected and free?"
                 % (display_name(self.address), what)
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -248,7 +248,7 @@ def open_source(source: str) -> Source:
     _collect(source, Path("."), images, videos, streams, depth=0)
     if streams and (images or videos):
         raise InputError(
-            "--source %s: mixes live streams with files; give them in two runs" % source
+            "`source` %s: mixes live streams with files; give them in two runs" % source
         )
     return Source(images, videos, streams)
 
@@ -274,15 +274,15 @@ def _collect(
         known = _sort_by_kind(names, images, videos)
         if not known:
             raise InputError(
-                "--source %s: no images or videos in this folder (looked for %s)"
+                "`source` %s: no images or videos in this folder (looked for %s)"
                 % (path, " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES))
             )
     elif path.is_file() and suffix in LIST_SUFFIXES:
         if depth:
-            raise InputError("--source %s: a list file inside a list file" % path)
+            raise InputError("`source` %s: a list file inside a list file" % path)
         lines = _read_lines(path)
         if not lines:
-            raise InputError("--source %s: the list file is empty" % path)
+            raise InputError("`source` %s: the list file is empty" % path)
         for line in lines:
             item = Path(line) if Path(line).is_absolute() else path.parent / line
             if is_address(line) or item.is_dir() or any(c in line for c in "*?["):
@@ -294,16 +294,16 @@ def _collect(
     elif path.is_file():
         if not _sort_by_kind([str(path)], images, videos):
             raise InputError(
-                "--source %s: unknown file type, expected one of %s"
+                "`source` %s: unknown file type, expected one of %s"
                 % (path, " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES + list(LIST_SUFFIXES)))
             )
     elif any(c in source for c in "*?["):
         names = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
         if not _sort_by_kind(names, images, videos):
-            raise InputError("--source %s: no image or video matches this pattern" % source)
+            raise InputError("`source` %s: no image or video matches this pattern" % source)
     else:
         raise InputError(
-            "--source %s: no such file or folder; expected an image, video, folder, glob, "
+            "`source` %s: no such file or folder; expected an image, video, folder, glob, "
             "webcam index, stream address or list file" % source
         )
 

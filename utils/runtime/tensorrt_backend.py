@@ -28,7 +28,7 @@ class TensorrtBackend(Backend):
 
     def __init__(self, path: Path, gpu: Optional[int], cuda_graph: bool = True):
         if gpu is not None and gpu < 0:
-            raise InputError("--device cpu: %s needs a GPU; use the .onnx on a CPU" % path.name)
+            raise InputError("`device` cpu: %s needs a GPU; use the .onnx on a CPU" % path.name)
         info = read_info(path) or {}
         plan = path.read_bytes()
         self._check_size(path, plan, info)
@@ -40,7 +40,7 @@ class TensorrtBackend(Backend):
         try:
             self.engine = Engine(trt, plan, memory, cuda_graph)
         except InputError as e:
-            raise InputError("--weights %s: %s" % (path, e)) from e
+            raise InputError("`weights` %s: %s" % (path, e)) from e
         self.on_gpu = True
         self.precision = str(info.get("precision", "unknown precision"))
         self._read_tensors(path, info)
@@ -54,7 +54,7 @@ class TensorrtBackend(Backend):
         size = info.get("bytes", len(plan))
         if not plan or size != len(plan):
             raise InputError(
-                "--weights %s: %d bytes, but %s says %s: the file is damaged, or was built anew "
+                "`weights` %s: %d bytes, but %s says %s: the file is damaged, or was built anew "
                 "without it; %s"
                 % (path, len(plan), info_path(path).name, size, REBUILD % info.get("onnx", "..."))
             )
@@ -62,7 +62,7 @@ class TensorrtBackend(Backend):
     def _read_tensors(self, path: Path, info: Dict[str, Any]) -> None:
         """Shapes, dtype and metadata. Raises InputError for a network that is not YOLO-Pose."""
         inputs, outputs = self.engine.inputs, {t.name: t for t in self.engine.outputs}
-        foreign = "--weights %s: not a YOLO-Pose engine (%%s)" % path
+        foreign = "`weights` %s: not a YOLO-Pose engine (%%s)" % path
         shapes = ", ".join("%s %s" % (t.name, list(t.shape)) for t in self.engine.tensors)
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
             raise InputError(foreign % shapes)
@@ -110,7 +110,7 @@ class TensorrtBackend(Backend):
             found = self.engine({self._input: images})
         except ValueError as e:
             raise InputError(
-                "%s; choose --img-size and --batch-size within it, or build with other --min/--max "
+                "%s; choose `img_size` and `batch_size` within it, or build the engine for other "
                 "sizes" % e
             ) from e
         if self.baked is None:
@@ -127,7 +127,7 @@ def _check_version(path: Path, trt: Tensorrt, info: Dict[str, Any]) -> None:
     built = (info.get("runtime"), info.get("version"))
     if None not in built and built != (trt.name, trt.version):
         raise InputError(
-            "--weights %s: built by %s %s, here is %s; %s"
+            "`weights` %s: built by %s %s, here is %s; %s"
             % (path, *built, trt, REBUILD % info.get("onnx", "..."))
         )
 
@@ -136,6 +136,6 @@ def _check_gpu(path: Path, device: str, info: Dict[str, Any]) -> None:
     built = info.get("gpu")
     if built and built != device:
         raise InputError(
-            "--weights %s: built for %s, here is %s; %s"
+            "`weights` %s: built for %s, here is %s; %s"
             % (path, built, device, REBUILD % info.get("onnx", "..."))
         )

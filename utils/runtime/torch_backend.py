@@ -21,17 +21,17 @@ class TorchBackend(Backend):
             import torch
         except ImportError as e:
             raise InputError(
-                "--weights %s: a .pt needs PyTorch; pip install torch, or use the .onnx" % path
+                "`weights` %s: a .pt needs PyTorch; pip install torch, or use the .onnx" % path
             ) from e
         if gpu is None:
             gpu = 0 if torch.cuda.is_available() else -1
         if gpu >= 0 and gpu >= torch.cuda.device_count():
             raise InputError(
-                "--device %d: PyTorch %s sees %d CUDA GPUs; use --device cpu"
+                "`device` %d: PyTorch %s sees %d CUDA GPUs; use `device` cpu"
                 % (gpu, torch.__version__, torch.cuda.device_count())
             )
         if half and gpu < 0:
-            raise InputError("--half: FP16 inference of a .pt needs a GPU; drop --half")
+            raise InputError("`half`: FP16 inference of a .pt needs a GPU; drop `half`")
         from models.checkpoint import load_checkpoint
 
         self._adopt(load_checkpoint(path).model, gpu, half, throughput)
@@ -77,7 +77,7 @@ class TorchBackend(Backend):
                     torch.cuda.current_stream().synchronize()  # so that timings mean something
                 except torch.cuda.OutOfMemoryError as e:
                     raise InputError(
-                        "--batch-size %d: the GPU memory does not suffice for %d calls at a time; "
+                        "`batch_size` %d: the GPU memory does not suffice for %d calls at a time; "
                         "try %d" % (len(images), self.workers, max(len(images) // 2, 1))
                     ) from e
             return raw

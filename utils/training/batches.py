@@ -121,7 +121,7 @@ class TrainBatches:
                     raise
                 raise InputError(
                     "a process that loads pictures ended (%s); with too little memory take fewer "
-                    "--workers" % one_line(e, 150)
+                    "`workers`" % one_line(e, 150)
                 ) from e
             self.broken.update(batch.broken)
             # pinning makes a list of a plain tuple
@@ -263,14 +263,14 @@ class _Assembler:
         needed, free = slots * size * here, pixel_ring.free_memory()
         if free is not None and needed > free:
             raise InputError(
-                "--workers %d: batches on their way need %.1f GB of shared memory, %.1f GB are "
+                "`workers` %d: batches on their way need %.1f GB of shared memory, %.1f GB are "
                 "free in %s; take fewer, or give a container more (docker run --shm-size 8g)"
                 % (spec.workers, needed / 1e9, free / 1e9, pixel_ring.FOLDER)
             )
         try:
             self.ring = PixelRing(slots, size)
         except RuntimeError as e:
-            text = "--workers %d: no shared memory for batches on their way (%s)"
+            text = "`workers` %d: no shared memory for batches on their way (%s)"
             raise InputError(text % (spec.workers, one_line(e, 150))) from e
         return self.ring
 
@@ -414,7 +414,7 @@ class _Cache:
         total, free = int(self.counts.sum()), available_memory()
         if free is not None and total * world > 0.8 * free:
             raise InputError(
-                "--cache-images: %d images need %.1f GB of memory, %.1f GB are free; drop the flag"
+                "`cache_images`: %d images need %.1f GB of memory, %.1f GB are free; drop the flag"
                 % (len(hws), total * world / 1e9, free / 1e9)
             )
         self.pixels = torch.empty(total, dtype=torch.uint8).share_memory_()

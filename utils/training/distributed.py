@@ -9,6 +9,7 @@ import os
 import socket
 from typing import Any, Callable, NamedTuple
 
+from utils import cli
 from utils.errors import InputError
 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first one validates
@@ -105,5 +106,5 @@ def _start(local: int, worker: Callable[[Any], None], args: Any) -> None:
     try:
         worker(args)
     except InputError as e:
-        print("error: %s" % e, file=sys.stderr, flush=True)
+        print("error: %s" % cli.with_flags(str(e)), file=sys.stderr, flush=True)
         sys.exit(1)

@@ -76,12 +76,12 @@ def read_hyp(path: Union[str, Path]) -> Hyp:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError("--hyp %s: no such file; data/hyp.scratch.yaml is one" % path)
+        raise InputError("`hyp` %s: no such file; data/hyp.scratch.yaml is one" % path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError("--hyp %s: not YAML (%s)" % (path, one_line(e))) from e
-    return check_hyp(content, "--hyp %s" % path)
+        raise InputError("`hyp` %s: not YAML (%s)" % (path, one_line(e))) from e
+    return check_hyp(content, "`hyp` %s" % path)
 
 
 def check_hyp(content: Any, where: str) -> Hyp:

@@ -262,7 +262,7 @@ class Trainer:
         if not bool(torch.isfinite(value)):
             raise InputError(
                 "the loss is not finite any more in epoch %d, step %d; the last good checkpoint is "
-                "kept. Lower lr0 or raise warmup_epochs in --hyp" % (epoch + 1, i + 1)
+                "kept. Lower lr0 or raise warmup_epochs in `hyp`" % (epoch + 1, i + 1)
             )
 
     def _memory_advice(self) -> str:
@@ -271,7 +271,7 @@ class Trainer:
         batch = self.batches.spec.batch
         total = torch.cuda.get_device_properties(self.options.device).total_memory
         return (
-            "--batch-size %d: %.0f GB of GPU memory do not suffice at %dx%d; try --batch-size %d"
+            "`batch_size` %d: %.0f GB of GPU memory do not suffice at %dx%d; try `batch_size` %d"
             % (batch * world, total / 1e9, *self.batches.spec.size, max(batch // 2, 1) * world)
         )
 

@@ -1,5 +1,6 @@
 """ONNX -> engine: parse, set precision, profile and timing cache, build."""
 
+import warnings
 from pathlib import Path
 from typing import (
     Any,
@@ -8,7 +9,7 @@ from typing import (
     Optional,
 )
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError, InputWarning, one_line
 from utils.trt.api import Profile, Tensorrt
 from utils.trt.calibrator import raise_calibration_error
 from utils.trt.precision import constrain
@@ -55,7 +56,7 @@ def read_network(trt: Tensorrt, path: str, data: bytes) -> Network:
         for error in errors:
             print("[%s parser] %s" % (trt.name, error), flush=True)
         raise InputError(
-            "--onnx %s: %s cannot parse it (%d errors, printed above); first: %s"
+            "`onnx` %s: %s cannot parse it (%d errors, printed above); first: %s"
             % (path, trt, len(errors), errors[0][:300])
         )
     return Network(definition, builder, parser)
@@ -106,7 +107,7 @@ def build(trt: Tensorrt, network: Network, settings: BuildSettings) -> Built:
     _set_precision(trt, network, config, settings)
     if settings.opt_level is not None:
         if not hasattr(config, "builder_optimization_level"):
-            raise InputError("--opt-level: %s has none; 8.6 and newer do" % trt)
+            raise InputError("`opt_level`: %s has none; 8.6 and newer do" % trt)
         config.builder_optimization_level = settings.opt_level
     if settings.dla is not None:
         _use_dla(trt, network, config, settings)
@@ -130,7 +131,11 @@ def _timing_cache(config: Any, path: Optional[Path]) -> Any:
     known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, False):
-        print("warning: %s: made by another TensorRT or GPU; a new timing cache is made" % path)
+        warnings.warn(
+            "%s: made by another TensorRT or GPU; a new timing cache is made" % path,
+            InputWarning,
+            stacklevel=2,
+        )
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
@@ -151,7 +156,7 @@ def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: Build
     """Flags of 8.5 to 10.x; nothing to do where the ONNX is the precision."""
     if trt.typed:
         if settings.calibrator is not None:
-            raise InputError("%s has no INT8 calibrators; use --quant explicit" % trt)
+            raise InputError("%s has no INT8 calibrators; use `quant` explicit" % trt)
         return
     flag = trt.module.BuilderFlag
     wished = settings.fp16 and not settings.fp16_asked
@@ -163,7 +168,7 @@ def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: Build
             continue
         fast = getattr(network.builder, "platform_has_fast_" + name.lower(), True)
         if not fast:
-            raise InputError("--%s: this GPU has no fast %s; build without" % (name.lower(), name))
+            raise InputError("`%s`: this GPU has no fast %s; build without" % (name.lower(), name))
         config.set_flag(getattr(flag, name))
     if settings.calibrator is not None:
         config.int8_calibrator = settings.calibrator
@@ -181,7 +186,7 @@ def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: Build
 def _use_dla(trt: Tensorrt, network: Network, config: Any, settings: BuildSettings) -> None:
     cores = int(getattr(network.builder, "num_DLA_cores", 0))
     if not 0 <= settings.dla < cores:  # type: ignore
-        raise InputError("--dla %s: this machine has %d DLA cores" % (settings.dla, cores))
+        raise InputError("`dla` %s: this machine has %d DLA cores" % (settings.dla, cores))
     config.default_device_type = trt.module.DeviceType.DLA
     config.DLA_core = settings.dla
     config.set_flag(trt.module.BuilderFlag.GPU_FALLBACK)

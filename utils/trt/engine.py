@@ -131,7 +131,7 @@ class Engine:
             if min(shape, default=0) < 0:
                 raise InputError(
                     "output %s has a size that depends on the data; export the model with "
-                    "--nms static" % tensor.name
+                    "`nms` static" % tensor.name
                 )
             size = int(np.prod(shape, dtype=np.int64)) * tensor.dtype.itemsize
             buffer = self._buffers.get(tensor.name)

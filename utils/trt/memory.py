@@ -47,7 +47,7 @@ class _NoCuda(Exception):
 
 def _check_index(gpu: int, count: int, who: str) -> None:
     if gpu >= count:
-        raise InputError("--device %d: %s sees %d CUDA GPUs" % (gpu, who, count))
+        raise InputError("`device` %d: %s sees %d CUDA GPUs" % (gpu, who, count))
 
 
 class HostPool:

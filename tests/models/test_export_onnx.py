@@ -13,7 +13,9 @@ from models import export_onnx  # noqa: E402
 from models.checkpoint import save_checkpoint  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, randomized, tiny_cfg  # noqa: E402
-from utils.errors import InputError  # noqa: E402
+from utils import cli  # noqa: E402
+from utils.errors import InputError, InputWarning  # noqa: E402
+from utils.export import checkpoint, onnx_check, onnx_export  # noqa: E402
 from utils.graph.nms import OUTPUTS, swap_efficientnms  # noqa: E402
 from utils.pose.nms import detections_to_poses, raw_to_poses  # noqa: E402
 from utils.runtime.load import load_backend  # noqa: E402
@@ -31,7 +33,10 @@ def weights(tmp_path):
 def run(weights, *flags):
     parser = export_onnx.get_args_parser()
     command = ["--weights", str(weights), "--img-size", "128", "--device", "cpu", *flags]
-    export_onnx.main(parser.parse_args(command))
+    try:
+        export_onnx.main(parser.parse_args(command))
+    except InputError as e:  # as a user reads it
+        raise InputError(cli.with_flags(str(e), parser)) from e
 
 
 def expected(weights, images):
@@ -119,14 +124,14 @@ def test_interface_of_the_file(weights):
 def test_s6_has_at_most_440_nodes(tmp_path):
     pytest.importorskip("onnxsim")
     model = Model(ROOT / "models" / "hub" / "yolov5s6_kpts.yaml").eval().fuse()
-    graph = export_onnx.export(model, tmp_path / "s6.onnx", (832, 832), simplify=True)
+    graph = onnx_export.export(model, tmp_path / "s6.onnx", (832, 832), simplify=True)
     assert len(graph.graph.node) <= 440
 
 
-def test_size_is_rounded_up_with_a_warning(weights, capsys):
-    run(weights, "--img-size", "100", "150")
+def test_size_is_rounded_up_with_a_warning(weights):
+    with pytest.warns(InputWarning, match="`img_size` 100 150 rounded up to 128 192"):
+        run(weights, "--img-size", "100", "150")
     assert load_backend(str(weights.with_suffix(".onnx")), "cpu").static_hw == (128, 192)
-    assert "warning: --img-size 100 150 rounded up to 128 192" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -134,12 +139,12 @@ def test_a_file_that_differs_is_not_kept(weights, monkeypatch, old):
     target = weights.with_suffix(".onnx")
     if old:
         target.write_bytes(b"old")
-    reference = export_onnx.reference_output
+    reference = checkpoint.reference_output
 
     def other(model, batch):
         return reference(model, batch) * 1.01
 
-    monkeypatch.setattr(export_onnx, "reference_output", other)
+    monkeypatch.setattr(checkpoint, "reference_output", other)
     with pytest.raises(InputError, match="differs from PyTorch.*not kept"):
         run(weights)
     assert (target.read_bytes() == b"old") if old else not target.exists()
@@ -164,16 +169,16 @@ def test_an_error_of_fuse_is_found(weights, monkeypatch):
 def test_compare_sees_every_kind_of_error():
     rng = np.random.default_rng(0)
     a = rng.random((1, 9, 6 + 15)).astype(np.float32)
-    assert export_onnx.compare(a, a, 1) == (0, 0, 0, 9)
+    assert onnx_check.compare(a, a, 1) == (0, 0, 0, 9)
     for column in range(a.shape[2]):
         b = copy.deepcopy(a)
         b[0, 3, column] += 0.5
-        difference = export_onnx.compare(b, a, 1)
+        difference = onnx_check.compare(b, a, 1)
         assert max(difference.conf, difference.px) == pytest.approx(0.5)
     b = copy.deepcopy(a)
     b[0, 0, 0] = np.nan
-    assert export_onnx.compare(b, a, 1).px == np.inf
-    assert export_onnx.compare(a[:, :5], a, 1).px == np.inf
+    assert onnx_check.compare(b, a, 1).px == np.inf
+    assert onnx_check.compare(a[:, :5], a, 1).px == np.inf
 
 
 @pytest.mark.parametrize(
@@ -218,8 +223,8 @@ def test_end2end_finds_what_nms_outside_finds(weights, form, flags, capsys):
     assert (inside.names, inside.nkpt, inside.stride) == (["cat", "狗"], 5, 64)
     assert inside.imgsz == (128, 128) and inside.input_shape == outside.input_shape
     assert ("replaced by standard ops" in inside.description) == (form == "efficientnms")
-    picture = export_onnx.check_image("")
-    batch = export_onnx.check_batch(picture, (128, 128), 2)
+    picture = onnx_check.check_image("")
+    batch = onnx_check.check_batch(picture, (128, 128), 2)
     found = detections_to_poses(inside(batch))
     wanted = raw_to_poses(outside(batch), 2, 0.1, 0.6, max_det=60)
     assert sum(p.count for p in wanted) > 20
@@ -250,9 +255,9 @@ def test_an_nms_that_differs_is_not_kept(weights, monkeypatch):
     assert [p.name for p in weights.parent.iterdir()] == ["tiny.pt"]
 
 
-def test_thresholds_the_plugin_handles_badly(weights, capsys):
-    run(weights, "--end2end", "--conf-thres", "0.005")
-    assert "warning: --conf-thres 0.005: below 0.01 TensorRT" in capsys.readouterr().out
+def test_thresholds_the_plugin_handles_badly(weights):
+    with pytest.warns(InputWarning, match="`conf_thres` 0.005: below 0.01 TensorRT"):
+        run(weights, "--end2end", "--conf-thres", "0.005")
 
 
 def test_wrong_suffix(tmp_path):

@@ -1,0 +1,198 @@
+"""X.pt -> X.onnx, compared with PyTorch on a real image.
+
+export_checkpoint(ExportConfig("weights/x.pt", img_size=[832], simplify=True))
+"""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from utils.errors import InputError, InputWarning
+from utils.export.embedded_nms import PLUGIN_MIN_CONF, describe_nms, put_nms
+from utils.export.onnx_check import (
+    Difference,
+    check_batch,
+    check_image,
+    reference_output,
+    verify,
+)
+from utils.export.onnx_export import (
+    DEFAULT_OPSET,
+    OPSETS,
+    export,
+    output_path,
+    require,
+    torch_device,
+)
+from utils.files import atomic_path
+from utils.graph.nms import Nms
+from utils.pose import letterbox
+from utils.runtime.predictor import warn_if_rounded
+
+NMS_PARAMETERS = {
+    "nms": "form",
+    "topk_all": "topk",
+    "iou_thres": "iou_thres",
+    "conf_thres": "conf_thres",
+    "nms_candidates": "candidates",
+    "nms_steps": "steps",
+}  # of ExportConfig -> field of Nms; the defaults are those of Nms
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """What `export_checkpoint` writes. Raises InputError for values that cannot be."""
+
+    weights: str  # a .pt checkpoint
+    img_size: Sequence[int] = (640,)  # px, one number or height width; rounded up to the stride
+    batch_size: int = 1  # of a static model
+    device: str = "cpu"  # where PyTorch traces; the file is the same
+    dynamic: bool = False  # any batch, height and width
+    half: bool = False  # FP16 weights, input and convolutions
+    round: Optional[str] = None  # with half: cancel or nearest [cancel]
+    simplify: bool = False  # run onnx-simplifier
+    opset: int = DEFAULT_OPSET
+    check_image: str = ""  # of the comparison [the first of data/images]
+    end2end: bool = False  # embed NMS
+    # With end2end; None: the default of Nms
+    nms: Optional[str] = None  # efficientnms or static
+    topk_all: Optional[int] = None  # poses kept an image
+    iou_thres: Optional[float] = None
+    conf_thres: Optional[float] = None
+    nms_candidates: Optional[int] = None  # static form: boxes that take part
+    nms_steps: Optional[int] = None  # static form: longest chain of boxes that is resolved
+
+    def __post_init__(self) -> None:
+        if Path(self.weights).suffix != ".pt":
+            raise InputError("`weights` %s: expected a .pt checkpoint" % self.weights)
+        letterbox.parse_size(self.img_size)
+        if self.batch_size < 1:
+            raise InputError("`batch_size` %d: expected at least 1" % self.batch_size)
+        if self.dynamic and self.batch_size != 1:
+            raise InputError("`batch_size` goes with a static model; `dynamic` takes any batch")
+        if not OPSETS[0] <= self.opset <= OPSETS[1]:
+            raise InputError(
+                "`opset` %d: expected %d to %d (TensorRT 8.5 parses up to %d)"
+                % ((self.opset,) + OPSETS + OPSETS[1:])
+            )
+        if self.round and not self.half:
+            raise InputError("`round` goes with `half`")
+        self._check_nms()
+
+    def _check_nms(self) -> None:
+        nms = self.nms_settings
+        if not self.end2end:
+            given = [name for name in NMS_PARAMETERS if getattr(self, name) is not None]
+            if given:
+                raise InputError("`%s` goes with `end2end`" % given[0])
+        elif nms.form == "efficientnms" and (self.nms_candidates or self.nms_steps):
+            raise InputError("`nms_candidates` and `nms_steps` go with `nms` static")
+        elif nms.form == "efficientnms" and nms.conf_thres < PLUGIN_MIN_CONF:
+            warnings.warn(
+                "`conf_thres` %g: below %g TensorRT's plugin sorts every box of the image and "
+                "looks at the best 4096; it is slow there" % (nms.conf_thres, PLUGIN_MIN_CONF),
+                InputWarning,
+                stacklevel=3,
+            )
+
+    @property
+    def nms_settings(self) -> Nms:
+        """The NMS that is asked for. Raises InputError."""
+        given = {field: getattr(self, name) for name, field in NMS_PARAMETERS.items()}
+        return Nms(**{k: v for k, v in given.items() if v is not None}).resolved()
+
+
+def export_checkpoint(config: ExportConfig) -> Path:
+    """Write the ONNX and compare it; the path.
+
+    Raises InputError for what cannot be exported, and for a file that computes something else: it
+    is not kept, and an older one stays.
+    """
+    asked = letterbox.parse_size(config.img_size)
+    image = check_image(config.check_image)
+    for package in ("torch", "onnx", "onnxruntime"):
+        require(package)
+    device = torch_device(config.device)
+    from models.checkpoint import load_checkpoint
+
+    path = output_path(config.weights, config.dynamic, config.end2end)
+    replaced = path.exists()
+    model = load_checkpoint(config.weights).model
+    net_hw = letterbox.stride_multiple(asked, model.max_stride)
+    warn_if_rounded(asked, net_hw, model.max_stride)
+    millions, nc = model.parameter_count() / 1e6, model.nc
+    pairs = reference_pairs(config, model, image, net_hw)
+    model.fuse()
+    nms, poses = None, 0
+    with atomic_path(path) as tmp:
+        graph = export(
+            model,
+            tmp,
+            net_hw,
+            batch=config.batch_size,
+            dynamic=config.dynamic,
+            half=config.half,
+            opset=config.opset,
+            simplify=config.simplify,
+            device=device,
+            images=rounding_images(config, net_hw),
+        )
+        checks = [verify(tmp, wanted, images, nc, config.half) for images, wanted in pairs]
+        if config.end2end:
+            batches = [images for images, _ in pairs]
+            nms, poses = put_nms(graph, tmp, nc, config.nms_settings, batches)
+    if replaced:
+        print("an earlier %s was replaced" % path)
+    shape = "dynamic" if config.dynamic else "%dx3x%dx%d" % ((config.batch_size,) + net_hw)
+    print(
+        "%s: %.1f M parameters, %d nodes, opset %d, input %s %s, %.1f MB"
+        % (
+            path,
+            millions,
+            len(graph.graph.node),
+            config.opset,
+            shape,
+            "FP16" if config.half else "FP32",
+            path.stat().st_size / 1e6,
+        )
+    )
+    print(describe(checks[0]))
+    if nms is not None:
+        print(describe_nms(nms, poses))
+    return path
+
+
+def reference_pairs(
+    config: ExportConfig, model: Any, image: np.ndarray, net_hw: Tuple[int, int]
+) -> List[Tuple[np.ndarray, np.ndarray]]:
+    """(batch, what PyTorch makes of it) pairs that the file is compared on.
+
+    The network is the one that was trained: fuse() is part of what is compared.
+    """
+    batch = check_batch(image, net_hw, config.batch_size)
+    pairs = [(batch, reference_output(model, batch))]
+    if config.dynamic:  # a batch and a size that were not traced
+        other = check_batch(image, (net_hw[0] + model.max_stride, net_hw[1]), 2)
+        pairs.append((other, reference_output(model, other)))
+    return pairs
+
+
+def rounding_images(config: ExportConfig, net_hw: Tuple[int, int]) -> List[np.ndarray]:
+    """Images on which the errors of FP16 weights shall cancel; none: round to the nearest."""
+    if not config.half or config.round == "nearest":
+        return []
+    from utils.quantization.adaptive_rounding import sample_pictures
+
+    print("rounding the weights so that errors cancel, a minute or two", flush=True)
+    return sample_pictures(net_hw, [config.check_image] if config.check_image else [])
+
+
+def describe(difference: Difference) -> str:
+    """The line about the comparison."""
+    return (
+        "ONNX Runtime against PyTorch FP32 on a real image: confidences within %.1e, points "
+        "within %.1e px (%d likely rows)" % (difference.conf, difference.px, difference.rows)
+    )
