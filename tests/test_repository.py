@@ -3,9 +3,7 @@
 import ast
 import functools
 import re
-import shlex
 import subprocess
-import sys
 
 import pytest
 
@@ -37,46 +35,6 @@ def test_heavy_packages_are_imported_where_used(path):
             names = [node.module or ""]
         for name in names:
             assert name.split(".")[0] not in LAZY, "%s imports %s" % (path.name, name)
-
-
-def readme_commands():
-    """(script, arguments) of each `python x.py ...` line in the READMEs and docs."""
-    commands = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "README.zh-CN.md"):
-        if not path.exists():
-            continue
-        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        for block in re.findall(r"```bash\n(.*?)```", text, re.S):
-            for line in block.splitlines():
-                words = shlex.split(line, comments=True)
-                if words[:1] == ["python"] and words[1].endswith(".py"):
-                    commands.append((words[1], tuple(words[2:])))
-    return sorted(set(commands))
-
-
-@pytest.mark.parametrize("script, words", readme_commands())
-def test_readme_commands_are_understood(script, words):
-    """Each script exists and its parser takes the flags."""
-    path = ROOT / script
-    assert path.is_file()
-    if script.startswith("benchmarks/"):
-        return
-    code = (
-        "import importlib, sys; m = importlib.import_module(sys.argv[1]);"
-        "m.get_args_parser().parse_args(sys.argv[2:])"
-    )
-    module = script[: -len(".py")].replace("/", ".")
-    if module.startswith("models.") or module == "train":
-        pytest.importorskip("torch")
-    done = subprocess.run(
-        [sys.executable, "-c", code, module, *words],
-        cwd=str(ROOT), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
-def test_readme_shows_commands():
-    assert len(readme_commands()) >= 4
 
 
 @functools.lru_cache(maxsize=None)
