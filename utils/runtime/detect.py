@@ -1,0 +1,273 @@
+"""detect: a source through a Predictor to drawn images, videos, labels and JSON.
+
+folder = detect(DetectConfig("weights/x.onnx", source="data/images"))
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import List, NamedTuple, Optional, Sequence
+
+from utils.errors import InputError
+from utils.files import atomic_path, increment_dir, remove_if_empty
+from utils.pose.drawing import draw_poses
+from utils.pose.letterbox import parse_size
+from utils.pose.poses import Poses
+from utils.runtime.backend import format_shape
+from utils.runtime.detector import Detector
+from utils.runtime.load import load_backend
+from utils.runtime.predictor import Predictor
+from utils.runtime.sources import Frame, Source, display_name, open_source
+from utils.runtime.writers import ResultWriter
+
+LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectConfig:
+    """What `detect` runs and writes. Raises InputError for values that cannot be."""
+
+    weights: str  # .pt, .onnx or TensorRT engine
+    source: str = "data/images"  # image, video, folder, glob, webcam index, address, list file
+    img_size: Optional[Sequence[int]] = None  # px, one number or height width [the model's own]
+    square: bool = False  # pad to the full size also where the model takes a rectangle
+    conf_thres: Optional[float] = None  # 0..1 [0.25, embedded NMS: its own]
+    iou_thres: Optional[float] = None  # 0..1 [0.45, embedded NMS: its own]
+    max_det: int = 300  # poses an image at most
+    device: str = ""  # cpu or a GPU index, empty: a GPU if this runtime has one
+    half: bool = False  # FP16 inference of a .pt on a GPU
+    classes: Optional[Sequence[int]] = None  # keep only these class indices
+    agnostic_nms: bool = False  # NMS across classes
+    augment: bool = False  # three views of each image, merged
+    view_img: bool = False  # show results in a window
+    save_txt: bool = False
+    save_conf: bool = False  # with save_txt: score as the last column
+    save_json: bool = False
+    save_crop: bool = False
+    nosave: bool = False  # no annotated images or videos
+    project: str = "runs/detect"  # results go to project/name
+    name: str = "exp"
+    exist_ok: bool = False  # reuse project/name
+    line_thickness: int = 0  # px, 0: by image size
+    hide_labels: bool = False
+    hide_conf: bool = False
+    kpt_thres: float = 0.5  # draw keypoints above this confidence
+
+    def __post_init__(self) -> None:
+        for name in ("conf_thres", "iou_thres", "kpt_thres"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InputError("`%s` %g: expected 0 to 1" % (name, value))
+        if self.line_thickness < 0:
+            raise InputError("`line_thickness` %d: expected px, 0: automatic" % self.line_thickness)
+        if not self.name:
+            raise InputError("`name`: expected the name of a folder")
+        if self.max_det < 1:
+            raise InputError("`max_det` %d: expected at least 1" % self.max_det)
+        if self.save_conf and not self.save_txt:
+            raise InputError("`save_conf` goes with `save_txt`")
+
+
+def check_window() -> None:
+    """Raise InputError where OpenCV has no windows, before any work is done."""
+    import cv2
+
+    try:
+        cv2.namedWindow("detect")
+    except cv2.error as e:
+        raise InputError(
+            "`view_img`: this OpenCV or machine shows no windows; "
+            "pip install opencv-python (not -headless) and set DISPLAY"
+        ) from e
+
+
+def summarize(poses: Poses, names: List[str]) -> str:
+    """`2 person, 1 dog` or `nothing`."""
+    counts = [(int((poses.classes == i).sum()), name) for i, name in enumerate(names)]
+    return ", ".join("%d %s" % c for c in counts if c[0]) or "nothing"
+
+
+def detect(config: DetectConfig) -> Path:
+    """Run a model on a source, write what the config asks for; the folder of the results.
+
+    Raises InputError for files and machines that cannot be used, and KeyboardInterrupt after
+    Ctrl-C, when what was done until then has been kept.
+    """
+    if config.view_img:
+        check_window()
+    size = None if config.img_size is None else parse_size(config.img_size)
+    source = open_source(config.source)
+    many = bool(source.videos) or len(source.images) > LINES_UP_TO
+    backend = load_backend(config.weights, config.device, config.half, throughput=many)
+    predictor = Predictor(
+        backend,
+        size,
+        config.conf_thres,
+        config.iou_thres,
+        config.agnostic_nms,
+        config.max_det,
+        config.classes,
+        auto=not config.square,
+        augment=config.augment,
+    )
+    print(
+        "%s: %s, input %s, size %dx%d, %d keypoints"
+        % (
+            config.weights,
+            backend.description,
+            format_shape(backend.input_shape),
+            predictor.net_hw[0],
+            predictor.net_hw[1],
+            backend.nkpt,
+        )
+    )
+    check_not_own_input(config, source)
+    folder = increment_dir(config.project, config.name, config.exist_ok)
+    writer = ResultWriter(
+        folder,
+        backend.names,
+        images=not config.nosave,
+        txt=config.save_txt,
+        txt_conf=config.save_conf,
+        json_rows=config.save_json,
+        crops=config.save_crop,
+        numeric_ids=names_are_numbers(source),
+    )
+    detector = Detector(source, predictor)
+    try:
+        run = process(config, detector, writer)
+        if not run.frames and not run.interrupted:
+            raise InputError(
+                "`source` %s: nothing could be read: %s"
+                % (display_name(config.source), describe(source.skipped))
+            )
+        if run.frames:
+            report(config, folder, detector, run)
+    finally:
+        remove_if_empty(folder)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return folder
+
+
+def check_not_own_input(config: DetectConfig, source: Source) -> None:
+    """With --exist-ok results may land in the folder of their source: not over it."""
+    folder = (Path(config.project) / config.name).resolve()
+    if config.exist_ok and not config.nosave:
+        for path in source.images + source.videos:
+            if Path(path).resolve().parent == folder:
+                raise InputError(
+                    "`name` %s: the results would overwrite the source %s" % (config.name, path)
+                )
+
+
+class Run(NamedTuple):
+    """What was done."""
+
+    frames: int
+    poses: int
+    seconds: float
+    interrupted: bool
+
+
+def names_are_numbers(source: Source) -> bool:
+    """Whether every file name is a number of its own, as COCO's are."""
+    stems = [Path(p).stem for p in source.images]
+    numbers = {int(s) for s in stems if s.isdecimal()}
+    return len(numbers) == len(stems) and not source.videos and not source.streams
+
+
+def process(config: DetectConfig, detector: Detector, writer: ResultWriter) -> Run:
+    """Draw and write what the detector finds; on Ctrl-C keep what was done."""
+    source, names = detector.source, detector.predictor.backend.names
+    total = source.total
+    bar = None
+    if total is None or total > LINES_UP_TO or source.videos:
+        from tqdm import tqdm
+
+        bar = tqdm(total=total, unit="frame", desc="detect")
+    frames = found = 0
+    interrupted = False
+    started = time.perf_counter()
+    results = detector.run()
+    try:
+        for frame, poses in results:
+            with detector.timer("draw/write"):
+                writer.write_data(frame, poses)
+                if not config.nosave or config.view_img:
+                    draw_poses(
+                        frame.image,
+                        poses,
+                        names,
+                        config.line_thickness,
+                        not config.hide_labels,
+                        not config.hide_conf,
+                        config.kpt_thres,
+                    )
+                writer.write_image(frame, frame.image)
+            frames, found = frames + 1, found + poses.count
+            if bar is not None:
+                bar.update()
+            else:
+                h, w = frame.image.shape[:2]
+                print("%s %dx%d: %s" % (frame.path, h, w, summarize(poses, names)))
+            if config.view_img and show(frame):
+                source.close()
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        results.close()  # type: ignore  # a generator
+        if bar is not None:
+            bar.close()
+        writer.close()
+    return Run(frames, found, time.perf_counter() - started, interrupted)
+
+
+def show(frame: Frame) -> bool:
+    """Show a frame; True when the user asks to end."""
+    import cv2
+
+    cv2.imshow("detect", frame.image)
+    return cv2.waitKey(1 if frame.kind != "image" else 500) & 0xFF in (27, ord("q"))
+
+
+def describe(skipped: List) -> str:
+    text = "; ".join("%s (%s)" % item for item in skipped[:3])
+    return text + ("; and %d more" % (len(skipped) - 3) if len(skipped) > 3 else "")
+
+
+def report(config: DetectConfig, folder: Path, detector: Detector, run: Run) -> None:
+    """Counts, skipped files, timing; and the same as summary.json."""
+    skipped, backend = detector.source.skipped, detector.predictor.backend
+    each = detector.timer.milliseconds_each(run.frames)
+    stages = ", ".join("%s %.1f" % item for item in each.items())
+    if backend.workers > 1:
+        stages += " (%d inferences at a time)" % backend.workers
+    for path, reason in skipped:
+        print("skipped: %s (%s)" % (display_name(path), reason))
+    for path, reason in detector.source.incomplete:
+        print("incomplete: %s (%s)" % (display_name(path), reason))
+    print(
+        "%d frames, %d poses, %d files skipped; ms a frame: %s; %.2f frames/s overall"
+        % (run.frames, run.poses, len(skipped), stages, run.frames / run.seconds)
+    )
+    summary = {
+        "weights": config.weights,
+        "source": display_name(config.source),
+        "backend": backend.description,
+        "size_hw": list(detector.predictor.net_hw),
+        "frames": run.frames,
+        "poses": run.poses,
+        "skipped": [{"path": display_name(p), "reason": r} for p, r in skipped],
+        "incomplete": [
+            {"path": display_name(p), "reason": r} for p, r in detector.source.incomplete
+        ],
+        "ms_each": each,
+        "workers": backend.workers,
+        "frames_per_s": run.frames / run.seconds,
+        "interrupted": run.interrupted,
+    }
+    with atomic_path(folder / "summary.json") as tmp:
+        tmp.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    print("results in %s" % folder)
