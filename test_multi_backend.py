@@ -17,7 +17,7 @@ import argparse
 from utils import cli
 from utils.dataset.data_yaml import TASKS
 from utils.evaluation.config import STUDY_SIZES, EvaluateConfig
-from utils.evaluation.run import run
+from utils.evaluation.run import evaluate_files
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -71,7 +71,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    run(cli.config_of(EvaluateConfig, args))
+    evaluate_files(cli.config_of(EvaluateConfig, args))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ STUDY_SIZES = (320, 448, 576, 640, 704, 832)
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """What `run` tests and writes. Raises InputError for values that cannot be."""
+    """What `evaluate_files` tests and writes. Raises InputError for values that cannot be."""
 
     weights: Sequence[str]  # .pt, .onnx or TensorRT engines
     data: str = "data/coco_kpts.yaml"  # data yaml

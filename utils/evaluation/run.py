@@ -105,7 +105,7 @@ def test_one(
     return evaluation
 
 
-def run(config: EvaluateConfig) -> Path:
+def evaluate_files(config: EvaluateConfig) -> Path:
     """Test every file of `weights` as the config says; the folder of the results.
 
     Raises InputError for what cannot be tested. Of several files one may fail: the others are
