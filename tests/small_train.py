@@ -8,7 +8,8 @@ import numpy as np
 
 from tests.conftest import ROOT
 from utils.dataset.labels import Labels
-from utils.training.batches import Spec, TrainBatches
+from utils.training.assembler import Spec
+from utils.training.batches import TrainBatches
 from utils.training.hyper_parameters import read_hyp
 from utils.training.train_set import TrainSet
 from utils.training.trainer import Options, Trainer
@@ -38,4 +39,5 @@ def make_trainer(folder: Path, cfg: Any, options: Options, **changes: Any) -> Tr
     anchors = (model.head.anchors * model.head.stride.view(-1, 1, 1)).numpy().astype(float)
     spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=0)._replace(**changes)
     hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
-    return Trainer(model, TrainBatches(train_set, hyp, spec, options.epochs), hyp, options)
+    batches = TrainBatches(train_set, hyp, spec, epochs=options.epochs)
+    return Trainer(model, batches, hyp, options)

@@ -1,10 +1,13 @@
 import argparse
+import dataclasses
+import warnings
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
 from utils import cli
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 
 def exit_code(main):
@@ -43,3 +46,41 @@ def test_wrong_command_line_is_one_line_and_code_1(capsys):
     assert leave.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: argument --number") and "--help" in line
+
+
+@pytest.fixture
+def parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--img-size", "--img", type=int, default=640)
+    parser.add_argument("--no-fit", dest="fit", action="store_false")
+    return parser
+
+
+def test_parameters_become_flags(parser, capsys):
+    def main(args):
+        warnings.warn("`img_size` %d: odd" % args.img_size, InputWarning, stacklevel=1)
+        raise InputError("`img_size` 0: expected more; leave `fit` out, or `opt_size` of another")
+
+    with pytest.raises(SystemExit):
+        cli.run(main, parser, ["--img", "3"])
+    out, err = capsys.readouterr()
+    assert out == "warning: --img-size 3: odd\n"
+    assert (
+        err == "error: --img-size 0: expected more; leave --no-fit out, or --opt-size of another\n"
+    )
+
+
+def test_warnings_of_other_libraries_stay_as_they_are(parser):
+    with pytest.warns(UserWarning, match="theirs"):
+        cli.run(lambda args: warnings.warn("theirs", stacklevel=1), parser, [])
+
+
+def test_a_config_of_flags(parser):
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        img_size: int
+        fit: bool = True
+        more: Optional[str] = None
+
+    args = parser.parse_args(["--img", "5", "--no-fit"])
+    assert cli.config_of(Config, args, more="x") == Config(5, fit=False, more="x")

@@ -1,6 +1,5 @@
 """train.py as users run it, on twelve small pictures."""
 
-import argparse
 import csv
 import os
 import shutil
@@ -25,9 +24,15 @@ from models.checkpoint import (  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from tests.scripts import run_script  # noqa: E402
+from utils import cli  # noqa: E402
+from utils.dataset.data_yaml import read_data  # noqa: E402
 from utils.dataset.labels import Labels  # noqa: E402
 from utils.errors import InputError  # noqa: E402
+from utils.training import validation  # noqa: E402
+from utils.training.config import TrainConfig  # noqa: E402
 from utils.training.hyper_parameters import read_hyp  # noqa: E402
+from utils.training.network import build_model, fit_anchors  # noqa: E402
+from utils.training.progress import epoch_line  # noqa: E402
 from utils.training.trainer import Trainer  # noqa: E402
 
 PEOPLE = ROOT / "tests" / "data" / "people"
@@ -108,10 +113,10 @@ def test_people_in_plain_grey_are_told(score, told):
             seen = [0.05, score] if image[0, 0, 0] == 114 else []
             return [types.SimpleNamespace(scores=np.array(seen))]
 
-    found = train.plain_score(Predictor())
+    found = validation.plain_score(Predictor())
     assert found == score
     row = dict.fromkeys(("epoch", "loss", "box", "kpt", "obj", "images_per_s", "memory_gb"), 1)
-    text = train.line({**row, "plain_score": found}, 3)
+    text = epoch_line({**row, "plain_score": found}, 3)
     assert text.endswith("sees people in plain grey (score 0.90)") == told
 
 
@@ -214,9 +219,9 @@ def test_loss_not_finite(people, tmp_path, monkeypatch):
     step = Trainer._step
     calls = []
 
-    def poisoned(self, *arguments):
+    def poisoned(self, *arguments, **named):
         calls.append(1)
-        found = step(self, *arguments)
+        found = step(self, *arguments, **named)
         return found * float("nan") if len(calls) > 2 else found
 
     monkeypatch.setattr(Trainer, "_step", poisoned)
@@ -229,19 +234,19 @@ def test_loss_not_finite(people, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (["--data", "none.yaml"], "--data none.yaml: no such file"),
-        (["--hyp", "none.yaml"], "--hyp none.yaml: no such file"),
-        (["--cfg", "none.yaml"], "--cfg none.yaml: no such file"),
+        (["--data", "none.yaml"], "`data` none.yaml: no such file"),
+        (["--hyp", "none.yaml"], "`hyp` none.yaml: no such file"),
+        (["--cfg", "none.yaml"], "`cfg` none.yaml: no such file"),
         (["--weights", "none.pt"], "none.pt: no such file"),
-        (["--device", "7"], "--device 7: PyTorch .* sees"),
+        (["--device", "7"], "`device` 7: PyTorch .* sees"),
         (["--device", "gpu"], "expected cpu, a GPU index"),
-        (["--epochs", "0"], "--epochs 0: expected 1"),
-        (["--freeze", "34"], "--freeze 34: the network has 34 layers"),
+        (["--epochs", "0"], "`epochs` 0: expected 1"),
+        (["--freeze", "34"], "`freeze` 34: the network has 34 layers"),
         (["--img-size", "128", "256"], "training takes one number"),
-        (["--evolve"], "--evolve is not available"),
+        (["--evolve"], "`evolve` is not available"),
         (["--resume", "none.pt"], "none.pt: no such file"),
-        (["--label-smoothing", "2"], "--label-smoothing 2"),
-        (["--cfg", ""], "--cfg: expected a network"),
+        (["--label-smoothing", "2"], "`label_smoothing` 2"),
+        (["--cfg", ""], "`cfg`: expected a network"),
     ],
 )
 def test_bad_flags(people, tmp_path, change, words):
@@ -251,14 +256,14 @@ def test_bad_flags(people, tmp_path, change, words):
 
 
 def test_resume_without_a_run(tmp_path):
-    with pytest.raises(InputError, match="--resume: no .*/weights/last.pt"):
+    with pytest.raises(InputError, match="`resume`: no .*/weights/last.pt"):
         train.main(parse("--resume", "--project", tmp_path))
 
 
 def test_batch_is_divided(people):
-    args = argparse.Namespace(batch_size=5)
-    with pytest.raises(InputError, match="--batch-size 5: cannot be divided by 2 GPUs; try 4"):
-        train.check_batch(args, 2)
+    config = TrainConfig(cfg=str(people / "tiny.yaml"), batch_size=5)
+    with pytest.raises(InputError, match="`batch_size` 5: cannot be divided by 2 GPUs; try 4"):
+        config.share_of_batch(2)
 
 
 def test_cfg_of_other_weights(people, finished, tmp_path):
@@ -267,7 +272,8 @@ def test_cfg_of_other_weights(people, finished, tmp_path):
     path.write_text(yaml.safe_dump(cfg))
     words = parse(*flags(people, tmp_path / "runs", "--cfg", path, "--weights",
                          finished[0] / "weights" / "last.pt"))  # fmt: skip
-    model, lines = train.build_model(words, train.read_data(words.data))
+    config = cli.config_of(TrainConfig, words)
+    model, lines = build_model(config, read_data(config.data))
     assert "fresh are" in lines[1]
 
 
@@ -292,7 +298,7 @@ def test_anchors_of_weights_are_kept():
     )
     hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
     before = model.head.anchors.clone()
-    text = train.fit_anchors(model, data, (640, 640), hyp, replace=False)
+    text = fit_anchors(model, data, hyp, size=(640, 640), replace=False)
     assert "they are kept" in text and np.array_equal(model.head.anchors, before)
-    text = train.fit_anchors(model, data, (640, 640), hyp)
+    text = fit_anchors(model, data, hyp, size=(640, 640))
     assert "new ones" in text and not np.array_equal(model.head.anchors, before)

@@ -354,6 +354,42 @@ def test_builder_settings(tmp_path):
     bad(run("v86", *export, "--timing-cache", tmp_path), "is a folder")
 
 
+def test_timings_are_kept_by_default_and_for_each_version_and_gpu(tmp_path):
+    path = make_small_net(tmp_path / "x.onnx")
+    export = ["models/export_TRT.py", "--onnx", path, "--cache_dir", tmp_path / "caches"]
+    kept = tmp_path / "caches" / "TensorRT-8.6.1.6-Xavier.timing"
+    good(run("v86", *export, "--no-timing-cache"))
+    assert not kept.exists()
+    assert "the first build on a GPU takes minutes" in good(run("v86", *export))
+    assert kept.read_bytes() == b"timing"
+    assert "kernel timings from %s" % kept in good(run("v86", *export))
+    good(run("v10", *export))
+    good(run("v86", *export, FAKE_GPU="NVIDIA H200 / 2"))
+    assert (tmp_path / "caches" / "TensorRT-8.6.1.6-NVIDIA-H200-2.timing").exists()
+    assert len(list((tmp_path / "caches").iterdir())) == 3
+    bad(run("v86", *export, "--no-timing-cache", "--timing-cache", kept), "one of them")
+
+
+def test_the_layers_of_an_engine(tmp_path):
+    path = make_small_net(tmp_path / "x.onnx")
+    out = good(run("v85", "models/export_TRT.py", "--onnx", path, "--layers", "--no-timing-cache"))
+    lines = (tmp_path / "x.trt.layers.csv").read_text().splitlines()
+    assert lines[0] == "layer,kind,inputs,outputs" and len(lines) > 20
+    assert lines[1].endswith(",CaskConvolution,FP16,FP32")
+    assert "| CaskConvolution | FP16 | FP32 | %d |" % (len(lines) - 1) in out
+
+
+def test_pairs_are_not_built_under_binding_precisions(tmp_path, calib):
+    """The stand-in of 8.5 refuses what the real one refused: see NO_CANDIDATES, NO_FORMATS."""
+    path = make_small_net(tmp_path / "x.onnx")
+    good(run("v85", "models/export_TRT.py", "--onnx", path, *calib, "--quant", "explicit"))
+    flags = facts(tmp_path / "x-INT8.trt")["flags"]
+    assert "PREFER_PRECISION_CONSTRAINTS" in flags and "OBEY_PRECISION_CONSTRAINTS" not in flags
+    good(run("v85", "models/export_TRT.py", "--onnx", path, "--fp16", "--round", "nearest"))
+    flags = facts(tmp_path / "x-FP16.trt")["flags"]
+    assert "OBEY_PRECISION_CONSTRAINTS" in flags
+
+
 def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, pictures, calib):
     path = make_small_net(tmp_path / "x.onnx")
     dynamic = make_small_net(tmp_path / "d.onnx", None, None)

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -100,3 +101,17 @@ def test_rectangle_never_shrinks_the_picture():
         assert box.pad[0] + box.resized_hw[0] <= canvas[0]
         assert box.pad[1] + box.resized_hw[1] <= canvas[1]
         assert min(box.pad) >= 0
+
+
+def test_a_batch_is_what_opencv_makes_bit_for_bit():
+    """cv2.dnn.blobFromImages is the usual way, and six times as slow."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((30, 50), (64, 64), (90, 20))]
+    boxes = [letterbox.fit(i.shape[:2], (64, 96)) for i in images]
+    canvases = letterbox.to_canvases(images, boxes, (64, 96))
+    wanted = cv2.dnn.blobFromImages(canvases, 1 / 255.0, swapRB=True)
+    np.testing.assert_array_equal(letterbox.to_batch(images, boxes, (64, 96)), wanted)
+    out = np.full((4, 3, 64, 96), np.nan, np.float32)
+    assert letterbox.to_batch(images, boxes, (64, 96), out=out) is out
+    np.testing.assert_array_equal(out[:3], wanted)
+    assert not out[3].any()  # a batch that is filled up

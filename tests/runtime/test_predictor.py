@@ -55,6 +55,13 @@ def test_finds_the_spot_in_original_pixels():
             np.testing.assert_allclose(center(poses), want, atol=2.5)
 
 
+def test_no_more_images_at_a_time_than_the_model_takes():
+    backend = SpotBackend()
+    backend.max_batch = 2
+    assert len(Predictor(backend, (64, 64))([spot(64, 64, 20, 20)] * 5)) == 5
+    assert [shape[0] for shape in backend.seen] == [2, 2, 1]
+
+
 def test_rectangular_only_where_dynamic():
     backend = SpotBackend()
     Predictor(backend, (320, 320))([spot(100, 200, 30, 150)])

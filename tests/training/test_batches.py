@@ -7,8 +7,9 @@ torch = pytest.importorskip("torch")
 from tests.conftest import ROOT  # noqa: E402
 from utils.dataset.labels import Labels  # noqa: E402
 from utils.errors import InputError  # noqa: E402
-from utils.training import batches as module  # noqa: E402
-from utils.training.batches import Spec, TrainBatches, decode  # noqa: E402
+from utils.training import assembler, image_cache, pixel_ring  # noqa: E402
+from utils.training.assembler import Spec  # noqa: E402
+from utils.training.batches import TrainBatches  # noqa: E402
 from utils.training.hyper_parameters import read_hyp  # noqa: E402
 from utils.training.train_set import TrainSet  # noqa: E402
 
@@ -36,7 +37,7 @@ def train_set(tmp_path):
 
 def make(train_set, epochs=2, hyp=HYP, plain_from=None, **changes):
     spec = Spec((64, 64), 4, ANCHORS, [8], workers=0)._replace(**changes)
-    return TrainBatches(train_set, hyp, spec, epochs, plain_from)
+    return TrainBatches(train_set, hyp, spec, epochs=epochs, plain_from=plain_from)
 
 
 def same(a, b):
@@ -58,7 +59,7 @@ def test_the_same_whatever_the_number_of_workers(train_set):
 @pytest.mark.parametrize("room", [0.5, 3.0])
 def test_memory_of_batches_is_used_again(train_set, monkeypatch, room):
     """Many more batches than slots, some of them too large for one: the same bytes as without."""
-    monkeypatch.setattr(module, "ROOM", room)
+    monkeypatch.setattr(assembler, "ROOM", room)
     hyp = HYP._replace(collage=0.5)
     many = train_set._replace(repeats=np.full(10, 8.0))
     here, there = make(many, hyp=hyp), make(many, hyp=hyp, workers=2)
@@ -69,14 +70,14 @@ def test_memory_of_batches_is_used_again(train_set, monkeypatch, room):
         assert all(same(x, y) for x, y in held)
         slots.add(b.slot[0])
         own += b.slot[1] == 0
-    assert slots <= set(range(2 * module.AHEAD + module.HELD + 1)) and here.steps == 20
+    assert slots <= set(range(2 * assembler.AHEAD + assembler.HELD + 1)) and here.steps == 20
     assert (own > 0) if room < 1 else (own < 50)
     there.restart()
     assert same(here.one(0, 0), next(there.epoch(0)))
 
 
 def test_too_little_shared_memory_is_an_error_before_it_is_used(train_set, monkeypatch):
-    monkeypatch.setattr(module.pixel_ring, "free_memory", lambda: 10000)
+    monkeypatch.setattr(pixel_ring, "free_memory", lambda: 10000)
     with pytest.raises(InputError, match=r"`workers` 2: .* GB of shared memory, .*--shm-size 8g"):
         next(make(train_set, workers=2).epoch(0))
     next(make(train_set, workers=0).epoch(0))
@@ -144,7 +145,7 @@ def test_cache_gives_the_same_pixels(train_set):
 
 
 def test_cache_larger_than_memory(train_set, monkeypatch):
-    monkeypatch.setattr(module, "available_memory", lambda: 1000)
+    monkeypatch.setattr(image_cache, "available_memory", lambda: 1000)
     with pytest.raises(InputError, match="`cache_images`: 10 images need"):
         make(train_set, cache=True)
 
@@ -177,6 +178,6 @@ def test_decode_reduces(tmp_path, hw):
     path = tmp_path / "图.jpg"
     path.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
     out = np.empty((*hw, 3), np.uint8)
-    decode(str(path), (40, 60), out)
+    image_cache.decode(str(path), (40, 60), out)
     assert out[:, : hw[1] // 3].max() < 60
     assert out[:, -(hw[1] // 3) :, 0].min() > 200 and out[:, -(hw[1] // 3) :, 1:].max() < 60

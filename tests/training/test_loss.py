@@ -41,7 +41,7 @@ def targets_of(counts=(5, 4, 3, 2), seed=0, nc=1, visible=True, distance=0.0):
 
 def loss_of(nc=1, hyp=HYP, smoothing=0.0):
     anchors = torch.full((4, 3, 2), 2.0)
-    return PoseLoss(anchors, nc, SIGMAS, hyp, smoothing)
+    return PoseLoss(anchors, nc, SIGMAS, hyp=hyp, label_smoothing=smoothing)
 
 
 def gradients(levels, total):

@@ -16,7 +16,7 @@ def test_warm_up_is_at_most_a_tenth(steps, epoch_steps):
 
 @pytest.mark.parametrize("linear", [False, True])
 def test_shape(linear):
-    schedule = Schedule(HYP, 1000, 10, linear)
+    schedule = Schedule(HYP, 1000, 10, linear=linear)
     rates = [schedule(i) for i in range(1000)]
     lr = [r.lr for r in rates]
     assert schedule.warmup == 30

@@ -1,6 +1,7 @@
 """What a GPU does with CUDA graphs, on a CPU: operations are recorded and replayed in place."""
 
 import contextlib
+import copy
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_gradients_of_replays_add_up(tmp_path, graphs):
             trainer._hold_gradients()
         trainer.network.train()
         for step, (images, targets) in zip(range(2), trainer._pictures(trainer.batches.epoch(0))):
-            trainer._step(images, targets, step, False)
+            trainer._step(images, targets, step=step, last=False)
         buffers = [b for k, b in trainer.model.named_buffers() if "running" in k]
         found.append([p.grad for p in trainer._parameters()] + buffers)
     whole = [torch.cat([t.flatten() for t in tensors]) for tensors in found]
@@ -87,8 +88,21 @@ def test_an_update_forgets_gradients_in_place(tmp_path):
     kept = [p.grad for p in trainer._parameters()]
     trainer.network.train()
     images, targets = next(iter(trainer._pictures(trainer.batches.epoch(0))))
-    trainer._step(images, targets, 0, False)
+    trainer._step(images, targets, step=0, last=False)
     assert sum(float(g.abs().sum()) for g in kept) > 0
-    trainer._step(images, targets, 1, True)
+    trainer._step(images, targets, step=1, last=True)
     assert all(p.grad is g for p, g in zip(trainer._parameters(), kept))
     assert sum(float(g.abs().sum()) for g in kept) == 0
+
+
+def test_a_run_taken_up_keeps_weights_and_average_apart(tmp_path):
+    """train.py hands the network with the averaged weights to the trainer and to `restore`."""
+    first, second = make(tmp_path), make(tmp_path)
+    first.ema.updates = 5000  # an average that is far from the last weights
+    first.train_epoch(0)
+    weights, average = (copy.deepcopy(m.state_dict()) for m in (first.model, first.ema.model))
+    second.model.load_state_dict(average)
+    second.restore(second.model, first.state())
+    assert any(not torch.equal(value, average[k]) for k, value in weights.items())
+    for found, wanted in ((second.model, weights), (second.ema.model, average)):
+        assert all(torch.equal(value, wanted[k]) for k, value in found.state_dict().items())

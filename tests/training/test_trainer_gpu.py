@@ -57,7 +57,7 @@ def test_gradients_of_several_batches_add_up(tmp_path, monkeypatch, steps):
         assert trainer.accumulate == 16
         trainer.network.train()
         for step, (images, targets) in zip(range(steps), endless(trainer)):
-            trainer._step(images, targets, step, False)
+            trainer._step(images, targets, step=step, last=False)
         gradients.append([p.grad.clone() for p in trainer._parameters()])
     for ours, theirs in zip(*gradients):
         assert float((ours - theirs).norm()) <= 0.02 * float(theirs.norm()) + 1e-4
