@@ -28,10 +28,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--img-size", "--img", "--imgsz", nargs="+", type=int, metavar="PX",
         help="one number or height width [the model's own, else 640]")  # fmt: skip
     add("--square", action="store_true", help="pad to the full size also where the model takes "
-        "a rectangle that fits the picture; for comparing with a static export")  # fmt: skip
-    add("--conf-thres", type=float, help="score threshold, 0..1 [0.25; with NMS inside the model "
+        "a rectangle that fits the image; for comparing with a static export")  # fmt: skip
+    add("--conf-thres", type=float, help="score threshold, 0..1 [0.25; with embedded NMS "
         "its own, which only a higher one changes]")  # fmt: skip
-    add("--iou-thres", type=float, help="NMS IoU threshold, 0..1 [0.45; with NMS inside the model "
+    add("--iou-thres", type=float, help="NMS IoU threshold, 0..1 [0.45; with embedded NMS "
         "its own]")  # fmt: skip
     add("--max-det", type=int, default=300, help="detections an image at most [300]")
     add("--device", default="", help="cpu or a GPU index [a GPU if this runtime has one]")

@@ -37,23 +37,23 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="sizes of --task study %s" % list(STUDY_SIZES))  # fmt: skip
     add("--batch-size", type=int, help="where the model takes any [32 on a GPU, 1 on a CPU]")
     add("--conf-thres", type=float,
-        help="score threshold, 0..1 [0.001; speed 0.25; NMS inside: its own]")  # fmt: skip
+        help="score threshold, 0..1 [0.001; speed 0.25; embedded NMS: its own]")  # fmt: skip
     add("--iou-thres", type=float,
-        help="NMS IoU threshold, 0..1 [0.6; speed 0.45; NMS inside: its own]")  # fmt: skip
+        help="NMS IoU threshold, 0..1 [0.6; speed 0.45; embedded NMS: its own]")  # fmt: skip
     add("--max-det", type=int, default=300, help="detections an image at most [300]")
     add("--device", default="", help="cpu or a GPU index [a GPU if this runtime has one]")
     add("--half", action="store_true", help="FP16 inference of a .pt on a GPU")
     add("--kpt-label", action="store_true", help="accepted for old command lines; always on")
     add("--square", action="store_true", help="pad to the full size also where the model takes "
-        "a rectangle that fits the picture [on with --compare]")  # fmt: skip
+        "a rectangle that fits the image [on with --compare]")  # fmt: skip
     add("--single-cls", action="store_true", help="take all classes as one, NMS included")
     add("--agnostic-nms", action="store_true", help="NMS across classes")
     add("--augment", action="store_true", help="three views of each image, merged")
     add("--flip-test", action="store_true", help="two views of each image, one mirrored, averaged")
-    add("--from-labels", action="store_true", help="truth from the label files also where the "
-        "yaml names a COCO JSON")  # fmt: skip
+    add("--from-labels", action="store_true", help="ground truth from the label files also where "
+        "the yaml names a COCO JSON")  # fmt: skip
     add("--compare", action="store_true", help="tables and chart of several --weights of one "
-        "model: accuracy, size, latency, NMS inside and outside")  # fmt: skip
+        "model: accuracy, size, latency, embedded NMS and outside")  # fmt: skip
     add("--verbose", action="store_true", help="a row for each class")
     add("--save-txt", action="store_true", help="labels/*.txt of the predictions")
     add("--save-conf", action="store_true", help="with --save-txt: score as the last column")

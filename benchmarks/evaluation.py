@@ -34,7 +34,7 @@ from utils.runtime.predictor import Predictor
 
 
 def prepared(images: int, persons: int):
-    """{image id: (Truth, Rows)} of crowded random images, and the truth as COCO JSON content."""
+    """{image id: (Truth, Rows)} of crowded random images, and the same as COCO JSON content."""
     rng = np.random.default_rng(0)
     pairs, annotations = {}, []
     for image_id in range(1, images + 1):

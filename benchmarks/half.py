@@ -3,7 +3,7 @@
     python benchmarks/half.py --weights weights/yolov5s6_pose.pt --img-size 1280
 
 Exports FP32 and --half, the latter with --round nearest and cancel, and runs all on the val
-pictures, letterboxed. Prints a Markdown table of the keypoints of all rows above a score, before
+images, letterboxed. Prints a Markdown table of the keypoints of all rows above a score, before
 NMS; px of the input. Each file runs twice: in ONNX Runtime, whose CPU computes in float32 and
 leaves out some of the rounding between neighbours, and `fused`: rounded to FP16 once behind each
 block, as TensorRT's kernels do, and computed in float32.

@@ -93,7 +93,7 @@ def agreement(reference, found, sigmas):
 
 
 def histograms(model, pictures, hw, letterboxed, counts, names):
-    """{count: histograms of the first `count` pictures}, one pass."""
+    """{count: histograms of the first `count` images}, one pass."""
     kept, seen = {}, [0]
 
     def remember(count, found):
@@ -122,7 +122,7 @@ def main(args):
         pictures += choose_pictures(folder, every, args.seed)
     pictures = pictures[: max(args.counts)]
     if len(pictures) < max(args.counts):
-        raise InputError("--counts: only %d pictures" % len(pictures))
+        raise InputError("--counts: only %d images" % len(pictures))
     print(describe())
     reference = run(args.onnx, eval_set)
     ap, box = reference.pose["AP"], reference.box["AP"]

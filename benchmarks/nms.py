@@ -1,11 +1,11 @@
-"""NMS inside the model: exactness on random sets and real images, and what it costs.
+"""embedded NMS: exactness on random sets and real images, and what it costs.
 
     python benchmarks/nms.py --stress 10000          # random sets against greedy NMS, 5 minutes
     python benchmarks/nms.py --cost weights/yolov5n6_pose.pt     # ONNX Runtime CPU
     python benchmarks/nms.py --images ../shared/data/coco_kpts/images/val2017 --cost x.pt
     python benchmarks/nms.py --gpu                   # the same arithmetic in PyTorch on CUDA
 
---images: the poses of NMS inside against NMS outside, on every picture of the folder, for three
+--images: the poses of embedded NMS against NMS outside, on every image of the folder, for three
 pairs of thresholds, FP32 and FP16, both forms. --gpu: milliseconds of the static form alone, in
 one CUDA graph.
 """
@@ -188,7 +188,7 @@ def cost(weights: str, rounds: int) -> None:
 
 
 def images(weights: str, folder: str) -> None:
-    """Poses of NMS inside against NMS outside of the same inference, over a folder."""
+    """Poses of embedded NMS against NMS outside of the same inference, over a folder."""
     import onnx
 
     from utils.dataset.images import read_image

@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py --weights weights/yolov5s6_pose.onnx
 
-In turn, several rounds, each a fresh process: (A) detect_multi_backend.py on one picture, until
-its result line is printed (the picture is written by then); (B) a Python that imports
+In turn, several rounds, each a fresh process: (A) detect_multi_backend.py on one image, until
+its result line is printed (the image is written by then); (B) a Python that imports
 onnxruntime, makes the session and runs it once. Prints both and the difference A - B.
 """
 

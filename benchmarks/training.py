@@ -23,9 +23,11 @@ import train
 from models import common
 from utils import cli
 from utils.dataset.data_yaml import read_data
-from utils.pose.letterbox import parse_size
 from utils.training import distributed
+from utils.training.config import TrainConfig
 from utils.training.hyper_parameters import read_hyp
+from utils.training.network import build_model
+from utils.training.run import batch_spec, make_batches
 from utils.training.train_set import read_train_set
 from utils.training.trainer import Options, Trainer, to_device
 
@@ -40,38 +42,33 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    train.check_flags(args)
-    if args.workers is None:
-        args.workers = train.WORKERS
+    config = cli.config_of(TrainConfig, args)
     ranks = distributed.from_environment()
-    devices = train.parse_devices(args.device)
-    device = devices[ranks.local % len(devices)]
+    device = distributed.own_device(config.device, ranks)
     gpu = device.type == "cuda"
-    if gpu:
-        torch.cuda.set_device(device)
-    distributed.join_group(ranks, gpu)
+    distributed.join_group(ranks, gpu=gpu)
     if args.plain_norm:
         common.usable = lambda *_: False
-    data = read_data(args.data)
-    hyp = read_hyp(args.hyp)
-    model, lines = train.build_model(args, data)
-    train_set = read_train_set(data, args.single_cls, max(args.workers, 1))
-    factor = args.steps * args.batch_size / train_set.repeats.sum()
+    data = read_data(config.data)
+    hyp = read_hyp(config.hyp)
+    model, lines = build_model(config, data)
+    train_set = read_train_set(data, single_class=config.single_cls, workers=max(config.loaders, 1))
+    factor = args.steps * config.batch_size / train_set.repeats.sum()
     train_set = train_set._replace(repeats=train_set.repeats * factor)
-    size = parse_size(args.img_size)
-    batches = train.make_batches(args, model, train_set, hyp, size, ranks, device)
+    spec = batch_spec(config, model, size=config.size, ranks=ranks, pin=gpu)
+    batches = make_batches(config, train_set, hyp, spec=spec)
     options = Options(
-        10, device, ranks, args.adam, amp=not args.no_amp, compile=args.compile,
-        graphs=not args.no_graphs, progress=False,
+        epochs=10, device=device, ranks=ranks, adam=config.adam, amp=not config.no_amp,
+        compile=config.compile, graphs=not config.no_graphs, progress=False,
     )  # fmt: skip
     trainer = Trainer(model, batches, hyp, options)
-    count = batches.steps * args.batch_size
+    count = batches.steps * config.batch_size
 
     def say(*words) -> None:
         if ranks.first:
             print(*words, flush=True)
 
-    say("\n".join(lines), "on %d x" % ranks.world, train.device_name(device))
+    say(cli.with_flags("\n".join(lines)), "on %d x" % ranks.world, distributed.device_name(device))
 
     def synchronize() -> None:
         if gpu:
@@ -98,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
 
     def steps() -> None:
         for step in range(batches.steps):
-            trainer._step(images, targets, step, False)
+            trainer._step(images, targets, step=step, last=False)
 
     def warps() -> None:
         for _ in range(batches.steps):
@@ -106,14 +103,14 @@ def main(args: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     for step in range(5):
-        trainer._step(images, targets, step, False)
+        trainer._step(images, targets, step=step, last=False)
     synchronize()
     say("first 5 steps: %.1f s" % (time.perf_counter() - started))
     clock("network", steps)
     clock("host", steps, wait=False)
     if not args.network_only:
         clock("warp", warps)
-        for _ in range(2 if args.cache_images else 1):  # the first time fills the memory
+        for _ in range(2 if config.cache_images else 1):  # the first time fills the memory
             clock("loader", lambda: [None for _ in batches.epoch(0)])
         clock("pictures", lambda: [None for _ in trainer._pictures(batches.epoch(1))])
         for epoch in (2, 3):

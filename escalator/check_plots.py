@@ -1,4 +1,4 @@
-"""The picture of the dataset doctor: six plots of what a dataset holds.
+"""The image of the dataset doctor: six plots of what a dataset holds.
 
 plot(Path("report.png"), reports, nkpt=17)             # reports: escalator.check.check(...)
 """

@@ -6,7 +6,7 @@
 
 --data_file is a list file of images, or a folder of them, below --data_root. Green is the person's
 left, orange the right; a point with a dark core is labelled as hidden (v 1). --ids writes the
-number of each keypoint beside it: 0 nose, 1 left eye, ..., 16 right ankle. Pictures of an earlier
+number of each keypoint beside it: 0 nose, 1 left eye, ..., 16 right ankle. Images of an earlier
 run with the same names are replaced. What cannot be read is named, and the exit code is 1.
 """
 
@@ -42,7 +42,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--data_file", "--data-file", default="train.txt",
         help="list file of images, or a folder of them [train.txt]")  # fmt: skip
     add("--visual_num", "--visual-num", type=int, default=5, help="images to draw, 0: all [5]")
-    add("--save_dir", "--save-dir", default="runs/visual", help="folder of the pictures "
+    add("--save_dir", "--save-dir", default="runs/visual", help="folder of the images "
         "[runs/visual]")  # fmt: skip
     add("--ids", action="store_true", help="number each keypoint")
     add("--names", nargs="+", default=["person"], metavar="NAME",
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
             raise InputError("--%s %d: expected at least 0" % (flag, getattr(args, flag)))
     paths = list_images(os.path.join(args.data_root, args.data_file))
     if os.path.realpath(args.save_dir) in image_folders(paths):
-        raise InputError("--save_dir %s: the pictures would overwrite the images" % args.save_dir)
+        raise InputError("--save_dir %s: the drawn images would overwrite the originals" % args.save_dir)
     if 0 < args.visual_num < len(paths):
         chosen = random.Random(args.seed).sample(range(len(paths)), args.visual_num)
         paths = [paths[i] for i in sorted(chosen)]
@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> None:
             print("failed: %s" % e, file=sys.stderr)
             continue
         write_image(Path(args.save_dir) / name, image)
-    print("%d pictures in %s" % (len(paths) - failed, args.save_dir))
+    print("%d images in %s" % (len(paths) - failed, args.save_dir))
     if failed:
         raise InputError("%d of %d images could not be drawn (see above)" % (failed, len(paths)))
 

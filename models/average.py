@@ -3,7 +3,7 @@
     python models/average.py --weights best.pt last.pt --shares 0.7 0.3 --out averaged.pt
 
 Weights along one run lie in one valley, and their mean is often as accurate and steadier on
-pictures unlike those of the training (Izmailov et al. 2018, arXiv 1803.05407; Wortsman et al. 2022,
+images unlike those of the training (Izmailov et al. 2018, arXiv 1803.05407; Wortsman et al. 2022,
 arXiv 2203.05482). Batch statistics are averaged, too. Test the result: the mean of different runs
 is of no use.
 """

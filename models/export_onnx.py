@@ -17,7 +17,7 @@ With --end2end NMS is in the model, X-NMS.onnx (X-dynamic-NMS.onnx): outputs num
 det_boxes, det_pose, det_scores, see utils/graph/nms.py and docs/nms.md.
 
 After the export ONNX Runtime and PyTorch run on one real image; a file that differs is deleted.
-A file with NMS inside must find what utils/pose/nms.py finds in the raw output.
+A file with embedded NMS must find what utils/pose/nms.py finds in the raw output.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Small models and pictures that the tests share. Nothing here needs a GPU or the network."""
+"""Small models and images that the tests share. Nothing here needs a GPU or the network."""
 
 import json
 import os

@@ -74,7 +74,7 @@ def test_poses_are_in_original_pixels(two_people_onnx, tmp_path, out):
     picture = encode(tmp_path / "wide.png", np.zeros((100, 200, 3), np.uint8))
     detect("--weights", two_people_onnx, "--source", picture, "--project", out, "--save-json")
     rows = json.loads((out / "exp" / "predictions.json").read_text())
-    # 64 x 64 canvas, picture 64 x 32 on it from y = 16, scale 0.32
+    # 64 x 64 canvas, image 64 x 32 on it from y = 16, scale 0.32
     best = rows[0]
     shift = 2 * 16 * 114 / 255 / 64 * 64 / 64  # mean brightness of the border moves cx
     np.testing.assert_allclose(best["bbox"], [(38 + shift) / 0.32, 0, 20 / 0.32, 100], atol=1.5)
@@ -294,7 +294,7 @@ def test_square_and_rectangular_input(tmp_path, out):
         json.loads((out / name / "predictions.json").read_text())[0]["keypoints"][1]
         for name in ("exp", "exp2")
     ]
-    # the picture is 64 x 16 on the canvas, 8 px from the top of 64 x 32 and 24 px of 64 x 64
+    # the image is 64 x 16 on the canvas, 8 px from the top of 64 x 32 and 24 px of 64 x 64
     np.testing.assert_allclose(y, [(32 - 8) * 6.25, (32 - 24) * 6.25], atol=0.1)
 
 
@@ -319,7 +319,7 @@ def test_a_model_with_nms_inside(two_people_onnx, picture, tmp_path, form):
     inside, outside = run(path), run(two_people_onnx)
     assert inside.returncode == outside.returncode == 0, inside.stderr
     assert "2 person" in inside.stdout and "2 person" in outside.stdout
-    assert "NMS inside (conf 0.5, iou 0.45, at most 3 poses)" in inside.stdout
+    assert "embedded NMS (conf 0.5, iou 0.45, at most 3 poses)" in inside.stdout
     assert ("replaced by standard ops" in inside.stdout) == (form == "efficientnms")
     assert "warning" not in inside.stdout
     texts = [(tmp_path / "out" / n / "labels" / "picture.txt").read_text() for n in ("exp", "exp2")]

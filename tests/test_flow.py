@@ -31,7 +31,7 @@ def custom(tmp_path):
 
 
 def prepare(custom):
-    """Convert, split, COCO JSONs, pictures, check."""
+    """Convert, split, COCO JSONs, images, check."""
     runs("escalator/json2yolo.py", "--json_dir", custom / "annotations",
          "--label_dir", custom / "labels")  # fmt: skip
     runs("escalator/split.py", "--image_dir", custom / "images", "--prefix_path", "./images/",

@@ -39,7 +39,7 @@ def run(folder, *words, weights=("good.onnx",), size=("--img-size", "64")):
 
 
 def inside_onnx(path, rows, names=("person",), conf=0.1, iou=0.5):
-    """The model that make_pose_onnx makes, with NMS inside."""
+    """The model that make_pose_onnx makes, with embedded NMS."""
     import onnx
 
     from utils.graph.nms import Nms, add_nms

@@ -260,12 +260,6 @@ def test_resume_without_a_run(tmp_path):
         train.main(parse("--resume", "--project", tmp_path))
 
 
-def test_batch_is_divided(people):
-    config = TrainConfig(cfg=str(people / "tiny.yaml"), batch_size=5)
-    with pytest.raises(InputError, match="`batch_size` 5: cannot be divided by 2 GPUs; try 4"):
-        config.share_of_batch(2)
-
-
 def test_cfg_of_other_weights(people, finished, tmp_path):
     cfg = dict(tiny_cfg(), width_multiple=0.3)
     path = tmp_path / "other.yaml"

@@ -131,7 +131,7 @@ def test_no_labels_at_all_is_an_error(data):
     assert len(findings(data, ["train"])[doctor.UNLABELLED_ERROR]) == 7
     (data / "d.yaml").write_text("val: images/val\nval-annotations: x.json\nnames: [person]\n")
     (data / "labels" / "val" / "people08.txt").unlink()
-    assert doctor.UNLABELLED in findings(data, ["val"])  # the JSON has the truth
+    assert doctor.UNLABELLED in findings(data, ["val"])  # the JSON has the ground truth
 
 
 def test_nobody_at_all(data):

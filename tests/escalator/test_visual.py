@@ -37,7 +37,7 @@ def test_pictures(data):
     done = visual(data, "--data_file", "list.txt", "--visual_num", 5, "--ids")
     assert done.returncode == 0, done.stderr
     names = sorted(p.name for p in (data / "v").iterdir())
-    assert len(names) == 5 and "5 pictures" in done.stdout
+    assert len(names) == 5 and "5 images" in done.stdout
     assert visual(data, "--data_file", "images", "--visual_num", "0").returncode == 0
     assert len(list((data / "v").iterdir())) == 12  # replaced, not added to
     for i in (0, 3):  # nobody, three persons
@@ -67,7 +67,7 @@ def test_what_cannot_be_drawn_is_named(data):
     (data / "labels" / "人02.txt").unlink()
     (data / "images" / "人03.jpg").write_bytes(b"x")
     done = visual(data, "--data_file", "images", "--visual_num", "0")
-    assert done.returncode == 1 and "9 pictures" in done.stdout
+    assert done.returncode == 1 and "9 images" in done.stdout
     assert [w in done.stderr for w in ("人01.txt, line 1", "人02.txt: no such", "人03.jpg: not")]
     assert "error: 3 of 12 images" in done.stderr
 

@@ -68,7 +68,7 @@ def as_coco(truths, nc):
 
 
 def both(images, nc, sigmas=SIGMAS):
-    """(ours, pycocotools') poses and boxes of {image id: (truth, rows)}."""
+    """(ours, pycocotools') poses and boxes of {image id: (ground truth, rows)}."""
     truths = {k: t for k, (t, _) in images.items()}
     results = [r for k, (_, rows) in images.items() for r in result_json(rows, k, range(1, nc + 1))]
     pairs = [images[k] for k in sorted(images)]

@@ -486,5 +486,5 @@ def test_shipped_weights_find_the_astronaut():
     (poses,) = predictor([read_image(str(IMAGES / "astronaut.jpg"))])
     assert poses.count == 1 and poses.scores[0] > 0.5
     nose, left_eye, right_eye = poses.keypoints[0, :3, :2]
-    assert np.abs(nose - [220, 112]).max() < 15  # looked up in the picture
+    assert np.abs(nose - [220, 112]).max() < 15  # looked up in the image
     assert right_eye[0] < nose[0] < left_eye[0]

@@ -107,7 +107,7 @@ def calib(tmp_path, pictures):
 
 
 def dataset(tmp_path):
-    """Data yaml of a picture with one labelled person."""
+    """Data yaml of an image with one labelled person."""
     for name in ("images", "labels"):
         (tmp_path / "data" / name).mkdir(parents=True)
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
@@ -311,7 +311,7 @@ def test_nms_inside(tmp_path, pictures, version, form):
         plugins = [k for k in facts(engine)["precisions"] if k.startswith("nms/")]
         assert plugins  # NMS stays FP32
     text, rows = predictions(version, engine, pictures, tmp_path / "trt")
-    assert "NMS inside (conf 0.2, iou 0.45, at most 8 poses)" in text
+    assert "embedded NMS (conf 0.2, iou 0.45, at most 8 poses)" in text
     _, expected = predictions(None, tmp_path / "x-NMS.onnx", pictures, tmp_path / "onnx")
     assert len(rows) == len(expected) >= 10
 
@@ -331,7 +331,7 @@ def test_nms_inside_in_int8(tmp_path, pictures, calib, version):
         assert len(rows) >= 10
     done = run(version, "models/export_INT8.py", "--onnx", tmp_path / "x-NMS.onnx", "--report",
                "--cache_dir", tmp_path / "caches")  # fmt: skip
-    bad(done, "--report", "without NMS inside")
+    bad(done, "--report", "without embedded NMS")
 
 
 def test_builder_settings(tmp_path):
@@ -408,9 +408,9 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     empty = tmp_path / "empty"
     empty.mkdir()
     flags = ["--int8", "--cache_dir", tmp_path / "none", "--calib_path"]
-    bad(run("v85", *export, *flags, empty), "--calib_path", "no pictures")
+    bad(run("v85", *export, *flags, empty), "--calib_path", "no images")
     bad(run("v85", *export, *flags, tmp_path / "nowhere"), "--calib_path", "expected a folder")
-    bad(run("v11", *export, *flags, pictures), "--calib_num 1024: only 10 pictures")
+    bad(run("v11", *export, *flags, pictures), "--calib_num 1024: only 10 images")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "x.cache").write_text("TRT-8401-MinMaxCalibration\ninput: 3c010204\n")
@@ -431,7 +431,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
 
 
 def stopped_at(error, picture, monkeypatch):
-    """A picture that cannot be read for a reason of its own."""
+    """A image that cannot be read for a reason of its own."""
     from utils.dataset import images
 
     read = images.read_image
@@ -480,7 +480,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, calib):
     (tmp_path / "caches").write_bytes(b"a file where the folder should be")
     done = run("v85", "models/export_TRT.py", "--onnx", path, *calib)
     bad(done, "caches: cannot write into this folder")
-    assert "image/s" not in done.stderr  # before any picture is read
+    assert "image/s" not in done.stderr  # before any image is read
     (tmp_path / "x.trt").mkdir()
     done = run("v85", "models/export_TRT.py", "--onnx", path)
     bad(done, "x.trt: is a folder")

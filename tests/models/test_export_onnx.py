@@ -231,7 +231,7 @@ def test_end2end_finds_what_nms_outside_finds(weights, form, flags, capsys):
     for poses, others in zip(found, wanted):
         for value, other in zip(poses, others):
             np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-3)
-    assert "NMS inside (%s): conf 0.1, iou 0.6" % form in capsys.readouterr().out
+    assert "embedded NMS (%s): conf 0.1, iou 0.6" % form in capsys.readouterr().out
 
 
 def test_the_plugin_is_proved_with_all_boxes_it_takes(tmp_path, capsys):

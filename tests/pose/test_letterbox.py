@@ -52,7 +52,7 @@ def test_image_lies_where_the_letterbox_says(image_hw):
     (top, left), (h, w) = box.pad, box.resized_hw
     assert (ys.min(), xs.min(), ys.max() + 1, xs.max() + 1) == (top, left, top + h, left + w)
     assert (canvas == 255).sum() + (canvas == letterbox.PAD_VALUE).sum() == canvas.size
-    # the scale is the applied one: both far corners of the image land on the picture's corner
+    # the scale is the applied one: both far corners of the image land on the image's corner
     np.testing.assert_allclose(
         box.to_network(np.array([image_hw[1], image_hw[0]])), [left + w, top + h]
     )

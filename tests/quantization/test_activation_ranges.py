@@ -82,7 +82,7 @@ def test_foreground_has_the_range_that_is_best_there(seed):
 
 
 def test_foreground_on_few_pictures_are_not_cut_off():
-    """What is large on one picture in ten keeps more of its size than by the logarithm."""
+    """What is large on one image in ten keeps more of its size than by the logarithm."""
     rng = np.random.default_rng(0)
     usual = [silu(rng.standard_normal(5000)) for _ in range(27)]
     large = [silu(rng.standard_normal(5000) * 8) for _ in range(3)]

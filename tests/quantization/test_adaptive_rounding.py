@@ -13,7 +13,7 @@ from utils.quantization import adaptive_rounding  # noqa: E402
 
 
 def pixels(seed, hw=(64, 64)):
-    """A smooth picture with 8 bits a colour."""
+    """A smooth image with 8 bits a colour."""
     import cv2
 
     small = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
@@ -78,7 +78,7 @@ def test_weights_are_fp16_numbers_and_lose_less(tmp_path, batch, hw):
     errors = []
     for model in (fine, plain):
         total = 0.0
-        for seed in range(10, 16):  # pictures that were not seen
+        for seed in range(10, 16):  # images that were not seen
             images = np.repeat(pixels(seed), batch or 1, 0)
             difference = run_onnx(model, images)[0] - run_onnx(exact, images)[0]
             total += float((difference[..., 6:] ** 2).mean())

@@ -8,7 +8,7 @@ from utils.quantization.images import batches, choose_pictures, read_batch
 
 @pytest.fixture
 def folder(tmp_path):
-    """12 pictures of many kinds in two folders; picture i is grey 10 i."""
+    """12 images of many kinds in two folders; image i is grey 10 i."""
     suffixes = [".jpg", ".png", ".bmp", ".JPEG", ".webp", ".tif"]
     for i in range(12):
         part = tmp_path / "images" / ("a" if i % 2 else "b")
@@ -35,10 +35,10 @@ def test_list_file(folder, tmp_path):
 
 
 def test_too_few(folder, tmp_path):
-    with pytest.raises(InputError, match="`calib_num` 13: only 12 pictures.*`calib_num` 12"):
+    with pytest.raises(InputError, match="`calib_num` 13: only 12 images.*`calib_num` 12"):
         choose_pictures(str(folder), 13)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no pictures in it"):
+    with pytest.raises(InputError, match="no images in it"):
         choose_pictures(str(tmp_path / "empty"), 1)
     with pytest.raises(InputError, match="expected a folder"):
         choose_pictures(str(tmp_path / "none"), 1)
@@ -74,7 +74,7 @@ def test_same_preprocessing_as_detect(tmp_path):
 
 
 def test_plain_resize_fills_height_and_width(tmp_path):
-    """(height, width): the left half of the picture is dark, the right half bright."""
+    """(height, width): the left half of the image is dark, the right half bright."""
     image = np.zeros((30, 90, 3), np.uint8)
     image[:, 45:] = (255, 0, 0)  # blue
     path = tmp_path / "x.png"

@@ -224,7 +224,7 @@ def test_nms_inside(tmp_path, form):
     backend = load_backend(str(inner_onnx(tmp_path / "x.onnx", form)), "cpu")
     assert backend.end2end and backend.baked == (0.3, 0.5, 2)
     assert (backend.nc, backend.nkpt, backend.batch) == (1, 17, 2)
-    assert "NMS inside (conf 0.3, iou 0.5, at most 2 poses)" in backend.description
+    assert "embedded NMS (conf 0.3, iou 0.5, at most 2 poses)" in backend.description
     out = backend(np.zeros((2, 3, 64, 64), np.float32))
     assert out.num_dets.tolist() == [[1], [1]] and out.det_pose.shape == (2, 2, 51)
     np.testing.assert_allclose(out.det_boxes[1], [[6, 12, 26, 52], [0, 0, 0, 0]])
@@ -243,7 +243,7 @@ def test_swap_needs_onnx(tmp_path, monkeypatch):
 )
 def test_nms_inside_that_contradicts_itself(tmp_path, metadata):
     path = inner_onnx(tmp_path / "x.onnx", "static", **metadata)
-    with pytest.raises(InputError, match="NMS inside, but not as this version writes it"):
+    with pytest.raises(InputError, match="embedded NMS, but not as this version writes it"):
         load_backend(str(path), "cpu")
 
 

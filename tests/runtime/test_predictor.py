@@ -12,7 +12,7 @@ from utils.runtime.predictor import Predictor, resolve_size
 class SpotBackend(Backend):
     """Finds the brightest pixel: a box 20 px wide around it, keypoint k at its (k, 0) offset.
 
-    On a mirrored picture it names left and right as it sees them, like a trained network.
+    On a mirrored image it names left and right as it sees them, like a trained network.
     """
 
     def __init__(self, hw=None, batch=None):
@@ -36,7 +36,7 @@ class SpotBackend(Backend):
 
 
 def spot(h, w, y, x):
-    """Grey picture with a bright 3 x 3 spot at pixel (y, x)."""
+    """Grey image with a bright 3 x 3 spot at pixel (y, x)."""
     image = np.full((h, w, 3), 60, np.uint8)
     image[y - 1 : y + 2, x - 1 : x + 2] = 255
     return image
@@ -164,7 +164,7 @@ def test_one_dynamic_side_is_not_rectangular():
 
 
 class InnerBackend(SpotBackend):
-    """SpotBackend with NMS inside: the spot in each image, twice in the first."""
+    """SpotBackend with embedded NMS: the spot in each image, twice in the first."""
 
     baked = BakedNms(0.25, 0.45, 5)
 
@@ -209,7 +209,7 @@ def test_thresholds_inside_the_model(recwarn):
     backend.names = ["a", "b"]
     with pytest.warns(InputWarning, match="`agnostic_nms` is ignored"):
         Predictor(backend, agnostic=True)
-    with pytest.raises(InputError, match="`augment` .*NMS inside"):
+    with pytest.raises(InputError, match="`augment` .*embedded NMS"):
         Predictor(backend, augment=True)
 
 
@@ -222,7 +222,7 @@ def test_attributes_are_the_thresholds_that_hold():
 
 
 class OneEyedBackend(SpotBackend):
-    """SpotBackend that does not see mirrored pictures."""
+    """SpotBackend that does not see mirrored images."""
 
     def __call__(self, images):
         raw = super().__call__(images)

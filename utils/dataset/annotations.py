@@ -41,7 +41,7 @@ class Annotation(NamedTuple):
     """What a file says about one image; boxes and areas that it does not give are NaN."""
 
     truth: Truth
-    persons: List[str]  # of each row of the truth, how a message calls it
+    persons: List[str]  # of each row of the ground truth, how a message calls it
     image: Optional[str] = None  # file name of the image, if the file says it
     hw: Optional[HW] = None  # (height, width) px, if the file says it
     faults: List[str] = []  # persons that were left out, and why

@@ -1,9 +1,9 @@
-"""The images a model is tested on, and the truth about them.
+"""The images a model is tested on, and the ground truth about them.
 
     eval_set = read_eval_set(read_data("data/coco_kpts.yaml"), "val")
     truth = eval_set.truth(0, image_hw)
 
-The truth is the COCO JSON if the data yaml names one for the task, else the label files.
+The ground truth is the COCO JSON if the data yaml names one for the task, else the label files.
 """
 
 import os
@@ -53,7 +53,7 @@ class EvalSet(NamedTuple):
 
 
 def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> EvalSet:
-    """Images and truth of `train`, `val` or `test`.
+    """Images and ground truth of `train`, `val` or `test`.
 
     Args: from_labels_only: label files also where the yaml names a COCO JSON.
 

@@ -9,7 +9,7 @@ from utils.pose.letterbox import HW
 IMAGE_SUFFIXES = ".bmp .dib .jpeg .jpg .jpe .jp2 .png .webp .pbm .pgm .ppm .tif .tiff".split()
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 _SIDEWAYS = (5, 6, 7, 8)
-# Those with EXIF that OpenCV turns, and TIFF. MPO: what Pillow calls a JPEG of several pictures.
+# Those with EXIF that OpenCV turns, and TIFF. MPO: what Pillow calls a JPEG of several images.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
 _WIDTH, _HEIGHT = 256, 257  # TIFF tags
 
@@ -44,7 +44,7 @@ def read_image_hw(path: str) -> HW:
     from PIL import Image, UnidentifiedImageError
 
     with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of huge pictures and odd EXIF
+        warnings.simplefilter("ignore")  # Pillow warns of huge images and odd EXIF
         try:
             with Image.open(file) as image:
                 width, height = image.size

@@ -1,7 +1,7 @@
 """Several files of one model side by side: was anything lost on the way?
 
 Two tables, as Markdown, CSV and a chart: precision x size x accuracy x latency of each file, with
-the differences to the first; and NMS inside the model against NMS outside at the same thresholds.
+the differences to the first; and embedded NMS against NMS outside at the same thresholds.
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ def compare(
 
     Args:
         alone: a file -> a predictor that has the machine for itself, one inference at a time.
-        outside: (a file without NMS, one with NMS inside) -> a predictor of the first with the
+        outside: (a file without NMS, one with embedded NMS) -> a predictor of the first with the
             thresholds of the second.
         again: evaluates a predictor on eval_set as the outcomes were.
     """
@@ -65,9 +65,9 @@ def compare(
     if nms_content:
         nms_rows = [_nms_cells(e) for e in nms_content]
         write_csv(folder / "compare-nms.csv", NMS_HEADER, nms_rows)
-        text += "\nNMS inside the model and outside, at the same thresholds.\n\n"
+        text += "\nembedded NMS and outside, at the same thresholds.\n\n"
         text += markdown(NMS_HEADER, nms_rows)
-        tables.append(Table("NMS inside and outside, same thresholds", NMS_HEADER, nms_rows))
+        tables.append(Table("embedded NMS and outside, same thresholds", NMS_HEADER, nms_rows))
     with atomic_path(folder / "compare.md") as tmp:  # a file name need not be UTF-8
         tmp.write_text(text, encoding="utf-8", errors="backslashreplace")
     print("\n" + text, end="")
@@ -132,7 +132,7 @@ def _nms(
     outside: Callable[[Outcome, Outcome], Predictor],
     again: Callable[[Predictor], Evaluation],
 ) -> List[Dict[str, Any]]:
-    """For each file with NMS inside: the first file without, at its thresholds; and itself."""
+    """For each file with embedded NMS: the first file without, at its thresholds; and itself."""
     plain = next((o for o in outcomes if not o.predictor.backend.end2end), None)
     entries: List[Dict[str, Any]] = []
     for inside in outcomes:

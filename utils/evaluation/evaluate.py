@@ -103,7 +103,7 @@ def evaluate(
 
     Args:
         batch_size: images at a time where the model does not say.
-        single_class: look at all classes, of truth and predictions, as one.
+        single_class: look at all classes, of ground truth and predictions, as one.
 
     Raises InputError for a model that does not fit the data and images that cannot be read.
     """

@@ -71,7 +71,7 @@ def box_iou(boxes: np.ndarray, truth_boxes: np.ndarray, crowd: np.ndarray) -> np
 
 
 class Scored(NamedTuple):
-    """Predictions of one image and one class beside its truth; predictions best first."""
+    """Predictions of one image and one class beside its ground truth; predictions best first."""
 
     similarity: np.ndarray  # (D, G) OKS or IoU
     scores: np.ndarray  # (D,) descending

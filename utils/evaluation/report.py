@@ -1,6 +1,6 @@
-"""One self-contained HTML page: figures, tables and pictures of a run.
+"""One self-contained HTML page: figures, tables and images of a run.
 
-write_report(folder / "report.html", "Test", facts, [Section("x.onnx", tables, pictures)])
+write_report(folder / "report.html", "Test", facts, [Section("x.onnx", tables, images)])
 """
 
 import base64
@@ -65,7 +65,7 @@ img { max-width: 100%; display: block; }
 def write_report(
     path: Path, title: str, facts: Sequence[Tuple[str, str]], sections: Sequence[Section]
 ) -> None:
-    """Write the page whole. Pictures are put into it; it needs no other file and no network."""
+    """Write the page whole. Images are put into it; it needs no other file and no network."""
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

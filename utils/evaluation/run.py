@@ -36,7 +36,7 @@ def load(config: EvaluateConfig, weights: str, size: Optional[HW], throughput: b
     """The predictor of a file, as the flags say."""
     conf, iou = config.conf_thres, config.iou_thres
     backend = load_backend(weights, config.device, config.half, throughput=throughput)
-    if backend.baked is None:  # NMS inside the model has its own
+    if backend.baked is None:  # embedded NMS has its own
         fast = config.task == "speed"
         conf = (0.25 if fast else 0.001) if conf is None else conf
         iou = (0.45 if fast else 0.6) if iou is None else iou
@@ -118,7 +118,7 @@ def evaluate_files(config: EvaluateConfig) -> Path:
         config = dataclasses.replace(config, square=True)
     eval_set = read_eval_set(read_data(config.data), task, config.from_labels)
     source = eval_set.annotations or "label files"
-    print("%s, %s: %d images, truth from %s" % (config.data, task, eval_set.count, source))
+    print("%s, %s: %d images, ground truth from %s" % (config.data, task, eval_set.count, source))
     folder = increment_dir(config.project, config.name, config.exist_ok)
     failed: List[str] = []
     try:
@@ -184,7 +184,7 @@ def test(
                   "differs; export them at one size" % ", ".join(sizes))  # fmt: skip
 
         def outside(plain: Outcome, inside: Outcome) -> Predictor:
-            """A file without NMS at the thresholds of one with NMS inside."""
+            """A file without NMS at the thresholds of one with embedded NMS."""
             limits, usual = inside.predictor, plain.predictor
             return Predictor(
                 usual.backend,

@@ -66,7 +66,7 @@ def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.nda
 
 
 def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
-    """Compare NMS inside with utils/pose/nms.py, on the raw output of the same inference.
+    """Compare embedded NMS with utils/pose/nms.py, on the raw output of the same inference.
 
     EfficientNMS runs as its static form here. Returns the number of poses. Raises InputError if
     they differ.
@@ -79,7 +79,7 @@ def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
     for image, (inside, outside) in enumerate(zip(inner, expected)):
         if not all(np.array_equal(a, b) for a, b in zip(inside, outside)):
             raise InputError(
-                "NMS inside the model found other poses than NMS outside (%d against %d in image "
+                "embedded NMS found other poses than NMS outside (%d against %d in image "
                 "%d); the file was not kept. `nms` static takes more `nms_candidates`, `nms_steps`"
                 % (inside.count, outside.count, image)
             )
@@ -88,7 +88,7 @@ def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
 
 def describe_nms(nms: Nms, poses: int) -> str:
     """What is in the model, and what the check found."""
-    text = "NMS inside (%s): conf %g, iou %g, at most %d poses" % nms[:4]
+    text = "embedded NMS (%s): conf %g, iou %g, at most %d poses" % nms[:4]
     if nms.form == "static":
         text += ", from the best %d boxes, chains up to %d" % (nms.candidates, nms.steps)
     return text + "; finds what NMS outside finds (%d poses)" % poses

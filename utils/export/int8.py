@@ -57,7 +57,7 @@ def quantize(config: QuantizeConfig) -> Path:
     source = read_onnx(config.onnx)
     refuse_quantised(source)
     if config.report and len(source.graph.outputs) > 1:
-        raise InputError("`report`: takes the ONNX without NMS inside")
+        raise InputError("`report`: takes the ONNX without embedded NMS")
     calibration = config.calibration
     fresh = calibration.recalibrate or not calibration.cache_path(source).is_file()
     amax = (calibrate if fresh else load_ranges)(calibration, source)

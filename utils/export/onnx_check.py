@@ -24,7 +24,7 @@ MIN_CONF = 0.01
 
 
 def check_image(path: str) -> np.ndarray:
-    """The picture of the comparison. Raises InputError if there is none."""
+    """The image of the comparison. Raises InputError if there is none."""
     from utils.dataset.images import IMAGE_SUFFIXES, read_image
 
     folder = ROOT / "data" / "images"
@@ -97,7 +97,7 @@ def reference_output(model: Any, batch: np.ndarray) -> np.ndarray:
 
 
 def check_batch(image: np.ndarray, net_hw: Tuple[int, int], batch: int) -> np.ndarray:
-    """The picture, letterboxed as detect does; further images of the batch are mirrored."""
+    """The image, letterboxed as detect does; further images of the batch are mirrored."""
     from utils.pose import letterbox
 
     box = letterbox.fit((image.shape[0], image.shape[1]), net_hw)

@@ -1,6 +1,6 @@
 """FP16 as types in the ONNX: `--half`, and TensorRT 11 and RTX, whose precision is the types.
 
-    rounding.prepare(model, pictures)     # weights that lose little by it
+    rounding.prepare(model, images)     # weights that lose little by it
     to_half(model)
 
 Weights and convolutions become FP16; the decode (and NMS behind it) stays FP32, because an FP16

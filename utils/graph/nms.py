@@ -1,4 +1,4 @@
-"""NMS inside an ONNX model: two interchangeable forms, and the swap between them.
+"""embedded NMS an ONNX model: two interchangeable forms, and the swap between them.
 
     add_nms(model, nc, Nms("static", conf_thres=0.25, iou_thres=0.45, topk=100))
     swap_efficientnms(model)     # EfficientNMS node -> standard ops

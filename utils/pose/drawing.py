@@ -169,7 +169,7 @@ class Tile(NamedTuple):
 
 
 def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2) -> np.ndarray:
-    """Each image twice, labels beside predictions, as one (H, W, 3) uint8 BGR picture."""
+    """Each image twice, labels beside predictions, as one (H, W, 3) uint8 BGR image."""
     cells = []
     for tile in tiles:
         pair = []

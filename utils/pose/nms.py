@@ -209,7 +209,7 @@ def detections_to_poses(
     max_det: int = 300,
     classes: Optional[Sequence[int]] = None,
 ) -> List[Poses]:
-    """What a model with NMS inside found in each image, in the frame of its boxes.
+    """What a model with embedded NMS found in each image, in the frame of its boxes.
 
     Args:
         found: backends.Detections, NumPy.

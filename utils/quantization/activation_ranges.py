@@ -124,7 +124,7 @@ def mse(histogram: Histogram) -> float:
     """The range with the least error of rounding and clipping together, image by image.
 
     Least mean *logarithm* of the squared error, that is the best mean signal-to-noise ratio in
-    dB. A plain mean of squares belongs to the one odd picture in a hundred whose activations are
+    dB. A plain mean of squares belongs to the one odd image in a hundred whose activations are
     ten times as large, and takes four bits from all the others.
     """
     if not histogram.images or not histogram.amax:
@@ -137,7 +137,7 @@ def foreground(histogram: Histogram) -> float:
     """The range with the least error over the signal, inside the boxes that the model finds.
 
     The mean over images of noise to signal, no logarithm: what a person's activations lose by
-    clipping counts on the few pictures where they are large, and noise where they are small. The
+    clipping counts on the few images where they are large, and noise where they are small. The
     sky and the grey border do not count. Without a box it is that of all pixels.
     """
     if not histogram.ratio.any():
@@ -292,7 +292,7 @@ def collect(
 def foreground_masks(outputs: Sequence[np.ndarray], shape: Sequence[int]) -> List[Any]:
     """(H, W) bool of each image of a (B, 3, H, W) batch: the boxes found; None where nobody is.
 
-    Args: outputs: raw predictions, or what NMS inside the model returns (backends.Detections).
+    Args: outputs: raw predictions, or what embedded NMS returns (backends.Detections).
     Others: nobody is found.
     """
     count, _, height, width = shape

@@ -7,7 +7,7 @@ Rounding each weight of a convolution to the nearest FP16 leaves an error that i
 pixel, and it is most of what FP16 costs a keypoint. Rounded one after the other instead, with the
 error so far put upon the weights that are still to come, by how their inputs go together, what is
 left is mostly noise of no direction (optimal brain quantisation: Frantar et al. 2022,
-arXiv 2208.11580 and 2210.17323). Biases take part. A few pictures are enough.
+arXiv 2208.11580 and 2210.17323). Biases take part. A few images are enough.
 """
 
 from pathlib import Path
@@ -20,9 +20,9 @@ from utils.graph.analysis import Graph, attribute, with_input_hw
 
 COLUMNS = 1152  # weights of an output channel that are rounded as one; the cost grows with its cube
 BLOCK = 64  # columns between updates of all later ones
-POSITIONS = 3000  # of each picture, where inputs of a convolution are looked at
+POSITIONS = 3000  # of each image, where inputs of a convolution are looked at
 AT_ONCE = 16  # convolutions whose inputs are in memory
-DAMPING = 1e-4  # of the mean square input: pictures are few
+DAMPING = 1e-4  # of the mean square input: images are few
 LARGEST = float(np.finfo(np.float16).max)
 # what passes pixels on unchanged
 MOVING = ("Slice", "Concat", "Reshape", "Transpose", "SpaceToDepth", "Identity")
@@ -33,7 +33,7 @@ PICTURES = Path(__file__).resolve().parents[2] / "data" / "images"
 def prepare(model: Any, pictures: Sequence[np.ndarray]) -> None:
     """Get a float32 ONNX ready for FP16, in place: exact_pixels, then round_weights.
 
-    It computes the same, in float32 and in FP16, of pictures with 8 bits a colour.
+    It computes the same, in float32 and in FP16, of images with 8 bits a colour.
 
     Raises InputError if ONNX Runtime is not there or cannot run the model.
     """
@@ -42,7 +42,7 @@ def prepare(model: Any, pictures: Sequence[np.ndarray]) -> None:
 
 
 def sample_pictures(hw: Any, more: Sequence[str] = ()) -> List[np.ndarray]:
-    """(1, 3, height, width) float32 of the pictures in data/images, and of further files."""
+    """(1, 3, height, width) float32 of the images in data/images, and of further files."""
     from utils.dataset.images import IMAGE_SUFFIXES
     from utils.quantization.images import read_batch
 
@@ -119,9 +119,9 @@ def _alone(graph: Graph, conv: Any, index: int) -> bool:
 def round_weights(model: Any, pictures: Sequence[np.ndarray]) -> None:
     """Make weights and biases of the convolutions FP16 numbers, in place; they stay float32.
 
-    Args: pictures: (1, 3, H, W) float32 RGB 0..1, all of one size.
+    Args: images: (1, 3, H, W) float32 RGB 0..1, all of one size.
 
-    A constant that several nodes share is left to be rounded to the nearest, and without pictures
+    A constant that several nodes share is left to be rounded to the nearest, and without images
     all are. Raises InputError if ONNX Runtime is not there or cannot run the model.
     """
     from onnx import numpy_helper
@@ -148,7 +148,7 @@ def round_weights(model: Any, pictures: Sequence[np.ndarray]) -> None:
 def _inputs(
     model: Any, graph: Graph, convs: Sequence[Any], pictures: Iterable[np.ndarray]
 ) -> List[np.ndarray]:
-    """What each convolution sees at random places of the pictures: (N, C, k, k) float32."""
+    """What each convolution sees at random places of the images: (N, C, k, k) float32."""
     import onnx
     from onnx import helper
 

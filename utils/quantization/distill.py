@@ -1,8 +1,8 @@
 """Distillation: a quantised ONNX learns to predict what its FP32 original predicts.
 
-    distill(model, teacher, plan, pictures, (640, 640), Options(steps=300))
+    distill(model, teacher, plan, images, (640, 640), Options(steps=300))
 
-Needs pictures but no labels. Weights, biases and the scales of activations are trained, with the
+Needs images but no labels. Weights, biases and the scales of activations are trained, with the
 rounding in place (straight-through), so the network finds values that lose less by it; then they
 are put back into the ONNX, whose nodes stay what they were. Imports torch, so callers do it late.
 """
@@ -92,7 +92,7 @@ def crops(
 ) -> Iterator[np.ndarray]:
     """Endless batches (B, 3, size, size) of pieces, zoomed and mirrored at random.
 
-    The zoom goes from the whole picture in the crop to a little more than what the model sees, so
+    The zoom goes from the whole image in the crop to a little more than what the model sees, so
     that activations are those of use.
     """
     dice = random.Random(options.seed)
@@ -247,7 +247,7 @@ def distill(
 
     Args:
         model: onnx.ModelProto with the pairs of `plan`. teacher: the same before `insert`.
-        pictures: files. net_hw: (height, width) px the model is used at.
+        images: files. net_hw: (height, width) px the model is used at.
 
     Raises InputError for a head that is no YOLO-Pose one, or if it diverges.
     """

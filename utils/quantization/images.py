@@ -1,7 +1,7 @@
-"""Pictures for INT8 calibration, prepared exactly as detect prepares them.
+"""Images for INT8 calibration, prepared exactly as detect prepares them.
 
-pictures = choose_pictures("data/custom_kpts/images", 256)
-for batch in batches(pictures, (640, 640), 8): ...     # (B, 3, 640, 640) float32 RGB 0..1
+images = choose_pictures("data/custom_kpts/images", 256)
+for batch in batches(images, (640, 640), 8): ...     # (B, 3, 640, 640) float32 RGB 0..1
 """
 
 import random
@@ -18,7 +18,7 @@ SEED = 0
 
 
 def choose_pictures(folder: str, count: int, seed: int = SEED) -> List[str]:
-    """`count` pictures of a folder and its subfolders (or of a list file), the same each time.
+    """`count` images of a folder and its subfolders (or of a list file), the same each time.
 
     The first n of a larger choice are the choice of n.
 
@@ -34,15 +34,15 @@ def choose_pictures(folder: str, count: int, seed: int = SEED) -> List[str]:
         files = sorted(list_images(path))
     else:
         raise InputError(
-            "`calib_path` %s: expected a folder of pictures or a list file (.txt)" % folder
+            "`calib_path` %s: expected a folder of images or a list file (.txt)" % folder
         )
     if not files:
         raise InputError(
-            "`calib_path` %s: no pictures in it (%s)" % (folder, " ".join(sorted(IMAGE_SUFFIXES)))
+            "`calib_path` %s: no images in it (%s)" % (folder, " ".join(sorted(IMAGE_SUFFIXES)))
         )
     if len(files) < count:
         raise InputError(
-            "`calib_num` %d: only %d pictures in %s; add some or say `calib_num` %d"
+            "`calib_num` %d: only %d images in %s; add some or say `calib_num` %d"
             % (count, len(files), folder, len(files))
         )
     random.Random(seed).shuffle(files)
@@ -50,7 +50,7 @@ def choose_pictures(folder: str, count: int, seed: int = SEED) -> List[str]:
 
 
 def read_batch(pictures: Sequence[str], net_hw: HW, letterboxed: bool = False) -> np.ndarray:
-    """(B, 3, net_h, net_w) float32 RGB 0..1 of picture files, resized or letterboxed.
+    """(B, 3, net_h, net_w) float32 RGB 0..1 of image files, resized or letterboxed.
 
     Raises InputError for a file that cannot be read.
     """
@@ -77,10 +77,10 @@ def batches(
     fixed: bool = False,
     title: Optional[str] = "calibrate",
 ) -> Iterator[np.ndarray]:
-    """Batches of `size` pictures, all of them used; a bar shows the progress.
+    """Batches of `size` images, all of them used; a bar shows the progress.
 
     Args:
-        fixed: the last batch is filled up with the first pictures again, for a model or a
+        fixed: the last batch is filled up with the first images again, for a model or a
             calibrator that takes only full batches.
         title: of the bar, None: no bar.
     """

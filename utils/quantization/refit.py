@@ -1,13 +1,13 @@
 """Weights of a quantised ONNX, fitted again so that it computes what the FP32 network does.
 
     insert(model, plan, scales)
-    refit(model, plan, original, pictures)     # instead of correct_bias
+    refit(model, plan, original, images)     # instead of correct_bias
 
 Convolution after convolution, in the order of the graph: least squares from what it reads in the
 quantised network, all before it being fitted already, to what it makes in the FP32 one. That takes
 out means (what correct_bias does, of all layers before as well) and what clipping does to the
 channels that are clipped; noise stays noise. No labels, no gradients. How far a convolution goes
-from its own weights is decided by pictures that the fit has not seen, so most stay almost as they
+from its own weights is decided by images that the fit has not seen, so most stay almost as they
 are. One at a time, strictly: fitted together, each would correct what the one before corrects, too.
 """
 
@@ -19,11 +19,11 @@ from utils.graph.analysis import Graph, attribute
 from utils.quantization.activation_ranges import LEVELS, foreground_masks, open_session, resized
 from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
 
-POSITIONS = 500  # of each picture and convolution, half of them in the foreground
+POSITIONS = 500  # of each image and convolution, half of them in the foreground
 COLUMNS = 1200  # weights of an output channel, above which only the bias is fitted: for the time
 # of the mean square input: how much the weights are held back, what is tried
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-GAIN = 0.98  # of the error on other pictures has to be left at most, or the weights stay
+GAIN = 0.98  # of the error on other images has to be left at most, or the weights stay
 
 
 def refit(
@@ -37,7 +37,7 @@ def refit(
     """Fit weights and biases of all ungrouped convolutions, in place.
 
     Args: model: after `insert`. original: before. Both as ONNX Runtime takes them, with the same
-    names. pictures: (B, 3, H, W) float32 RGB 0..1, all of one size; memory grows with them.
+    names. images: (B, 3, H, W) float32 RGB 0..1, all of one size; memory grows with them.
     progress: show a bar.
 
     Weights are left unrounded, with the scales that insert would give them. Convolutions that
@@ -96,11 +96,11 @@ def _stages(graph: Graph, convs: Sequence[Any]) -> List[List[Any]]:
 
 
 class Steps:
-    """A model run piece by piece over pictures, whose constants may change in between.
+    """A model run piece by piece over images, whose constants may change in between.
 
     Args: names: all tensors that `run` will be asked for, which has to be in the graph's order.
 
-    Of each picture only what later pieces read is kept.
+    Of each image only what later pieces read is kept.
     """
 
     def __init__(self, model: Any, pictures: Sequence[np.ndarray], names: Sequence[str]):
@@ -123,7 +123,7 @@ class Steps:
         return found
 
     def run(self, names: Sequence[str]) -> Iterator[Dict[str, np.ndarray]]:
-        """Tensors of each picture."""
+        """Tensors of each image."""
         now = self._behind(names)
         self.done |= now
         nodes = [node for node in self.model.graph.node if id(node) in now]
@@ -243,7 +243,7 @@ def fitted(weights: np.ndarray, parts: Sequence[Moments]) -> np.ndarray:
     """(m, n) weights with the least error in `y - weights x`, apart from its mean.
 
     The ridge pulls towards the weights that are there. Which one, or none, is what two halves of
-    the pictures, each fitted and looked at with the other, lose least with.
+    the images, each fitted and looked at with the other, lose least with.
     """
     one, other = (_centred(part) for part in parts)
     best, chosen = GAIN * (_error(weights, one) + _error(weights, other)), None

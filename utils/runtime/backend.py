@@ -18,11 +18,11 @@ class BakedNms(NamedTuple):
     topk: int  # poses an image at most
 
     def __str__(self) -> str:
-        return "NMS inside (conf %g, iou %g, at most %d poses)" % tuple(self)
+        return "embedded NMS (conf %g, iou %g, at most %d poses)" % tuple(self)
 
 
 class Detections(NamedTuple):
-    """What a model with NMS inside returns, NumPy; rows from num_dets on are empty."""
+    """What a model with embedded NMS returns, NumPy; rows from num_dets on are empty."""
 
     num_dets: np.ndarray  # (B, 1) int32
     det_indices: np.ndarray  # (B, topk, 3) int32 image, class, row of the raw output
@@ -42,7 +42,7 @@ class Backend:
         dtype: NumPy dtype of the input.
         names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
         imgsz: (height, width) the model was trained or exported for, None if unknown.
-        baked: the NMS inside the model, None if it has none.
+        baked: the embedded NMS, None if it has none.
         max_batch: most images at once where `input_shape` says any, None: no limit.
         workers: calls that may run at the same time, from as many threads.
         takes_pixels: it wants (B, H, W, 3) uint8 BGR and makes RGB 0..1 of them on the device.
@@ -95,7 +95,7 @@ class Backend:
     def __call__(self, images: np.ndarray) -> Any:
         """(B, 3, H, W) float32 -> (B, N, 5 + nc + 3K) float32, NumPy or torch tensor.
 
-        With NMS inside: -> Detections.
+        With embedded NMS: -> Detections.
         """
         raise NotImplementedError
 

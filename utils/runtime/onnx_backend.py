@@ -107,7 +107,7 @@ class OnnxBackend(Backend):
                 info = read_metadata(properties, 5 + len(read_names(properties)) + pose)
             except ValueError as e:
                 raise InputError(
-                    "`weights` %s: NMS inside, but not as this version writes it (%s); export it "
+                    "`weights` %s: embedded NMS, but not as this version writes it (%s); export it "
                     "again" % (path, e)
                 ) from e
             self.names, self.nkpt, self.stride, self.imgsz = info

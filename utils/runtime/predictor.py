@@ -46,8 +46,8 @@ class Predictor:
         img_size: (height, width) px asked for, None: the model's own. Rounded up to a multiple of
             the model's stride; a model of fixed size accepts only its own.
         conf_thres, iou_thres, agnostic, max_det, classes: see nms.raw_to_poses. None: the
-            thresholds of the NMS inside the model, else 0.25 and 0.45. A higher conf_thres, max_det
-            and classes filter what NMS inside the model found; the others change nothing there,
+            thresholds of the embedded NMS, else 0.25 and 0.45. A higher conf_thres, max_det
+            and classes filter what embedded NMS found; the others change nothing there,
             which a warning says: the attributes are what really happens.
         auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
         augment: look three times (full size, 0.83 mirrored, 0.67) and merge before NMS.
@@ -75,7 +75,7 @@ class Predictor:
         if backend.baked is not None:
             if augment:
                 raise InputError(
-                    "`augment` merges views before NMS, and this model has NMS inside; drop "
+                    "`augment` merges views before NMS, and this model has embedded NMS; drop "
                     "`augment`, or export without `end2end`"
                 )
             agnostic = agnostic and backend.nc > 1  # with one class it is the same
@@ -134,7 +134,7 @@ class Predictor:
         return [self._view(images, scale, mirrored) for scale, mirrored in self.views]
 
     def _view(self, images: Sequence[np.ndarray], scale: float, mirrored: bool) -> View:
-        """Args: scale: shrink the pictures inside the canvas. mirrored: flip them first."""
+        """Args: scale: shrink the images inside the canvas. mirrored: flip them first."""
         if mirrored:
             images = [np.ascontiguousarray(i[:, ::-1]) for i in images]
         sizes = [(i.shape[0], i.shape[1]) for i in images]
@@ -184,7 +184,7 @@ class Predictor:
         ]
 
     def _suppressed(self, raw: Any, view: View) -> List[Poses]:
-        """NMS on the canvas, as a model with NMS inside does it, then Poses in image pixels."""
+        """NMS on the canvas, as a model with embedded NMS does it, then Poses in image pixels."""
         boxes = view.letterboxes
         if self.backend.end2end:  # a batch that was filled up has more images than boxes
             found = nms.detections_to_poses(raw, self.conf_thres, self.max_det, self.classes)
@@ -239,15 +239,15 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
 def warn_if_baked(
     baked: BakedNms, conf_thres: Optional[float], iou_thres: Optional[float], agnostic: bool
 ) -> None:
-    """Say which settings the NMS inside a model does not take; None: not asked for."""
+    """Say which settings the embedded NMS a model does not take; None: not asked for."""
     if conf_thres is not None and conf_thres < baked.conf_thres:
         _warn(
-            "`conf_thres` %g: the model has NMS inside and returns nothing below %g; "
+            "`conf_thres` %g: the model has embedded NMS and returns nothing below %g; "
             "export it again for a lower one" % (conf_thres, baked.conf_thres)
         )
     if iou_thres is not None and iou_thres != baked.iou_thres:
         _warn(
-            "`iou_thres` %g is ignored: the model has NMS inside, with %g"
+            "`iou_thres` %g is ignored: the model has embedded NMS, with %g"
             % (iou_thres, baked.iou_thres)
         )
     if agnostic:

@@ -68,7 +68,7 @@ class ResultWriter:
         self._image_count += 1
 
     def write_image(self, frame: Frame, image: np.ndarray) -> None:
-        """The annotated picture of a frame: an image file, or the next frame of a video."""
+        """The annotated image of a frame: an image file, or the next frame of a video."""
         if not self.images:
             return
         stem = self._stem(frame.path)

@@ -55,6 +55,7 @@ def draw(
     own: np.ndarray,
     hws: np.ndarray,
     size: HW,
+    *,
     mosaic: bool = True,
     plain: bool = False,
 ) -> Samples:
@@ -95,7 +96,18 @@ def draw(
         blend = np.where(blended, rng.beta(MIXUP_BETA, MIXUP_BETA, count), blend)
         alone = (partner == np.arange(count)) | blank | blank[partner]
         blend = np.where(alone, 1.0, blend)
-    return Samples(images, scale, origin, center, matrix, color, single, blend, partner, blank)
+    return Samples(
+        images=images,
+        scale=scale,
+        origin=origin,
+        center=center,
+        matrix=matrix,
+        color=color,
+        single=single,
+        blend=blend,
+        partner=partner,
+        blank=blank,
+    )
 
 
 def random_matrices(rng: np.random.Generator, hyp: Hyp, size: HW, pivot: np.ndarray) -> np.ndarray:

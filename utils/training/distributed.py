@@ -1,16 +1,21 @@
 """The processes of a training run: one for each GPU, on one host or several.
 
-ranks = join_group(device)      # under torchrun, or started by `launch`
+ranks = from_environment()      # under torchrun, or started by `launch`
+join_group(ranks, gpu=True)
 ranks.first                     # the process that prints and writes
 """
 
 import datetime
 import os
 import socket
-from typing import Any, Callable, NamedTuple
+import warnings
+from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple
 
 from utils import cli
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
+
+if TYPE_CHECKING:
+    import torch
 
 TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first one validates
 
@@ -26,6 +31,16 @@ class Ranks(NamedTuple):
     def first(self) -> bool:
         return self.rank == 0
 
+    def say(self, text: str) -> None:
+        """Print a line once, in the first process; parameters in backticks become flags."""
+        if self.first:
+            print(cli.with_flags(text))
+
+    def warn(self, text: str) -> None:
+        """Warn once, in the first process."""
+        if self.first:
+            warnings.warn(text, InputWarning, stacklevel=2)
+
 
 def from_environment() -> Ranks:
     """As torchrun says; alone without it."""
@@ -35,7 +50,54 @@ def from_environment() -> Ranks:
     return Ranks(*(int(os.environ[name]) for name in names))
 
 
-def join_group(ranks: Ranks, gpu: bool) -> None:
+def parse_devices(text: str) -> List["torch.device"]:
+    """`device` -> devices: cpu, a GPU index or several. Raises InputError if one is not there."""
+    import torch
+
+    text = text.strip()
+    if text == "cpu" or (not text and not torch.cuda.is_available()):
+        return [torch.device("cpu")]
+    words = [w.strip() for w in (text or "0").split(",")]
+    if not all(w.isdigit() for w in words) or len(set(words)) != len(words):
+        raise InputError("`device` %s: expected cpu, a GPU index or several such as 0,1" % text)
+    there = torch.cuda.device_count()
+    if any(int(w) >= there for w in words):
+        raise InputError(
+            "`device` %s: PyTorch %s sees %d CUDA GPUs; use `device` cpu"
+            % (text, torch.__version__, there)
+        )
+    return [torch.device("cuda", int(w)) for w in words]
+
+
+def own_device(text: str, ranks: Ranks) -> "torch.device":
+    """The device of this process, which becomes the current one.
+
+    Args: text: `device`, see parse_devices.
+
+    Raises InputError if this host has more processes than GPUs.
+    """
+    import torch
+
+    devices = parse_devices(text)
+    device = devices[ranks.local % len(devices)]
+    if device.type == "cuda":
+        if ranks.local >= len(devices):
+            raise InputError(
+                "`device` %s: %d processes on this host, but %d GPUs"
+                % (text, ranks.local + 1, len(devices))
+            )
+        torch.cuda.set_device(device)
+    return device
+
+
+def device_name(device: "torch.device") -> str:
+    """`CPU`, or the name of the GPU."""
+    import torch
+
+    return "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def join_group(ranks: Ranks, *, gpu: bool) -> None:
     """Meet the others: NCCL on GPUs, gloo on CPUs."""
     import torch.distributed as dist
 
@@ -80,8 +142,8 @@ def share(value: Any, ranks: Ranks) -> Any:
     return box[0]
 
 
-def launch(worker: Callable[[Any], None], args: Any, processes: int) -> None:
-    """Run worker(args) in `processes` processes of this host, which meet through the loopback.
+def launch(worker: Callable[[Any], None], config: Any, processes: int) -> None:
+    """Run worker(config) in `processes` processes of this host, which meet through the loopback.
 
     Raises InputError without words of its own if one failed: that one has said why.
     """
@@ -92,19 +154,30 @@ def launch(worker: Callable[[Any], None], args: Any, processes: int) -> None:
         port = s.getsockname()[1]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(processes))
     try:
-        mp.spawn(_start, (worker, args), processes, join=True)
+        mp.spawn(_start, (worker, config), processes, join=True)
     except mp.ProcessExitedException as e:
         raise InputError("a training process ended with code %s" % e.exit_code) from e
 
 
-def _start(local: int, worker: Callable[[Any], None], args: Any) -> None:
+def _start(local: int, worker: Callable[[Any], None], config: Any) -> None:
+    """A process of `launch`: errors and warnings for people on one line, as cli.run shows them."""
     import signal
     import sys
 
     os.environ.update(RANK=str(local), LOCAL_RANK=str(local))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    usual = warnings.showwarning
+
+    def show(message: Any, kind: Any, *rest: Any) -> None:
+        if issubclass(kind, InputWarning):
+            print("warning: " + cli.with_flags(str(message)), flush=True)
+        else:
+            usual(message, kind, *rest)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", InputWarning)
     try:
-        worker(args)
+        worker(config)
     except InputError as e:
         print("error: %s" % cli.with_flags(str(e)), file=sys.stderr, flush=True)
         sys.exit(1)

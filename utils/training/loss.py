@@ -1,6 +1,6 @@
 """The loss of YOLO-Pose (Maji et al. 2022, arXiv 2204.06806): box, keypoints, objectness, class.
 
-    loss = PoseLoss(model.head, hyp, sigmas)
+    loss = PoseLoss(model.head.anchors, model.nc, sigmas, hyp=hyp)
     total, parts = loss(levels, targets)
 
 The step waits for nothing: the matches come ready from the loader, with sizes known on the host.
@@ -38,6 +38,7 @@ class PoseLoss:
         anchors: torch.Tensor,
         nc: int,
         sigmas: Sequence[float],
+        *,
         hyp: Hyp,
         label_smoothing: float = 0.0,
     ):
@@ -57,7 +58,7 @@ class PoseLoss:
     def __call__(
         self, levels: Sequence[torch.Tensor], targets: Targets
     ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """(mean loss of a picture, its weighted parts in the order of PARTS, detached).
+        """(mean loss of an image, its weighted parts in the order of PARTS, detached).
 
         Args:
             levels: raw values (B, na, ny, nx, 5 + nc + 3K) of each level, any float type.

@@ -31,6 +31,7 @@ class Schedule:
         hyp: Hyp,
         steps: int,
         epoch_steps: int,
+        *,
         linear: bool = False,
         bias_warmup: bool = True,
     ):

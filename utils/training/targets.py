@@ -2,7 +2,7 @@
 
 A person is given to every anchor of similar shape, in the cell of its centre and the (up to two)
 neighbours that the centre is nearest to. YOLOv5's rule, kept by YOLO-Pose (arXiv 2204.06806).
-All of it is NumPy, in the threads that load: the training step then has only to look things up.
+All of it is NumPy, in the processes that load: the training step then has only to look things up.
 """
 
 from typing import List, NamedTuple, Sequence

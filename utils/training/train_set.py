@@ -52,7 +52,7 @@ class _Entry(NamedTuple):
     faults: List[str]
 
 
-def read_train_set(data: DataYaml, single_class: bool = False, workers: int = 8) -> TrainSet:
+def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int = 8) -> TrainSet:
     """The images of the key `train` and their labels.
 
     An image that is missing or broken, and a person whose line is no label, are left out and
@@ -215,11 +215,28 @@ def _entries(kept: Any) -> Iterator[_Entry]:
 
 
 def fault_lines(train_set: TrainSet) -> List[str]:
-    """What to tell people of the faults: the first few, and how many there are."""
+    """Warnings about the faults: the first few, and how many there are."""
     faults = train_set.faults
     if not faults:
         return []
-    lines = ["warning: left out: " + fault for fault in faults[:SHOWN_FAULTS]]
+    lines = ["left out: " + fault for fault in faults[:SHOWN_FAULTS]]
     if len(faults) > SHOWN_FAULTS:
-        lines.append("warning: and %d more; escalator/check.py lists all" % (len(faults) - 5))
+        more = len(faults) - SHOWN_FAULTS
+        lines.append("and %d more; escalator/check.py lists all" % more)
     return lines
+
+
+def draws_by_need(train_set: TrainSet, ap: Sequence[float], classes: int) -> np.ndarray:
+    """(n,) how often each image is drawn in an epoch: more often where its classes are rare or
+    badly found, as often as before in total.
+
+    Args: ap: accuracy 0..1 of each of the `classes` classes; empty: not known.
+    """
+    labels = train_set.labels
+    seen = np.concatenate([item.classes for item in labels])
+    counts = np.bincount(seen, minlength=classes)[:classes]
+    need = (1 - np.clip(np.array(ap[:classes] or [0.0]), 0, 1)) ** 2
+    need = np.resize(need, classes) / np.maximum(counts, 1)
+    weight = np.array([need[item.classes].sum() for item in labels]) + 1e-12
+    weight *= train_set.repeats
+    return weight * (train_set.repeats.sum() / weight.sum())

@@ -103,15 +103,21 @@ class Trainer:
         total = batches.spec.batch * ranks.world
         self.accumulate = max(round(NOMINAL_BATCH / total), 1)
         decay = hyp.weight_decay * total * self.accumulate / NOMINAL_BATCH
-        self.optimizer = make_optimizer(self.model, hyp, decay, options.adam)
+        self.optimizer = make_optimizer(self.model, hyp, decay, adam=options.adam)
         self.keep_gradients = False
         if captured and self.accumulate > 1:
             self._hold_gradients()
         steps = options.epochs * batches.steps
-        self.schedule = Schedule(hyp, steps, batches.steps, options.linear_lr, not options.adam)
+        self.schedule = Schedule(
+            hyp, steps, batches.steps, linear=options.linear_lr, bias_warmup=not options.adam
+        )
         sigmas = options.sigmas or oks_sigmas(model.nkpt)
         self.loss = PoseLoss(
-            self.model.head.anchors, model.nc, sigmas, hyp, options.label_smoothing
+            self.model.head.anchors,
+            model.nc,
+            sigmas,
+            hyp=hyp,
+            label_smoothing=options.label_smoothing,
         )
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
 
@@ -164,7 +170,7 @@ class Trainer:
                 for i, (images, targets) in enumerate(pictures):
                     step = epoch * batches.steps + i
                     last = i + 1 == batches.steps
-                    total += self._step(images, targets, step, last)
+                    total += self._step(images, targets, step=step, last=last)
                     bar.update()
                     if (i + 1) % CHECK_STEPS == 0 or last:
                         self._check_finite(total, epoch, i)
@@ -215,7 +221,7 @@ class Trainer:
             tensor.record_stream(stream)
         return images, targets
 
-    def _step(self, images: Any, targets: Any, step: int, last: bool) -> torch.Tensor:
+    def _step(self, images: Any, targets: Any, *, step: int, last: bool) -> torch.Tensor:
         """Forward, backward, and every `accumulate` steps an update. Returns the loss parts."""
         spec, ranks = self.batches.spec, self.options.ranks
         update = (step + 1) % self.accumulate == 0 or last
@@ -307,8 +313,8 @@ class Trainer:
         mine = {k: state.tensors.get("model." + k) for k in names}
         if any(v is None or v.shape != names[k].shape for k, v in mine.items()):
             raise ValueError("its tensors are another network's")
+        self.ema.model.load_state_dict(ema.state_dict())  # before: `ema` may be the model itself
         self.model.load_state_dict(mine)  # type: ignore
-        self.ema.model.load_state_dict(ema.state_dict())
         self.ema.updates = int(state.plain["updates"])
         kept: Dict[int, Dict[str, torch.Tensor]] = {}
         for name, tensor in state.tensors.items():
@@ -349,7 +355,7 @@ def freeze(model: Model, layers: int) -> List[nn.Module]:
     return frozen
 
 
-def make_optimizer(model: Model, hyp: Hyp, decay: float, adam: bool) -> torch.optim.Optimizer:
+def make_optimizer(model: Model, hyp: Hyp, decay: float, *, adam: bool) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW. Only convolution weights decay."""
     weights, norms, biases = [], [], []
     for module in model.modules():

@@ -1,0 +1,123 @@
+"""The network at the beginning of a run: built, given weights, its anchors fitted to the data.
+
+model, lines = build_model(config, read_data(config.data))
+text = fit_anchors(model, train_set, hyp, size=(640, 640))
+"""
+
+from typing import List, Optional, Tuple
+
+import numpy as np
+
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.yolo import Model, read_cfg
+from utils.dataset.data_yaml import DataYaml
+from utils.errors import InputError
+from utils.pose.letterbox import HW
+from utils.training import anchors
+from utils.training.config import TrainConfig
+from utils.training.hyper_parameters import Hyp
+from utils.training.train_set import TrainSet
+
+
+def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
+    """(network with the weights that fit, lines that tell what was taken over).
+
+    Raises InputError for a `cfg` that is none, and for weights of another network.
+    """
+    import torch
+
+    checkpoint: Optional[Checkpoint] = load_checkpoint(config.weights) if config.weights else None
+    nc = 1 if config.single_cls else data.nc
+    torch.manual_seed(config.seed)
+    try:
+        cfg = read_cfg(config.cfg) if config.cfg else checkpoint.model.cfg  # type: ignore
+    except FileNotFoundError as e:
+        raise InputError("`cfg` %s: no such file" % config.cfg) from e
+    except ValueError as e:
+        raise InputError("`cfg` %s" % e) from e
+    model = Model(cfg, nc=nc, nkpt=data.nkpt)
+    model.names = ["object"] if config.single_cls and data.nc > 1 else list(data.names)
+    count = model.parameter_count() / 1e6
+    lines = ["%s: %.1f M parameters" % (config.cfg or config.weights, count)]
+    if checkpoint is not None:
+        lines.append(transfer(checkpoint.model, model, config))
+        if model.head.nc == 1:
+            model.head.settle_class()
+            lines.append("one class: its probability starts at 1")
+    else:
+        lines.append("no `weights`: from scratch")
+    return model, lines
+
+
+def transfer(source: Model, model: Model, config: TrainConfig) -> str:
+    """Copy the tensors of the same name and shape to `model`; says which are not.
+
+    Anchors are those of `cfg` where the config names one. Raises InputError if nothing fits.
+    """
+    mine, theirs = model.state_dict(), source.state_dict()
+    anchors_of_cfg = ("anchors", "anchor_grid") if config.cfg else ()
+    fitting = {
+        k: v
+        for k, v in theirs.items()
+        if k in mine and mine[k].shape == v.shape and k.rsplit(".", 1)[-1] not in anchors_of_cfg
+    }
+    learnt = {k for k, _ in model.named_parameters()}
+    taken = [k for k in fitting if k in learnt]
+    if not taken:
+        raise InputError(
+            "`cfg` %s: none of its tensors has the shape it has in `weights` %s; is it the cfg of "
+            "these weights?" % (config.cfg, config.weights)
+        )
+    model.load_state_dict(fitting, strict=False)
+    left = [k for k in learnt if k not in fitting]
+    text = "%s: %d of %d tensors taken over" % (config.weights, len(taken), len(learnt))
+    if left:
+        layers = sorted({".".join(k.split(".")[:2]) for k in left}, key=lambda k: (len(k), k))
+        text += "; fresh are %d in %s" % (len(left), ", ".join(layers))
+    return text
+
+
+def check_freeze(model: Model, layers: int) -> None:
+    """Raise InputError if all layers were to stay as they are."""
+    if layers >= len(model.model):
+        raise InputError(
+            "`freeze` %d: the network has %d layers, and the last has to learn"
+            % (layers, len(model.model))
+        )
+
+
+def anchors_px(model: Model) -> np.ndarray:
+    """(levels, anchors, 2) w h px of the head, float64."""
+    stride = model.head.stride.cpu().view(-1, 1, 1)
+    return (model.head.anchors.cpu() * stride).numpy().astype(np.float64)
+
+
+def fit_anchors(
+    model: Model, train_set: TrainSet, hyp: Hyp, *, size: HW, replace: bool = True
+) -> str:
+    """Replace the anchors where they do not fit the boxes; says what was found.
+
+    Args:
+        size: (height, width) px of the training images.
+        replace: False where the head has learnt with these anchors: with others it predicts
+            nonsense.
+    """
+    import torch
+
+    head = model.head
+    px = anchors_px(model)
+    recall, found = anchors.check(train_set, px, max(size), hyp.anchor_t)
+    text = "anchors: %.1f %% of the boxes have a similar one" % (100 * recall)
+    if found is px:
+        return text
+    if not replace:
+        return text + "; they are kept, for the head of `weights` knows no others"
+    with torch.no_grad():
+        exact = torch.from_numpy(found).float()
+        head.anchors.copy_(exact / head.stride.view(-1, 1, 1))
+        head.anchor_grid.copy_(exact.view_as(head.anchor_grid))
+    model.cfg["anchors"] = [[round(v, 1) for v in level.ravel().tolist()] for level in found]
+    share = anchors.best_recall(
+        anchors.box_sizes(train_set, max(size)), found.reshape(-1, 2), hyp.anchor_t
+    )
+    return text + "; new ones: %.1f %% (`noautoanchor` keeps the old)" % (100 * share)

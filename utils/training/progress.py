@@ -1,0 +1,142 @@
+"""How far a run is, and the files it writes.
+
+progress = Progress(config, folder, ranks)
+progress.finish_epoch(trainer, row, last=False)
+progress.end(trainer)
+"""
+
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+from models.checkpoint import TrainingState, save_checkpoint
+from utils.evaluation import charts
+from utils.files import atomic_path, increment_dir
+from utils.training import run_log
+from utils.training.config import TrainConfig
+from utils.training.distributed import Ranks
+from utils.training.trainer import Trainer, to_device
+from utils.training.validation import PLAIN_LIMIT
+
+SAVE_SHARE = 0.03  # of the time at most goes into writing last.pt
+DRAWN_BATCHES = 3
+
+
+class Progress:
+    """The epochs that are done and the best one so far; only the first process writes."""
+
+    def __init__(self, config: TrainConfig, folder: Path, ranks: Ranks):
+        self.config, self.folder = config, folder
+        self.epoch = 0  # done
+        self.best, self.best_epoch = -1.0, 0
+        self._log = run_log.TrainLog(folder) if ranks.first else None
+        self._saved_at, self._save_s = 0.0, 0.0
+
+    def take_up(self, state: TrainingState) -> None:
+        """Go on where the state was saved."""
+        self.epoch = int(state.plain["epoch"])
+        self.best = float(state.plain["best"])
+        self.best_epoch = int(state.plain["best_epoch"])
+        if self._log is not None:
+            self._log.rows = run_log.read_rows(self.folder / "results.csv", self.epoch)
+
+    @property
+    def best_plain(self) -> float:
+        """plain_score of the best epoch."""
+        rows = self._log.rows if self._log is not None else []
+        return max((r.get("plain_score", 0.0) for r in rows if r["epoch"] == self.best_epoch),
+                   default=0.0)  # fmt: skip
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint of the best epoch."""
+        return self.folder / "weights" / "best.pt"
+
+    @property
+    def last_path(self) -> Path:
+        """The checkpoint of the last epoch; with it a run goes on."""
+        return self.folder / "weights" / "last.pt"
+
+    def finish_epoch(self, trainer: Trainer, row: Dict[str, float], *, last: bool) -> None:
+        """Write the row, best.pt if it is one, last.pt."""
+        self.epoch = int(row["epoch"])
+        assert self._log is not None
+        self._log.add(row)
+        if row.get("kpt_ap", -1.0) > self.best or (last and not self.best_epoch):
+            self.best, self.best_epoch = row.get("kpt_ap", -1.0), self.epoch
+            if last or not self.config.nosave:
+                self._save(self.best_path, trainer, row)
+        if last or self.config.nosave:
+            return
+        pause = time.perf_counter() - self._saved_at
+        if not self._saved_at or pause * SAVE_SHARE >= self._save_s:
+            started = time.perf_counter()
+            self._save(self.last_path, trainer, row, resumable=True)
+            self._saved_at = time.perf_counter()
+            self._save_s = self._saved_at - started
+
+    def end(self, trainer: Trainer) -> None:
+        """The last weights as a plain checkpoint; the curves."""
+        assert self._log is not None
+        row = self._log.rows[-1] if self._log.rows else {}
+        self._save(self.last_path, trainer, row)
+        self._log.close()
+
+    def _save(
+        self, path: Path, trainer: Trainer, row: Dict[str, float], *, resumable: bool = False
+    ) -> None:
+        meta: Dict[str, Any] = {
+            "epoch": self.epoch,
+            "epochs": self.config.epochs,
+            "imgsz": list(trainer.batches.spec.size),
+            "metrics": {k: float(v) for k, v in row.items()},
+        }
+        if not resumable:
+            save_checkpoint(path, trainer.ema.model, meta, half=True)
+            return
+        state = trainer.state()
+        state.plain.update(
+            epoch=self.epoch,
+            best=self.best,
+            best_epoch=self.best_epoch,
+            args={k: v for k, v in self.config.plain().items() if k != "resume"},
+            hyp=dict(trainer.hyp._asdict()),
+        )
+        save_checkpoint(path, trainer.ema.model, meta, training=state)
+
+
+def run_folder(config: TrainConfig) -> Path:
+    """`project`/`name`, made where it is new; for a run that goes on its own."""
+    if isinstance(config.resume, str):
+        return Path(config.resume).resolve().parents[1]
+    return increment_dir(config.project, config.name, config.exist_ok)
+
+
+def describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:
+    """Write opt.yaml, hyp.yaml, an overview of the labels and the first batches."""
+    import yaml
+
+    for name, content in (("opt.yaml", config.plain()), ("hyp.yaml", trainer.hyp._asdict())):
+        with atomic_path(folder / name) as tmp:
+            tmp.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
+    charts.labels_chart(folder / "labels.png", trainer.batches.train_set.labels)
+    for i in range(min(DRAWN_BATCHES, trainer.batches.steps)):
+        batch = trainer.batches.one(0, i)
+        images, _ = to_device(batch, trainer.options.device)
+        path = folder / ("train_batch%d.jpg" % i)
+        run_log.write_pictures(path, images, batch.persons, trainer.ema.model.names)
+
+
+def epoch_line(row: Dict[str, float], epochs: int) -> str:
+    """An epoch for people."""
+    text = "epoch %d/%d  loss %.4f (box %.4f kpt %.4f obj %.4f)  %.0f images/s" % (
+        row["epoch"], epochs, row["loss"], row["box"], row["kpt"], row["obj"],
+        row["images_per_s"])  # fmt: skip
+    if row["memory_gb"]:
+        text += "  %.1f GB" % row["memory_gb"]
+    if "kpt_ap" in row:
+        text += "  kpt AP %.4f AP50 %.4f  box AP50 %.4f" % (
+            row["kpt_ap"], row["kpt_ap50"], row["box_ap50"])  # fmt: skip
+    if row.get("plain_score", 0.0) > PLAIN_LIMIT:
+        text += "  sees people in plain grey (score %.2f)" % row["plain_score"]
+    return text

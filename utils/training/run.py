@@ -1,0 +1,215 @@
+"""A training run from the config to the last checkpoint.
+
+train(TrainConfig(cfg="models/hub/yolov5n6_kpts.yaml", data="data/custom_kpts.yaml"))
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional
+
+from models.checkpoint import TrainingState, load_training_state
+from models.yolo import Model
+from utils.dataset.data_yaml import DataYaml, read_data
+from utils.dataset.eval_set import EvalSet, read_eval_set
+from utils.pose.letterbox import HW, stride_multiple
+from utils.training import distributed
+from utils.training.assembler import Spec
+from utils.training.batches import TrainBatches
+from utils.training.config import TrainConfig
+from utils.training.distributed import Ranks
+from utils.training.hyper_parameters import Hyp, check_hyp, read_hyp
+from utils.training.network import anchors_px, build_model, check_freeze, fit_anchors
+from utils.training.progress import Progress, describe, epoch_line, run_folder
+from utils.training.resume import resumed
+from utils.training.train_set import TrainSet, draws_by_need, fault_lines, read_train_set
+from utils.training.trainer import Options, Trainer
+from utils.training.validation import PLAIN_LIMIT, validate
+
+if TYPE_CHECKING:
+    import torch
+
+
+def train(config: TrainConfig) -> None:
+    """Train on the GPUs that the config names; under torchrun, the share of this process.
+
+    Raises InputError for what the user can correct.
+    """
+    if config.resume:
+        config = resumed(config)
+    devices = distributed.parse_devices(config.device)
+    if distributed.from_environment().world == 1 and len(devices) > 1:
+        config.share_of_batch(len(devices))
+        read_data(config.data), read_hyp(config.hyp)  # say what is wrong once, not in each process
+        distributed.launch(run_process, config, len(devices))
+    else:
+        run_process(config)
+
+
+def run_process(config: TrainConfig) -> None:
+    """One process of the run."""
+    ranks = distributed.from_environment()
+    device = distributed.own_device(config.device, ranks)
+    config.share_of_batch(ranks.world)
+    distributed.join_group(ranks, gpu=device.type == "cuda")
+    try:
+        run = prepare(config, ranks, device)
+        for epoch in range(run.progress.epoch, config.epochs):
+            run_epoch(config, run, epoch)
+        if ranks.first:
+            finish(run)
+    finally:
+        distributed.leave_group()
+
+
+class Beginning(NamedTuple):
+    """What a run begins with."""
+
+    model: Model  # of a run that goes on: the averaged weights
+    hyp: Hyp
+    state: Optional[TrainingState]  # of a run that goes on
+
+
+class PreparedRun(NamedTuple):
+    """A run whose next epoch can begin."""
+
+    trainer: Trainer
+    eval_set: EvalSet
+    progress: Progress
+
+
+def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> PreparedRun:
+    """Read the data, build the network and make the folder of the run."""
+    data = read_data(config.data)
+    model, hyp, state = begin(config, data, ranks)
+    check_freeze(model, config.freeze)
+    size = stride_multiple(config.size, model.max_stride)
+    if size != config.size:
+        ranks.say("`img_size` %d: rounded up to %d, a multiple of %d"
+                  % (config.size[0], size[0], model.max_stride))  # fmt: skip
+    train_set = read_train_set(data, single_class=config.single_cls, workers=max(config.loaders, 1))
+    eval_set = read_eval_set(data, "val")
+    for fault in fault_lines(train_set):
+        ranks.warn(fault)
+    ranks.say("%s: %d training images, %d persons; %d validation images"
+              % (config.data, train_set.count, train_set.persons, eval_set.count))  # fmt: skip
+    if not (config.noautoanchor or config.resume):
+        ranks.say(fit_anchors(model, train_set, hyp, size=size, replace=not config.weights))
+    spec = batch_spec(config, model, size=size, ranks=ranks, pin=device.type == "cuda")
+    options = train_options(config, data, ranks=ranks, device=device)
+    trainer = Trainer(model, make_batches(config, train_set, hyp, spec=spec), hyp, options)
+    folder = run_folder(config) if ranks.first else Path()
+    progress = Progress(config, folder, ranks)
+    if state is not None:
+        trainer.restore(model, state)
+        progress.take_up(state)
+    ranks.say(
+        "%d processes, batch %d, %d steps an epoch, %s on %s, results in %s"
+        % (ranks.world, config.batch_size, trainer.batches.steps, trainer.precision,
+           distributed.device_name(device), folder)
+    )  # fmt: skip
+    if ranks.first and state is None:
+        describe(folder, config, trainer)
+    return PreparedRun(trainer, eval_set, progress)
+
+
+def begin(config: TrainConfig, data: DataYaml, ranks: Ranks) -> Beginning:
+    """The network and the hyper-parameters, those of the run that goes on if there is one."""
+    if isinstance(config.resume, str):
+        checkpoint, state = load_training_state(config.resume)
+        hyp = check_hyp(state.plain["hyp"], config.resume)
+        ranks.say("%s: goes on after epoch %d of %d"
+                  % (config.resume, state.plain["epoch"], config.epochs))  # fmt: skip
+        return Beginning(checkpoint.model, hyp, state)
+    hyp = read_hyp(config.hyp)
+    model, lines = build_model(config, data)
+    ranks.say("\n".join(lines))
+    return Beginning(model, hyp, None)
+
+
+def batch_spec(config: TrainConfig, model: Model, *, size: HW, ranks: Ranks, pin: bool) -> Spec:
+    """What a batch of this process looks like.
+
+    Args:
+        size: (height, width) px of the training images.
+        pin: page-locked memory, for copies to a GPU.
+    """
+    return Spec(
+        size=size,
+        batch=config.share_of_batch(ranks.world),
+        anchors=anchors_px(model),
+        strides=[int(s) for s in model.head.stride],
+        seed=config.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        workers=config.loaders,
+        cache=config.cache_images,
+        rect=config.rect,
+        multi_scale=config.multi_scale,
+        pin=pin,
+    )
+
+
+def make_batches(config: TrainConfig, train_set: TrainSet, hyp: Hyp, *, spec: Spec) -> TrainBatches:
+    """All batches of the run."""
+    plain_from = round(config.epochs * (1 - hyp.close_mosaic))
+    return TrainBatches(train_set, hyp, spec, epochs=config.epochs, plain_from=plain_from)
+
+
+def train_options(
+    config: TrainConfig, data: DataYaml, *, ranks: Ranks, device: "torch.device"
+) -> Options:
+    """How the trainer is to train."""
+    return Options(
+        epochs=config.epochs,
+        device=device,
+        ranks=ranks,
+        adam=config.adam,
+        linear_lr=config.linear_lr,
+        label_smoothing=config.label_smoothing,
+        sync_bn=config.sync_bn,
+        freeze=config.freeze,
+        amp=not config.no_amp,
+        compile=config.compile,
+        graphs=not config.no_graphs,
+        sigmas=data.sigmas,
+    )
+
+
+def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
+    """Train an epoch, validate where it is due, write the files."""
+    trainer, eval_set, progress = run
+    ranks = trainer.options.ranks
+    last = epoch + 1 == config.epochs
+    stats = trainer.train_epoch(epoch)
+    row: Dict[str, float] = {"epoch": epoch + 1, **stats.losses, "lr": stats.lr,
+                             "images_per_s": stats.images_per_s,
+                             "memory_gb": stats.memory_gb}  # fmt: skip
+    due = last or (not config.notest and (epoch + 1) % config.val_period == 0)
+    per_class: List[float] = []
+    if due and ranks.first:
+        accuracy = validate(trainer, eval_set, single_class=config.single_cls)
+        row.update(accuracy.figures)
+        per_class = accuracy.per_class
+    if config.image_weights and due:
+        batches = trainer.batches
+        ap = distributed.share(per_class, ranks)
+        batches.redraw(draws_by_need(batches.train_set, ap, len(eval_set.names)))
+    if ranks.first:
+        progress.finish_epoch(trainer, row, last=last)
+    ranks.say(epoch_line(row, config.epochs))
+    distributed.wait(ranks)
+
+
+def finish(run: PreparedRun) -> None:
+    """Write the last checkpoint and the curves, and say how good the best one is."""
+    trainer, _, progress = run
+    ranks = trainer.options.ranks
+    progress.end(trainer)
+    for path, reason in sorted(trainer.batches.broken.items()):
+        ranks.warn("could not be decoded, trained without it: %s: %s" % (path, reason))
+    ranks.say("best keypoint AP %.4f in epoch %d: %s"
+              % (progress.best, progress.best_epoch, progress.best_path))  # fmt: skip
+    if progress.best_plain > PLAIN_LIMIT:
+        ranks.warn(
+            "best.pt sees people in plain grey pictures (score %.2f); what helps: "
+            '"Test what you trained" in docs/training.md' % progress.best_plain
+        )

@@ -1,0 +1,69 @@
+"""How good a network in training is: `validate(trainer, eval_set, single_class=False)`."""
+
+import copy
+from typing import Dict, List, NamedTuple
+
+import numpy as np
+
+from utils.dataset.eval_set import EvalSet
+from utils.evaluation.evaluate import evaluate
+from utils.runtime.predictor import Predictor
+from utils.runtime.torch_backend import TorchBackend
+from utils.training.trainer import Trainer
+
+CONF_THRES, IOU_THRES = 0.001, 0.6  # as test_multi_backend.py's
+GPU_BATCH = 32  # images at a time
+PLAIN_GREYS = (0, 64, 96, 114, 128, 192, 255)  # 114 is that of the letterbox
+PLAIN_LIMIT = 0.25  # score of a person where there is nothing: detect would show it
+
+
+class Accuracy(NamedTuple):
+    """What a validation found."""
+
+    figures: Dict[str, float]  # column of results.csv -> value
+    per_class: List[float]  # keypoint AP of each class
+
+
+def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Accuracy:
+    """Test the averaged weights.
+
+    Args: single_class: all classes are one.
+    """
+    import torch
+
+    device = trainer.options.device
+    gpu = device.index if device.type == "cuda" else -1
+    backend = TorchBackend.of_model(copy.deepcopy(trainer.ema.model), gpu, half=gpu >= 0)
+    predictor = Predictor(
+        backend, trainer.batches.spec.size, conf_thres=CONF_THRES, iou_thres=IOU_THRES
+    )
+    batch = GPU_BATCH if gpu >= 0 else 1
+    # cuDNN keeps what it measures for one thread, and evaluate starts new ones: in every validation
+    # it would measure every shape anew, two seconds each.
+    measured = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        found = evaluate(predictor, eval_set, batch_size=batch, single_class=single_class)
+    finally:
+        torch.backends.cudnn.benchmark = measured
+    pose, box = found.accuracy.pose_rows[0], found.accuracy.box_rows[0]
+    figures = {
+        "kpt_p": pose.precision, "kpt_r": pose.recall, "kpt_ap50": pose.ap50, "kpt_ap": pose.ap,
+        "box_p": box.precision, "box_r": box.recall, "box_ap50": box.ap50, "box_ap": box.ap,
+        "plain_score": plain_score(predictor),
+    }  # fmt: skip
+    return Accuracy(figures, [row.ap for row in found.accuracy.pose_rows[1:]])
+
+
+def plain_score(predictor: Predictor) -> float:
+    """Highest score, 0..1, in images that are grey all over.
+
+    Training shows people everywhere, so nothing keeps it low, and no AP tells.
+    """
+    size = (*predictor.net_hw, 3)
+    scores = [
+        poses.scores.max(initial=0.0)
+        for grey in PLAIN_GREYS
+        for poses in predictor([np.full(size, grey, np.uint8)])
+    ]
+    return float(max(scores))
