@@ -35,7 +35,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--hyp", default=default.hyp, help="hyper-parameters")
     add("--epochs", type=int, default=default.epochs)
     add("--batch-size", type=int, default=default.batch_size,
-        help="pictures a step, of all GPUs together")  # fmt: skip
+        help="images a step, of all GPUs together")  # fmt: skip
     add("--img-size", type=int, nargs="+", default=list(default.img_size), help="px, one number "
         "(a second one, the size for validation in the family, has to be the same)")  # fmt: skip
     add("--device", default=default.device,

@@ -4,7 +4,7 @@
         --batch-size 128 --img-size 640 --device 0 --workers 15 --cache-images
     torchrun --nproc_per_node 2 benchmarks/training.py ... --device 0,1
 
-loader: files to batches of bytes. warp: bytes to pictures on the device. pictures: both, and the
+loader: files to batches of bytes. warp: bytes to images on the device. images: both, and the
 copy between. network: forward, loss, backward, update on one batch that stays. host: the same until
 the last kernel is launched: what a GPU of any speed would have to wait for. whole: everything, as
 train.py runs it, `--steps` after as many that fill the queues.

@@ -98,7 +98,9 @@ def main(args: argparse.Namespace) -> None:
             raise InputError("--%s %d: expected at least 0" % (flag, getattr(args, flag)))
     paths = list_images(os.path.join(args.data_root, args.data_file))
     if os.path.realpath(args.save_dir) in image_folders(paths):
-        raise InputError("--save_dir %s: the drawn images would overwrite the originals" % args.save_dir)
+        raise InputError(
+            "--save_dir %s: the drawn images would overwrite the originals" % args.save_dir
+        )
     if 0 < args.visual_num < len(paths):
         chosen = random.Random(args.seed).sample(range(len(paths)), args.visual_num)
         paths = [paths[i] for i in sorted(chosen)]

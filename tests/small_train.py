@@ -1,4 +1,4 @@
-"""A network in training on eight pictures of noise with a person each."""
+"""A network in training on eight images of noise with a person each."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from utils.training.trainer import Options, Trainer
 
 
 def make_trainer(folder: Path, cfg: Any, options: Options, **changes: Any) -> Trainer:
-    """Three epochs of two batches of 4 pictures, 128 px; 16 batches are one update.
+    """Three epochs of two batches of 4 images, 128 px; 16 batches are one update.
 
     Args: cfg: of the network. changes: of the Spec.
     """

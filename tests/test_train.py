@@ -1,4 +1,4 @@
-"""train.py as users run it, on twelve small pictures."""
+"""train.py as users run it, on twelve small images."""
 
 import csv
 import os

@@ -24,6 +24,8 @@ _WHERE = {
     "utils.evaluation.evaluate": ("evaluate",),
     "utils.evaluation.config": ("EvaluateConfig",),
     "utils.evaluation.run": ("evaluate_files",),
+    "utils.training.config": ("TrainConfig",),
+    "utils.training.run": ("train",),
     "utils.export.checkpoint": ("ExportConfig", "export_checkpoint"),
     "utils.export.calibration": ("CalibrationConfig",),
     "utils.export.int8": ("QuantizeConfig", "quantize"),

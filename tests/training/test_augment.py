@@ -56,7 +56,7 @@ def test_nobody():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_all_in_sight(seed):
-    """Whatever happens, boxes and labelled keypoints lie in the picture, and v never rises."""
+    """Whatever happens, boxes and labelled keypoints lie in the image, and v never rises."""
     rng = np.random.default_rng(seed)
     hws = rng.integers(20, 200, (12, 2))
     labels, starts = labels_of(rng, rng.integers(0, 6, 12).tolist())
@@ -81,7 +81,7 @@ def test_out_of_sight_is_unlabelled_not_moved():
     hyp = HYP._replace(mosaic=0, translate=0, scale=0, fliplr=0, zoom=1)
     hws = np.array([[64, 64]])
     samples = augment.draw(np.random.default_rng(0), hyp, np.array([0]), hws, (64, 64))
-    samples.matrix[0, 0, 2] -= 32  # half the picture to the left
+    samples.matrix[0, 0, 2] -= 32  # half the image to the left
     found = augment.transform_labels(samples, labels, np.array([0, 1]), hws, (64, 64))
     assert found.keypoints[0, 0].tolist() == [0, 0, 0]
     np.testing.assert_allclose(found.keypoints[0, 1], [0.9 * 64 - 32, 32, 2])

@@ -19,7 +19,7 @@ ANCHORS = np.array([[[10, 20], [20, 10], [30, 60]]], float)
 
 @pytest.fixture
 def train_set(tmp_path):
-    """Ten small pictures with a person each."""
+    """Ten small images with a person each."""
     rng = np.random.default_rng(0)
     paths, sizes = [], []
     for i in range(10):

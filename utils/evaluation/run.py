@@ -1,12 +1,13 @@
 """test: files of a model through the images of a data yaml to accuracy, latency and a report.
 
-folder = run(EvaluateConfig(["weights/x.onnx"], data="data/custom_kpts.yaml"))
+folder = evaluate_files(EvaluateConfig(["weights/x.onnx"], data="data/custom_kpts.yaml"))
 """
 
 import contextlib
 import dataclasses
 import datetime
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from utils import cli
 from utils.dataset.data_yaml import TASKS, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.evaluation import results
 from utils.evaluation.config import EvaluateConfig
 from utils.evaluation.evaluate import Evaluation, check_model, evaluate, read_or_say
@@ -180,8 +181,12 @@ def test(
 
         sizes = sorted({"%dx%d" % o.predictor.net_hw for o in outcomes})
         if len(sizes) > 1:
-            print("warning: the files take different sizes (%s), so not only their precision "
-                  "differs; export them at one size" % ", ".join(sizes))  # fmt: skip
+            warnings.warn(
+                "the files take different sizes (%s), so not only their precision differs; export "
+                "them at one size" % ", ".join(sizes),
+                InputWarning,
+                stacklevel=2,
+            )
 
         def outside(plain: Outcome, inside: Outcome) -> Predictor:
             """A file without NMS at the thresholds of one with embedded NMS."""

@@ -8,11 +8,12 @@ import contextlib
 import dataclasses
 import re
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from utils.device import parse_device
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.export.calibration import CalibrationConfig, calibrate, calibration_batches, load_ranges
 from utils.export.int8 import with_pairs, write_onnx
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_quantised
@@ -162,14 +163,14 @@ def build_engine(config: EngineConfig) -> Path:
     with memory.active() if memory is not None else contextlib.nullcontext(), elapsed("build"):
         network = read_network(trt, config.onnx, prepared.data)
         built = build(trt, network, settings)
-    if timing is not None and built.timing_cache:
-        with atomic_path(timing) as tmp:
-            tmp.write_bytes(built.timing_cache)
     info = side_file(source, trt, memory, profile)
     info.update(precision=prepared.precision, bytes=len(built.plan), **prepared.how)
     with atomic_path(target) as tmp:  # the old pair stays until the new engine is whole
         tmp.write_bytes(built.plan)
         write_info(target, info)
+    if timing is not None and built.timing_cache:
+        with atomic_path(timing) as tmp:
+            tmp.write_bytes(built.timing_cache)
     if config.layers:
         write_layers(trt, built.plan, memory, target=target)
     size, spent = len(built.plan) / 1e6, time.monotonic() - started
@@ -443,14 +444,22 @@ def find_gpu(config: EngineConfig, trt: Tensorrt) -> Optional[Any]:
 
 def timing_path(config: EngineConfig, trt: Tensorrt, memory: Any) -> Optional[Path]:
     """Where the kernel timings are kept; None: nowhere. They hold for one version and GPU."""
-    if config.no_timing_cache or trt.name == "TensorRT-RTX":  # RTX keeps none
+    if config.no_timing_cache:
+        return None
+    if trt.name == "TensorRT-RTX":
+        if config.timing_cache is not None:
+            warnings.warn("`timing_cache`: %s keeps none" % trt, InputWarning, stacklevel=2)
         return None
     if config.timing_cache is not None:
-        path = Path(config.timing_cache)
-    else:
-        name = "%s-%s-%s.timing" % (trt.name, trt.version, memory.device_name)
-        path = Path(config.calibration.cache_dir) / re.sub(r"[^\w.-]+", "-", name)
-    check_writable(path)
+        check_writable(config.timing_cache)
+        return Path(config.timing_cache)
+    name = "%s-%s-%s.timing" % (trt.name, trt.version, memory.device_name)
+    path = Path(config.calibration.cache_dir) / re.sub(r"[^\w.-]+", "-", name)
+    try:
+        check_writable(path)
+    except InputError as e:  # nobody asked for it
+        warnings.warn("no kernel timings are kept: %s" % e, InputWarning, stacklevel=2)
+        return None
     return path
 
 

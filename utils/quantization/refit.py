@@ -60,11 +60,15 @@ def refit(
     for stage in tqdm(stages, desc="fit", unit="stage", disable=None if progress else True):
         reads, makes = ([c.input[0] for c in stage], [c.output[0] for c in stage])
         moments: List[List[Optional[Moments]]] = [[None, None] for _ in stage]
-        for i, (x, y) in enumerate(zip(rounded.run(reads), exact.run(makes))):
-            for conv, halves in zip(stage, moments):
-                seen = _samples(conv, constants, x[conv.input[0]], y[conv.output[0]], masks[i], rng)
-                found, old = measure(*seen), halves[i % 2]
-                halves[i % 2] = found if old is None else added(old, found)
+        number = 0  # of the image; halves are of images, also where batches hold many
+        for found_masks, x, y in zip(masks, rounded.run(reads), exact.run(makes)):
+            for b, mask in enumerate(found_masks):
+                for conv, halves in zip(stage, moments):
+                    one = x[conv.input[0]][b : b + 1], y[conv.output[0]][b : b + 1]
+                    found = measure(*_samples(conv, constants, *one, [mask], rng))
+                    old = halves[number % 2]
+                    halves[number % 2] = found if old is None else added(old, found)
+                number += 1
         for conv, halves in zip(stage, moments):
             parts = [part for part in halves if part is not None]
             _fit(conv, constants, parts, id(conv) in quantised)

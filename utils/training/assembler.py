@@ -34,8 +34,8 @@ ROOM = 1.3  # bytes of a slot, over what a batch needs on average
 class Spec(NamedTuple):
     """What a batch looks like."""
 
-    size: HW  # px of the pictures
-    batch: int  # pictures of this process
+    size: HW  # px of the images
+    batch: int  # images of this process
     anchors: np.ndarray  # (levels, anchors, 2) px
     strides: List[int]  # px a cell
     seed: int = 0
@@ -56,7 +56,7 @@ class TrainBatch(NamedTuple):
     matches: Targets  # its arrays as tensors
     persons: Persons
     size: HW
-    blended: bool  # some pictures are mixed with others
+    blended: bool  # some images are mixed with others
     broken: List[Tuple[str, str]]  # (path, reason) of images that are grey instead
     slot: Tuple[int, int] = (-1, 0)  # of the ring, -1: none; bytes of it that the pixels take
 
@@ -213,7 +213,7 @@ class Assembler:
     ) -> Tuple[Labels, np.ndarray]:
         """(labels of the window one after the other, where each begins).
 
-        On a grey picture nobody is to be found.
+        On a grey image nobody is to be found.
         """
         if not (collages or broken):
             return augment.select(self.labels, self.starts, window)

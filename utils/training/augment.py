@@ -1,6 +1,6 @@
 """What happens to the training images of a batch, as numbers; warp.py does it to the pixels.
 
-A training picture ("sample") shows one image, or four around a centre (mosaic), through one 3 x 3
+A training image ("sample") shows one image, or four around a centre (mosaic), through one 3 x 3
 matrix. `draw` decides all of that from a random generator, `transform_labels` moves the persons;
 both do a whole batch at once, since NumPy's calls cost more than its work here.
 
@@ -26,7 +26,7 @@ TILES = 4
 
 
 class Samples(NamedTuple):
-    """How B training pictures are made. A canvas point is source * scale + origin."""
+    """How B training images are made. A canvas point is source * scale + origin."""
 
     images: np.ndarray  # (B, 4) int64: top-left, top-right, bottom-left, bottom-right image
     scale: np.ndarray  # (B, 4) float64

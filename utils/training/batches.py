@@ -1,4 +1,4 @@
-"""Batches of training pictures, made ahead of the network.
+"""Batches of training images, made ahead of the network.
 
     batches = TrainBatches(train_set, hyp, spec, epochs=300)
     for batch in batches.epoch(0): ...
@@ -68,7 +68,7 @@ class TrainBatches:
                 if "DataLoader worker" not in str(e):
                     raise
                 raise InputError(
-                    "a process that loads pictures ended (%s); with too little memory take fewer "
+                    "a process that loads images ended (%s); with too little memory take fewer "
                     "`workers`" % one_line(e, 150)
                 ) from e
             self.broken.update(batch.broken)

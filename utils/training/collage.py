@@ -1,12 +1,12 @@
-"""Pictures smaller than the training size, several of them as one.
+"""Images smaller than the training size, several of them as one.
 
     collage = arrange(rng, 7, small, hws, (640, 640))
     draw(collage, canvas, read)
     labels = merge(collage, [labels of each image], hws)
 
-A mosaic enlarges a small picture to the full size: its persons become large and blurred, unlike
-those of large pictures. In a collage they have about their own size, in cells that show all of a
-picture or cut persons off, as doors, tables and the border of a picture do.
+A mosaic enlarges a small image to the full size: its persons become large and blurred, unlike
+those of large images. In a collage they have about their own size, in cells that show all of a
+image or cut persons off, as doors, tables and the border of an image do.
 """
 
 from typing import Callable, List, NamedTuple, Optional, Sequence
@@ -18,7 +18,7 @@ from utils.dataset.labels import Labels, empty_labels, join_labels
 from utils.pose.letterbox import HW, PAD_VALUE
 
 GRIDS = (2, 3)  # cells along each side
-ZOOM = (0.8, 3.0)  # of a picture in its cell, uniform in the logarithm
+ZOOM = (0.8, 3.0)  # of an image in its cell, uniform in the logarithm
 MIN_SHARE = 0.1  # of a person's box that has to be in the cell
 
 

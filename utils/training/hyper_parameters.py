@@ -47,7 +47,7 @@ class Hyp(NamedTuple):
     kpt_conf: float = 0.05  # gain of the keypoint-confidence loss
     obj_oks: float = 0.0  # share of OKS in the objectness target, the rest is IoU
     collage: float = 0.0  # probability that an image smaller than the size is one of several
-    blank: float = 0.0  # probability that a picture shows nothing at all
+    blank: float = 0.0  # probability that an image shows nothing at all
     close_mosaic: float = 0.0  # share of the run, at its end, without mosaic and mixup
 
 

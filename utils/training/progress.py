@@ -107,7 +107,7 @@ class Progress:
 
 def run_folder(config: TrainConfig) -> Path:
     """`project`/`name`, made where it is new; for a run that goes on its own."""
-    if isinstance(config.resume, str):
+    if config.resume:
         return Path(config.resume).resolve().parents[1]
     return increment_dir(config.project, config.name, config.exist_ok)
 

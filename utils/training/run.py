@@ -113,7 +113,7 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
 
 def begin(config: TrainConfig, data: DataYaml, ranks: Ranks) -> Beginning:
     """The network and the hyper-parameters, those of the run that goes on if there is one."""
-    if isinstance(config.resume, str):
+    if config.resume:
         checkpoint, state = load_training_state(config.resume)
         hyp = check_hyp(state.plain["hyp"], config.resume)
         ranks.say("%s: goes on after epoch %d of %d"
@@ -210,6 +210,6 @@ def finish(run: PreparedRun) -> None:
               % (progress.best, progress.best_epoch, progress.best_path))  # fmt: skip
     if progress.best_plain > PLAIN_LIMIT:
         ranks.warn(
-            "best.pt sees people in plain grey pictures (score %.2f); what helps: "
+            "best.pt sees people in plain grey images (score %.2f); what helps: "
             '"Test what you trained" in docs/training.md' % progress.best_plain
         )

@@ -1,4 +1,4 @@
-"""What a training run leaves behind for people: results.csv, curves, pictures of its data.
+"""What a training run leaves behind for people: results.csv, curves, images of its data.
 
 log = TrainLog(folder)
 log.add({"epoch": 1, "loss": 0.5})
@@ -72,7 +72,7 @@ def read_rows(path: Union[str, Path], epochs: int) -> List[Row]:
 
 
 def write_pictures(path: Path, images: Any, persons: Persons, names: Sequence[str]):
-    """The first pictures of a batch as the network gets them, persons drawn.
+    """The first images of a batch as the network gets them, persons drawn.
 
     Args:
         images: (B, 3, H, W) torch tensor, RGB 0..1.

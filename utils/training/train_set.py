@@ -22,7 +22,7 @@ from utils.files import atomic_path
 from utils.pipeline import parallel_map
 
 CACHE_VERSION = 1
-MIN_SIDE = 8  # px; smaller pictures cannot be trained on
+MIN_SIDE = 8  # px; smaller images cannot be trained on
 SHOWN_FAULTS = 5
 
 

@@ -190,7 +190,7 @@ class Trainer:
         return EpochStats(losses, images / elapsed, memory, self.optimizer.param_groups[0]["lr"])
 
     def _pictures(self, source: Iterator[TrainBatch]) -> Iterator[Any]:
-        """(pictures on the device, targets on the device); a batch is warped while the one before
+        """(images on the device, targets on the device); a batch is warped while the one before
         it is being learnt from."""
         device = self.options.device
         if not self.gpu:
@@ -239,7 +239,7 @@ class Trainer:
             ):
                 levels = self.network(images)
             mean, parts = self.loss(levels, targets)
-            # the sum over the pictures of all processes; their gradients are averaged
+            # the sum over the images of all processes; their gradients are averaged
             self.scaler.scale(mean * spec.batch * ranks.world).backward()
         if update:
             self.scaler.unscale_(self.optimizer)
@@ -334,7 +334,7 @@ class Trainer:
 
 
 def to_device(batch: TrainBatch, device: torch.device) -> Any:
-    """(pictures (B, 3, H, W) float RGB 0..1, Targets) of a batch, on the device."""
+    """(images (B, 3, H, W) float RGB 0..1, Targets) of a batch, on the device."""
 
     def move(part: Any) -> Any:
         return part.to(device, non_blocking=True) if isinstance(part, torch.Tensor) else part

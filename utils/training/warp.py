@@ -1,4 +1,4 @@
-"""Training pictures from images, on the device the network runs on.
+"""Training images from images, on the device the network runs on.
 
     batch = warp(plan, pixels, (640, 640))        # (B, 3, 640, 640) float 0..1 RGB
 
@@ -51,7 +51,7 @@ def make_plan(samples: Samples, offsets: np.ndarray, hws: np.ndarray) -> Plan:
 
 
 def warp(plan: Plan, pixels: Any, size: HW) -> Any:
-    """The pictures of a plan.
+    """The images of a plan.
 
     Args:
         pixels: flat uint8 torch tensor: all images, rows of RGB triples; on the plan's device.
@@ -102,7 +102,7 @@ def _pictures(
 
 
 def blend(plan: Plan, batch: Any) -> Any:
-    """Mix the pictures that have a partner (mixup: Zhang et al. 2018, arXiv 1710.09412)."""
+    """Mix the images that have a partner (mixup: Zhang et al. 2018, arXiv 1710.09412)."""
     share = plan.blend.view(-1, 1, 1, 1)
     return batch * share + batch[plan.partner] * (1 - share)
 

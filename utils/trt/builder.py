@@ -148,7 +148,7 @@ def _merged(config: Any, cache: Any, path: Optional[Path]) -> Optional[bytes]:
     if path.is_file():
         other = config.create_timing_cache(path.read_bytes())
         if other is not None:
-            cache.combine(other, True)
+            cache.combine(other, False)  # one of another GPU is left out
     return bytes(cache.serialize())
 
 

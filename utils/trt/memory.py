@@ -63,7 +63,8 @@ class HostPool:
         self._allocate = allocate
         self._spare: List[np.ndarray] = []
         self._blocks: List[Tuple[int, int]] = []  # addresses: first, behind the last
-        self._lock = threading.Lock()
+        # Reentrant: giving a block back may be what the garbage collector does inside of `_take`.
+        self._lock = threading.RLock()
 
     def array(self, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
         """An array of undefined content, page-locked for as long as it or a view of it lives."""
