@@ -66,7 +66,7 @@ def seconds(*words) -> float:
 
 def by_threads_and_processes(folder: Path, count: int) -> None:
     """The same conversion of the same files, in three ways, in turn."""
-    jobs = find_jobs(str(folder / "annotations"), "", ["person"], 17).jobs[:count]
+    jobs = find_jobs(str(folder / "annotations"), "", ["person"], nkpt=17).jobs[:count]
 
     def threads(targets):
         with concurrent.futures.ThreadPoolExecutor(cores()) as pool:

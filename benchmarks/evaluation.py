@@ -128,7 +128,7 @@ def time_evaluation(args: argparse.Namespace) -> None:
     eval_set = read_eval_set(read_data(args.data), "val")
     backend = load_backend(args.weights, args.device, args.half, throughput=True)
     backend.workers = args.workers or backend.workers
-    predictor = Predictor(backend, (args.img_size,) * 2, 0.001, 0.6, auto=False)
+    predictor = Predictor(backend, (args.img_size,) * 2, 0.001, iou_thres=0.6, auto=False)
     print("%s, %s" % (args.weights, backend.description))
     print("| round | files to poses | to figures | bare | ratios | ms an image, all threads |")
     print("|---|---|---|---|---|---|")

@@ -126,7 +126,7 @@ def main(args):
         nc = reference.nc
         wanted: List[np.ndarray] = []
         found: Dict[Any, List[np.ndarray]] = {key: [] for key in backends}
-        for batch in batches(paths, hw, 1, True, title="compare"):
+        for batch in batches(paths, hw, 1, letterboxed=True, title="compare"):
             rows = np.asarray(reference(batch))[0]
             likely = rows[:, 4] * rows[:, 5 : 5 + nc].max(1) >= SCORES[0]
             wanted.append(rows[likely])

@@ -71,7 +71,7 @@ def get_args_parser():
 def run(path, eval_set):
     """Evaluation of a file at 640 or its own size, conf 0.001, IoU 0.6, square."""
     backend = OnnxBackend(Path(path), gpu=-1, throughput=True)
-    predictor = Predictor(backend, None, 0.001, 0.6, auto=False)
+    predictor = Predictor(backend, None, 0.001, iou_thres=0.6, auto=False)
     return evaluate(predictor, eval_set, progress=False)
 
 
@@ -101,8 +101,8 @@ def histograms(model, pictures, hw, letterboxed, counts, names):
         if seen[0] in counts:
             kept[seen[0]] = copy.deepcopy(found)
 
-    images = batches(pictures, hw, 1, letterboxed)
-    activation_ranges.collect(model, images, names, remember)
+    images = batches(pictures, hw, 1, letterboxed=letterboxed)
+    activation_ranges.collect(model, images, names, on_batch=remember)
     return kept
 
 
@@ -126,7 +126,7 @@ def main(args):
     print(describe())
     reference = run(args.onnx, eval_set)
     ap, box = reference.pose["AP"], reference.box["AP"]
-    plan = qdq.usual_plan(model, graph, [], hw)
+    plan = qdq.usual_plan(model, graph, [], hw=hw)
     share = qdq.coverage(model, plan.convs, hw)
     print("%d images, %.1f %% of the multiplications in INT8" % (eval_set.count, 100 * share))
     print("| images | preparation | ranges | kpt AP | of FP32 (90 % interval) | box AP | of FP32 | "
@@ -149,7 +149,15 @@ def main(args):
                     made, plan = quantised(args.onnx, amax, few, hw, boxed, fit)
                     if steps:
                         options = Options(steps, seed=args.seed, device=args.device)
-                        distill(made, model, plan, pictures[:count], hw, options, boxed)
+                        distill(
+                            made,
+                            model,
+                            plan,
+                            pictures=pictures[:count],
+                            net_hw=hw,
+                            options=options,
+                            letterboxed=boxed,
+                        )
                         print("%d steps: %.0f s" % (steps, time.perf_counter() - begin),
                               file=sys.stderr)  # fmt: skip
                     found = measure(made, eval_set)
@@ -189,11 +197,11 @@ def quantised(path, amax, pictures, hw, boxed, fit):
     import onnx
 
     model = onnx.load(path)
-    plan = qdq.usual_plan(model, Graph(model), [], hw)
+    plan = qdq.usual_plan(model, Graph(model), [], hw=hw)
     qdq.insert(model, plan, qdq.shared_scales(plan, amax))
-    images = batches(pictures, hw, 1, boxed, title=None)
+    images = batches(pictures, hw, 1, letterboxed=boxed, title=None)
     if fit:
-        refit(model, plan, onnx.load(path), list(images))
+        refit(model, plan, onnx.load(path), images=list(images))
     else:
         qdq.correct_bias(model, plan, images)
     return model, plan

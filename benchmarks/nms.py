@@ -122,7 +122,7 @@ def stress(count: int, steps: int) -> None:
             poses = outside.rows_to_poses(rows, 1)
             order = np.argsort(-poses.scores, kind="stable")
             order = order[poses.scores[order] > conf]
-            exact = order[outside.greedy_nms(poses.boxes[order], iou, None, 1000)].tolist()
+            exact = order[outside.greedy_nms(poses.boxes[order], iou, None, max_det=1000)].tolist()
             want = exact[:300]
             needed.append(steps_needed(poses.boxes[order], iou))
             sets, kept = sets + 1, kept + len(want)

@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
         epochs=10, device=device, ranks=ranks, adam=config.adam, amp=not config.no_amp,
         compile=config.compile, graphs=not config.no_graphs, progress=False,
     )  # fmt: skip
-    trainer = Trainer(model, batches, hyp, options)
+    trainer = Trainer(model, batches, hyp, options=options)
     count = batches.steps * config.batch_size
 
     def say(*words) -> None:

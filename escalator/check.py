@@ -124,7 +124,9 @@ def look(item: Item) -> Seen:
         # without a size the shares of the table still hold; what needs pixels is not looked at
         truth = labels_to_truth(labels, hw or (1, 1))
         if hw is not None:
-            findings += suspicious(truth, hw, item.img_size, str(label), good_lines(text, faults))
+            findings += suspicious(
+                truth, hw, item.img_size, label=str(label), numbers=good_lines(text, faults)
+            )
     except FileNotFoundError:
         has_label = False
     except UnicodeDecodeError:
@@ -151,7 +153,7 @@ def good_lines(text: str, faults: Sequence[Tuple[int, str]]) -> List[int]:
 
 
 def suspicious(
-    truth: Truth, hw: HW, img_size: int, label: str, numbers: Sequence[int]
+    truth: Truth, hw: HW, img_size: int, *, label: str, numbers: Sequence[int]
 ) -> List[Finding]:
     """What a label may say, but seldom rightly.
 
@@ -209,14 +211,14 @@ class TaskReport(NamedTuple):
 
 
 def check(
-    data: DataYaml, tasks: Sequence[str], img_size: int = 640, workers: int = 0
+    data: DataYaml, tasks: Sequence[str], img_size: int = 640, *, workers: int = 0
 ) -> Dict[str, TaskReport]:
     """Look at all images of the tasks. Raises InputError for lists that cannot be read."""
     lists = {task: data.images(task) for task in tasks}
     reports = {}
     for task, images in lists.items():
         items = [Item(path, data.nkpt, data.nc, img_size) for path in images]
-        seen = list(bulk_map(look, items, task, workers))
+        seen = list(bulk_map(look, items, task, workers=workers))
         findings: Dict[str, List[str]] = defaultdict(list)
         for one in seen:
             for finding in one.findings:
@@ -344,7 +346,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("%s: none of the keys %s" % (args.data, ", ".join(TASKS)))
     from escalator.check_plots import plot
 
-    reports = check(data, tasks, args.img_size, args.workers)
+    reports = check(data, tasks, args.img_size, workers=args.workers)
     summaries = {task: summary(report, data.nkpt) for task, report in reports.items()}
     print_table(summaries)
     print_findings(summaries)

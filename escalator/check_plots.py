@@ -27,8 +27,8 @@ def plot(path: Path, reports: Mapping[str, Any], nkpt: int) -> None:
     _sizes(axes[0, 1], parts)
     _shapes(axes[0, 2], parts)
     _joints(axes[1, 0], parts, nkpt)
-    _map(figure, axes[1, 1], [p["centers"] for p in parts.values()], "box centres")
-    _map(figure, axes[1, 2], [p["points"] for p in parts.values()], "keypoints in their box")
+    _map(figure, axes[1, 1], [p["centers"] for p in parts.values()], title="box centres")
+    _map(figure, axes[1, 2], [p["points"] for p in parts.values()], title="keypoints in their box")
     figure.suptitle(
         ";  ".join("%s: %d images, %d persons" % (t, len(p["counts"]), p["counts"].sum())
                    for t, p in parts.items())
@@ -54,7 +54,7 @@ def _numbers(report: Any, nkpt: int) -> Mapping[str, np.ndarray]:
     }
 
 
-def _histogram(axis: Any, parts: Mapping, key: str, bins: np.ndarray) -> None:
+def _histogram(axis: Any, parts: Mapping, key: str, *, bins: np.ndarray) -> None:
     """Shares of the persons of each task, as outlines that can lie on each other."""
     for task, part in parts.items():
         values = part[key]
@@ -72,17 +72,17 @@ def _histogram(axis: Any, parts: Mapping, key: str, bins: np.ndarray) -> None:
 
 
 def _persons(axis: Any, parts: Mapping) -> None:
-    _histogram(axis, parts, "counts", np.arange(-0.5, MOST + 1))
+    _histogram(axis, parts, "counts", bins=np.arange(-0.5, MOST + 1))
     axis.set(title="persons an image (last: %d or more)" % MOST, ylabel="% of the images")
 
 
 def _sizes(axis: Any, parts: Mapping) -> None:
-    _histogram(axis, parts, "sides", np.linspace(0, 1, 41))
+    _histogram(axis, parts, "sides", bins=np.linspace(0, 1, 41))
     axis.set(title="box size: root of its share of the image", ylabel="% of the persons")
 
 
 def _shapes(axis: Any, parts: Mapping) -> None:
-    _histogram(axis, parts, "aspects", np.geomspace(0.1, 4, 41))
+    _histogram(axis, parts, "aspects", bins=np.geomspace(0.1, 4, 41))
     axis.set_xscale("log")
     axis.set_xticks([0.125, 0.25, 0.5, 1, 2, 4], ["1:8", "1:4", "1:2", "1:1", "2:1", "4:1"])
     axis.minorticks_off()
@@ -104,7 +104,7 @@ def _joints(axis: Any, parts: Mapping, nkpt: int) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _map(figure: Any, axis: Any, parts: Any, title: str) -> None:
+def _map(figure: Any, axis: Any, parts: Any, *, title: str) -> None:
     """Where (n, 2) points in 0..1 lie."""
     xy = np.concatenate(list(parts)).clip(-0.1, 1.1)
     counts, x, y = np.histogram2d(xy[:, 0], xy[:, 1], 60, [[-0.1, 1.1], [-0.1, 1.1]])

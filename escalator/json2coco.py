@@ -55,20 +55,21 @@ def json2coco(
     json_dir: str,
     save_file: str,
     image_dir: str = "",
+    *,
     names: Sequence[str] = ("person",),
     nkpt: int = 17,
     workers: int = 0,
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
-    found = find_jobs(json_dir, image_dir, names, nkpt)
+    found = find_jobs(json_dir, image_dir, names, nkpt=nkpt)
     tally.faults = list(found.faults)
-    loaded = list(bulk_map(load, found.jobs, "json2coco", workers))
+    loaded = list(bulk_map(load, found.jobs, "json2coco", workers=workers))
     coco_files = [item.job.json or "" for item in loaded if item.is_coco]
     if coco_files:
-        more = coco_among(found, coco_files, json_dir, image_dir, nkpt)
+        more = coco_among(found, coco_files, json_dir, image_dir=image_dir, nkpt=nkpt)
         tally.faults += more.faults
-        loaded += bulk_map(load, more.jobs, "json2coco", workers)
+        loaded += bulk_map(load, more.jobs, "json2coco", workers=workers)
     else:
         tally.notes[NO_JSON] = found.bare
     done = []
@@ -80,11 +81,11 @@ def json2coco(
     if not done:
         tally.finish("images converted")
         raise InputError("--json_dir %s: no image could be converted" % json_dir)
-    _write(save_file, done, names, nkpt)
+    _write(save_file, done, names, nkpt=nkpt)
     return tally
 
 
-def _write(path: str, done: List[Loaded], names: Sequence[str], nkpt: int) -> None:
+def _write(path: str, done: List[Loaded], names: Sequence[str], *, nkpt: int) -> None:
     done = sorted(done, key=lambda item: item.job.key)
     paths = [item.job.image or item.job.key + ".jpg" for item in done]
     ids = image_ids(paths)
@@ -94,7 +95,7 @@ def _write(path: str, done: List[Loaded], names: Sequence[str], nkpt: int) -> No
         # without its image a COCO entry keeps the name it has
         images[key] = CocoImage(name or item.job.name.rsplit(": ", 1)[-1], item.hw)
     truths = {key: item.truth for key, item in zip(ids, done)}
-    write_coco(path, images, truths, names, nkpt)
+    write_coco(path, images, truths, names=names, nkpt=nkpt)
 
 
 def file_names(paths: Sequence) -> List[str]:
@@ -109,7 +110,12 @@ def main(args: argparse.Namespace) -> None:
     if not args.save_file.lower().endswith(".json"):
         raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
     tally = json2coco(
-        args.json_dir, args.save_file, args.image_dir, args.names, args.nkpt, args.workers
+        args.json_dir,
+        args.save_file,
+        args.image_dir,
+        names=args.names,
+        nkpt=args.nkpt,
+        workers=args.workers,
     )
     tally.finish("images in %s" % args.save_file)
 

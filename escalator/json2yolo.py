@@ -81,32 +81,33 @@ def json2yolo(
     json_dir: str,
     label_dir: str = "",
     image_dir: str = "",
+    *,
     names: Sequence[str] = ("person",),
     nkpt: int = 17,
     workers: int = 0,
 ) -> Tally:
     """Convert; see the text above. Raises InputError if there is nothing to convert."""
     tally = Tally()
-    found = find_jobs(json_dir, image_dir, names, nkpt)
+    found = find_jobs(json_dir, image_dir, names, nkpt=nkpt)
     tally.faults = list(found.faults)
-    coco_files = _convert_all(found.jobs, json_dir, label_dir, tally, workers)
+    coco_files = _convert_all(found.jobs, json_dir, label_dir, tally=tally, workers=workers)
     if coco_files:
-        more = coco_among(found, coco_files, json_dir, image_dir, nkpt)
+        more = coco_among(found, coco_files, json_dir, image_dir=image_dir, nkpt=nkpt)
         tally.faults += more.faults
-        _convert_all(more.jobs, json_dir, label_dir, tally, workers)
+        _convert_all(more.jobs, json_dir, label_dir, tally=tally, workers=workers)
     else:
         tally.notes[NO_JSON] = found.bare
     return tally
 
 
 def _convert_all(
-    jobs: List[Job], json_dir: str, label_dir: str, tally: Tally, workers: int
+    jobs: List[Job], json_dir: str, label_dir: str, *, tally: Tally, workers: int
 ) -> List[str]:
     """Convert each job; returns the files that turned out to be COCO JSONs."""
     targets = [Target(job, _label_file(job, json_dir, label_dir)) for job in jobs]
     _warn_if_elsewhere(targets)
     coco_files = []
-    for target, done in zip(targets, bulk_map(convert, targets, "json2yolo", workers)):
+    for target, done in zip(targets, bulk_map(convert, targets, "json2yolo", workers=workers)):
         if done.is_coco:
             coco_files.append(target.job.json or "")
         tally.faults += done.faults
@@ -155,7 +156,12 @@ def check_args(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> None:
     check_args(args)
     tally = json2yolo(
-        args.json_dir, args.label_dir, args.image_dir, args.names, args.nkpt, args.workers
+        args.json_dir,
+        args.label_dir,
+        args.image_dir,
+        names=args.names,
+        nkpt=args.nkpt,
+        workers=args.workers,
     )
     where = args.label_dir or "the labels folders of the images"
     tally.finish("label files in %s" % where)

@@ -125,7 +125,7 @@ def _named(paths: List[str], name: str) -> List[str]:
     return exact or [p for p in paths if os.path.splitext(p)[1].lower() == suffix]
 
 
-def find_jobs(source: str, image_dir: str, names: Sequence[str], nkpt: int) -> Found:
+def find_jobs(source: str, image_dir: str, names: Sequence[str], *, nkpt: int) -> Found:
     """Images to convert, and messages about those that cannot be.
 
     Args:
@@ -143,26 +143,28 @@ def find_jobs(source: str, image_dir: str, names: Sequence[str], nkpt: int) -> F
         if not files:
             raise InputError("--json_dir %s: no .json files in this folder" % source)
         images = ImageFolder(image_dir or default_image_dir(path))
-        jobs, faults = _file_jobs(files, source, images, names, nkpt)
+        jobs, faults = _file_jobs(files, source, images, names=names, nkpt=nkpt)
         return Found(jobs, faults, images.left_out(jobs))
     if not path.is_file():
         raise InputError("--json_dir %s: no such file or folder" % source)
     if path.suffix.lower() == ".json":
         images = ImageFolder(image_dir or default_image_dir(path.parent))
         if is_coco(load_json(path)):
-            return Found(*coco_jobs([source], images, names, nkpt))
-        return Found(*_file_jobs([source], str(path.parent), images, names, nkpt))
+            return Found(*coco_jobs([source], images, names, nkpt=nkpt))
+        return Found(*_file_jobs([source], str(path.parent), images, names=names, nkpt=nkpt))
     return _list_jobs(source, names, nkpt)
 
 
-def coco_among(found: Found, files: Sequence[str], source: str, image_dir: str, nkpt: int) -> Found:
+def coco_among(
+    found: Found, files: Sequence[str], source: str, *, image_dir: str, nkpt: int
+) -> Found:
     """Images of those JSON files of `found` that turned out to be COCO's.
 
     An image that also has a JSON of its own is left out: which of both is right, who knows.
     """
     own = {_normal(job.key): job for job in found.jobs if job.json not in files}
     images = ImageFolder(image_dir or default_image_dir(Path(source)))
-    jobs, faults = coco_jobs(files, images, found.jobs[0].names, nkpt)
+    jobs, faults = coco_jobs(files, images, found.jobs[0].names, nkpt=nkpt)
     alone = []
     for job in jobs:
         other = own.get(_normal(job.key))
@@ -187,7 +189,7 @@ def default_image_dir(json_folder: Path) -> str:
 
 
 def _file_jobs(
-    files: Iterable[str], folder: str, images: ImageFolder, names: Sequence[str], nkpt: int
+    files: Iterable[str], folder: str, images: ImageFolder, *, names: Sequence[str], nkpt: int
 ) -> Tuple[List[Job], List[str]]:
     """A job for each JSON file of one image."""
     jobs, faults = [], []
@@ -225,7 +227,7 @@ def _list_jobs(path: str, names: Sequence[str], nkpt: int) -> Found:
             json = os.path.join(annotations, os.path.relpath(json, root))
             if not os.path.isfile(json):
                 if root not in elsewhere:
-                    elsewhere[root] = _json_of_images(annotations, root, names, nkpt)
+                    elsewhere[root] = _json_of_images(annotations, root, names, nkpt=nkpt)
                 json = elsewhere[root].get(image, json)
         if os.path.isfile(json):
             jobs.append(Job(image, _key(image, folder), image, json, None, tuple(names), nkpt))
@@ -244,10 +246,12 @@ def _images_folder(image: str) -> str:
 
 
 def _json_of_images(
-    annotations: str, folder: str, names: Sequence[str], nkpt: int
+    annotations: str, folder: str, names: Sequence[str], *, nkpt: int
 ) -> Dict[str, str]:
     """Image -> JSON file, for two folders."""
-    jobs, _ = _file_jobs(_json_files(annotations), annotations, ImageFolder(folder), names, nkpt)
+    jobs, _ = _file_jobs(
+        _json_files(annotations), annotations, ImageFolder(folder), names=names, nkpt=nkpt
+    )
     return {os.path.normpath(job.image): job.json for job in jobs if job.image and job.json}
 
 
@@ -257,7 +261,7 @@ def common_folder(paths: Sequence[str]) -> str:
 
 
 def coco_jobs(
-    files: Iterable[str], images: ImageFolder, names: Sequence[str], nkpt: int
+    files: Iterable[str], images: ImageFolder, names: Sequence[str], *, nkpt: int
 ) -> Tuple[List[Job], List[str]]:
     """A job for each image of COCO JSONs."""
     jobs: List[Job] = []
@@ -266,7 +270,7 @@ def coco_jobs(
     for file in files:
         inside: List[str] = []
         try:
-            coco = read_coco(file, names, nkpt, inside)
+            coco = read_coco(file, names, nkpt, faults=inside)
         except InputError as e:
             faults.append(str(e))
             continue

@@ -82,7 +82,7 @@ def split_counts(total: int, ratios: Sequence[float]) -> List[int]:
 
 
 def split_names(
-    names: Sequence[str], ratios: Sequence[float], seed: int, groups: Sequence[int] = ()
+    names: Sequence[str], ratios: Sequence[float], seed: int, *, groups: Sequence[int] = ()
 ) -> List[List[str]]:
     """Partition names, each part sorted.
 
@@ -120,6 +120,7 @@ def split(
     image_dir: str,
     prefix_path: str,
     out_path: str,
+    *,
     ratios: Sequence[float],
     stratified: bool = False,
     seed: int = 0,
@@ -144,7 +145,7 @@ def split(
     if len(names) < wanted:
         raise InputError("%s: %d images for %d lists" % (image_dir, len(names), wanted))
     groups = [persons_on(p) for p in images] if stratified else ()
-    parts = split_names(names, ratios, seed, groups)
+    parts = split_names(names, ratios, seed, groups=groups)
     for name in names:
         check_utf8(prefix_path + name)
     done = []
@@ -166,7 +167,14 @@ def split(
 
 
 def main(args: argparse.Namespace) -> None:
-    split(args.image_dir, args.prefix_path, args.out_path, args.split, args.stratified, args.seed)
+    split(
+        args.image_dir,
+        args.prefix_path,
+        args.out_path,
+        ratios=args.split,
+        stratified=args.stratified,
+        seed=args.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def draw(
-    path: str, names: Sequence[str], nkpt: int, line_width: int = 0, ids: bool = False
+    path: str, names: Sequence[str], nkpt: int, *, line_width: int = 0, ids: bool = False
 ) -> np.ndarray:
     """The image with its labels on it. Raises InputError if one of both cannot be read."""
     label = label_path(path)
@@ -67,7 +67,7 @@ def draw(
     except (ValueError, OSError) as e:
         raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
     truth = labels_to_truth(labels, (image.shape[0], image.shape[1]))
-    draw_truth(image, truth, names, line_width, ids)
+    draw_truth(image, truth, names, line_width=line_width, ids=ids)
     return image
 
 
@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
     failed = 0
     for path, name in zip(paths, target_names(paths)):
         try:
-            image = draw(path, args.names, args.nkpt, args.line_thickness, args.ids)
+            image = draw(path, args.names, args.nkpt, line_width=args.line_thickness, ids=args.ids)
         except InputError as e:
             failed += 1
             print("failed: %s" % e, file=sys.stderr)

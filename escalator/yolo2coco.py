@@ -83,6 +83,7 @@ def yolo2coco(
     data_file: str,
     save_file: str,
     names: Sequence[str] = ("person",),
+    *,
     nkpt: int = 17,
     workers: int = 0,
 ) -> Tally:
@@ -90,7 +91,7 @@ def yolo2coco(
     tally = Tally()
     pairs = [Pair(path, len(names), nkpt) for path in list_images(data_file)]
     paths, truths, sizes = [], [], []
-    for pair, read in zip(pairs, bulk_map(read_pair, pairs, "yolo2coco", workers)):
+    for pair, read in zip(pairs, bulk_map(read_pair, pairs, "yolo2coco", workers=workers)):
         tally.faults += read.faults
         if read.hw is not None:
             tally.add(read.truth.count, {})
@@ -102,7 +103,7 @@ def yolo2coco(
         raise InputError("--data_file %s: no image could be converted" % data_file)
     ids = image_ids(paths)
     images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
-    write_coco(save_file, images, dict(zip(ids, truths)), names, nkpt)
+    write_coco(save_file, images, dict(zip(ids, truths)), names=names, nkpt=nkpt)
     return tally
 
 
@@ -110,7 +111,9 @@ def main(args: argparse.Namespace) -> None:
     check_names(args)
     if not args.save_file.lower().endswith(".json"):
         raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
-    tally = yolo2coco(args.data_file, args.save_file, args.names, args.nkpt, args.workers)
+    tally = yolo2coco(
+        args.data_file, args.save_file, args.names, nkpt=args.nkpt, workers=args.workers
+    )
     tally.finish("images in %s" % args.save_file)
 
 

@@ -47,7 +47,7 @@ def average(
     total: Dict[str, torch.Tensor] = {}
     for checkpoint, share, name in zip(checkpoints, shares, names):
         state = checkpoint.model.state_dict()
-        _check_alike(checkpoint.model, first.model, names[0], name)
+        _check_alike(checkpoint.model, first.model, names[0], name=name)
         for key, tensor in state.items():
             if not bool(torch.isfinite(tensor).all()):
                 raise InputError("--weights %s: %s is not finite" % (name, key))
@@ -65,7 +65,7 @@ def average(
     return Checkpoint(first.model, meta)
 
 
-def _check_alike(model: Model, other: Model, first: str, name: str) -> None:
+def _check_alike(model: Model, other: Model, first: str, *, name: str) -> None:
     """Raises InputError unless both are of one network."""
     state, wanted = model.state_dict(), other.state_dict()
     different = ["classes"] if list(model.names) != list(other.names) else []

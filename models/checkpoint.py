@@ -61,6 +61,7 @@ def save_checkpoint(
     path: Union[str, Path],
     model: Model,
     meta: Optional[Dict[str, Any]] = None,
+    *,
     half: bool = False,
     training: Optional[TrainingState] = None,
 ) -> None:

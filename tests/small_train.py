@@ -40,4 +40,4 @@ def make_trainer(folder: Path, cfg: Any, options: Options, **changes: Any) -> Tr
     spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=0)._replace(**changes)
     hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
     batches = TrainBatches(train_set, hyp, spec, epochs=options.epochs)
-    return Trainer(model, batches, hyp, options)
+    return Trainer(model, batches, hyp, options=options)

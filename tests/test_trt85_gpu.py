@@ -262,7 +262,7 @@ def test_pairs_of_another_tool(place):
     good(run_inside("models/export_TRT.py", "--onnx", folder / "other.onnx"))
     images = images_of(place)
     found, wanted = (
-        Predictor(load_backend(str(path), device), (SIZE, SIZE), 0.3, 0.45)(images)
+        Predictor(load_backend(str(path), device), (SIZE, SIZE), 0.3, iou_thres=0.45)(images)
         for path, device in ((folder / "other-INT8.trt", "0"), (reference, "cpu"))
     )
     *limits, share = LIMITS["explicit"]

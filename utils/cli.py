@@ -80,7 +80,7 @@ def no_torch(error: ImportError, name: str, what: str) -> None:
     raise error
 
 
-def _show_warning(
+def _show_warning(  # noqa: PLR0917
     parser: argparse.ArgumentParser, usual: Callable[..., None], message: Any, kind: Any, *rest: Any
 ) -> None:
     """Ours on one line, those of other libraries as usual."""

@@ -20,7 +20,7 @@ CHUNK = 100  # items a process does before it reports
 
 
 def bulk_map(
-    function: Callable[[S], T], items: Sequence[S], title: str, workers: int = 0
+    function: Callable[[S], T], items: Sequence[S], title: str, *, workers: int = 0
 ) -> Iterator[T]:
     """`map(function, items)`; the order stays.
 

@@ -23,7 +23,7 @@ def truth(rng, n):
 def test_what_is_written_is_read(tmp_path):
     truths = {7: truth(np.random.default_rng(0), 4), 3: empty_truth(17)}
     path = tmp_path / "注释" / "x.json"
-    write_coco(path, IMAGES, truths, ["person", "dog"])
+    write_coco(path, IMAGES, truths, names=["person", "dog"])
     back = read_coco(path, ["person", "dog"], 17)
     assert back.images == IMAGES and back.category_ids == [1, 2]
     for key in IMAGES:
@@ -35,7 +35,10 @@ def test_pycocotools_loads_it(tmp_path, capsys):
     tools = pytest.importorskip("pycocotools.coco")
     path = tmp_path / "x.json"
     write_coco(
-        path, IMAGES, {7: truth(np.random.default_rng(0), 4), 3: empty_truth(17)}, ["person", "dog"]
+        path,
+        IMAGES,
+        {7: truth(np.random.default_rng(0), 4), 3: empty_truth(17)},
+        names=["person", "dog"],
     )
     coco = tools.COCO(str(path))
     assert coco.getImgIds() == [7, 3] and sorted(coco.getAnnIds()) == [1, 2, 3, 4]
@@ -83,7 +86,7 @@ def test_faults_raise_or_are_collected(tmp_path, changes, reason):
         read_coco(path, ["person"], 17)
     assert str(e.value).startswith(str(path)) and reason in str(e.value)
     faults = []
-    assert read_coco(path, ["person"], 17, faults).truths[7].count == 1
+    assert read_coco(path, ["person"], 17, faults=faults).truths[7].count == 1
     assert len(faults) == 1 and reason in faults[0]
 
 
@@ -91,13 +94,13 @@ def test_bad_image_entries_cost_only_themselves(tmp_path):
     value = content()
     value["images"] += [{"id": 7, "file_name": "b.jpg", "height": 1, "width": 1}, {"id": "x"}, 3]
     faults = []
-    data = read_coco(write(tmp_path / "x.json", value), ["person"], 17, faults)
+    data = read_coco(write(tmp_path / "x.json", value), ["person"], 17, faults=faults)
     assert list(data.images) == [7] and data.truths[7].count == 2 and len(faults) == 3
 
 
 def test_missing_box_and_area_are_nan_when_faults_are_collected(tmp_path):
     path = write(tmp_path / "x.json", content(bbox=[]))
-    read = read_coco(path, ["person"], 17, []).truths[7]
+    read = read_coco(path, ["person"], 17, faults=[]).truths[7]
     assert np.isnan(read.boxes[1]).all() and np.isnan(read.areas).all()
     with pytest.raises(InputError, match="bbox"):
         read_coco(path, ["person"], 17)

@@ -27,38 +27,38 @@ def lines(tmp_path, name):
 def test_exact_partition(tmp_path):
     images = folder(tmp_path)
     for _ in range(2):  # lists are replaced, and the same again
-        assert split(images, "./images/", str(tmp_path), RATIOS) == [14, 4, 2]
+        assert split(images, "./images/", str(tmp_path), ratios=RATIOS) == [14, 4, 2]
     parts = [lines(tmp_path, name) for name in ("train.txt", "val.txt", "test.txt")]
     together = sorted(sum(parts, []))
     assert len(together) == len(set(together)) == 20
     assert all(line.startswith("./images/") for line in together)
     found = [list_images(tmp_path / name) for name in ("train.txt", "val.txt", "test.txt")]
     assert sorted(sum(found, [])) == list_images(images)
-    split(images, "./images/", str(tmp_path), RATIOS, seed=1)
+    split(images, "./images/", str(tmp_path), ratios=RATIOS, seed=1)
     assert lines(tmp_path, "train.txt") != parts[0]
 
 
 def test_a_list_of_an_earlier_split_goes(tmp_path, capsys):
     images = folder(tmp_path)
-    split(images, "./images/", str(tmp_path), RATIOS)
-    assert split(images, "./images/", str(tmp_path), [0.5, 0.5]) == [10, 10, 0]
+    split(images, "./images/", str(tmp_path), ratios=RATIOS)
+    assert split(images, "./images/", str(tmp_path), ratios=[0.5, 0.5]) == [10, 10, 0]
     assert not (tmp_path / "test.txt").exists() and "removed" in capsys.readouterr().out
 
 
 def test_a_split_that_fails_leaves_the_earlier_one(tmp_path):
     images = folder(tmp_path)
-    split(images, "./images/", str(tmp_path), RATIOS)
+    split(images, "./images/", str(tmp_path), ratios=RATIOS)
     before = {p.name: p.read_bytes() for p in tmp_path.glob("*.txt")}
     (tmp_path / "images" / "a.jpg").write_bytes(b"")
     os.replace(images + "/a.jpg", os.fsencode(images) + b"/\xe9.jpg")
     for seed in range(3):
         with pytest.raises(InputError, match=r"udce9.jpg: a file name that is not UTF-8"):
-            split(images, "./images/", str(tmp_path), [0.5, 0.5], seed=seed)
+            split(images, "./images/", str(tmp_path), ratios=[0.5, 0.5], seed=seed)
     os.unlink(os.fsencode(images) + b"/\xe9.jpg")
     (tmp_path / "val.txt").unlink()
     (tmp_path / "val.txt").mkdir()
     with pytest.raises(InputError, match="val.txt: is a folder"):
-        split(images, "./images/", str(tmp_path), RATIOS, seed=1)
+        split(images, "./images/", str(tmp_path), ratios=RATIOS, seed=1)
     (tmp_path / "val.txt").rmdir()
     del before["val.txt"]
     assert {p.name: p.read_bytes() for p in tmp_path.glob("*.txt")} == before
@@ -66,7 +66,7 @@ def test_a_split_that_fails_leaves_the_earlier_one(tmp_path):
 
 
 def test_a_prefix_that_leads_nowhere(tmp_path, capsys):
-    split(folder(tmp_path), "./pictures/", str(tmp_path), RATIOS)
+    split(folder(tmp_path), "./pictures/", str(tmp_path), ratios=RATIOS)
     assert "warning: --prefix_path ./pictures/" in capsys.readouterr().out
 
 
@@ -87,13 +87,13 @@ def test_stratified():
     rng = np.random.default_rng(0)
     names = ["%d" % i for i in range(1000)]
     groups = rng.choice([0, 1, 2, 4], 1000, p=[0.5, 0.3, 0.15, 0.05]).tolist()
-    parts = split_names(names, RATIOS, 0, groups)
+    parts = split_names(names, RATIOS, 0, groups=groups)
     assert [len(p) for p in parts] == [700, 200, 100]
     for group in (0, 1, 2, 4):
         total = groups.count(group)
         for part, ratio in zip(parts, RATIOS):
             assert abs(sum(groups[int(n)] == group for n in part) - total * ratio) <= 1
-    assert parts == split_names(names, RATIOS, 0, groups)
+    assert parts == split_names(names, RATIOS, 0, groups=groups)
 
 
 def test_persons_on(tmp_path):
@@ -116,19 +116,19 @@ def test_persons_on(tmp_path):
 )
 def test_ratios(tmp_path, ratios, reason):
     with pytest.raises(InputError, match=reason):
-        split(folder(tmp_path), "./images/", str(tmp_path), ratios)
+        split(folder(tmp_path), "./images/", str(tmp_path), ratios=ratios)
     assert not list(tmp_path.glob("*.txt"))
 
 
 def test_what_cannot_be_split(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
-        split(str(tmp_path / "none"), "", str(tmp_path), RATIOS)
+        split(str(tmp_path / "none"), "", str(tmp_path), ratios=RATIOS)
     images = folder(tmp_path, 2)
     with pytest.raises(InputError, match="2 images for 3 lists"):
-        split(images, "", str(tmp_path), RATIOS)
+        split(images, "", str(tmp_path), ratios=RATIOS)
     (tmp_path / "images" / "图0.png").write_bytes(b"")
     with pytest.raises(InputError, match="图0.jpg and 图0.png would share"):
-        split(images, "", str(tmp_path), RATIOS)
+        split(images, "", str(tmp_path), ratios=RATIOS)
 
 
 def test_equivalent_coco(tmp_path):

@@ -20,13 +20,13 @@ def test_file_names_are_no_formulas(name):
 
 
 def test_any_file_name_can_be_drawn_and_written(tmp_path):
-    charts.compare_chart(tmp_path / "compare.png", NAMES, [0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+    charts.compare_chart(tmp_path / "compare.png", NAMES, [0.1, 0.2, 0.3], ms=[1.0, 2.0, 3.0])
     charts.study_chart(tmp_path / "study.png", [(n, [(64, 1.0, 0.5)]) for n in NAMES])
     for name in ("compare.png", "study.png"):
         assert np.std(cv2.imread(str(tmp_path / name))) > 0
     rows = [[n, "1"] for n in NAMES]
     write_csv(tmp_path / "x.csv", ["file", "n"], rows)
     section = Section(NAMES[2], [], [Table("x", ["file", "n"], rows)], [])
-    write_report(tmp_path / "x.html", "x", [("weights", NAMES[2])], [section])
+    write_report(tmp_path / "x.html", "x", [("weights", NAMES[2])], sections=[section])
     for name in ("x.csv", "x.html"):
         assert "caf\\udce9.onnx" in (tmp_path / name).read_text(encoding="utf-8")

@@ -123,4 +123,4 @@ def test_size_that_the_json_contradicts_is_named_at_once(tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(content))
     predictor = predictor_of(make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()])))
     with pytest.raises(InputError, match=r"1\.jpg: 48x64 px .* says 48x65"):
-        next(predict(predictor, read(data), 1, StageTimer(STAGES)))
+        next(predict(predictor, read(data), 1, timer=StageTimer(STAGES)))

@@ -69,7 +69,7 @@ def plugin(boxes, scores, score_threshold, iou_threshold, topk, seed=0):
         anchor, cls = anchor[order], cls[order]
         # IoU >= threshold is IoU > the float32 before it
         limit = np.nextafter(F32(iou_threshold), F32(-1))
-        kept = greedy_nms(boxes[b][anchor], float(limit), cls, topk)
+        kept = greedy_nms(boxes[b][anchor], float(limit), cls, max_det=topk)
         queues.append([(b, cls[k], anchor[k]) for k in kept])
     rng = np.random.default_rng(seed)
     rows = []
@@ -205,7 +205,7 @@ def test_beyond_the_steps_poses_are_missed_but_none_is_wrong(steps):
     model = raw_graph(40)
     add_nms(model, 1, Nms("static", 0.25, 0.45, 40, 40, steps))
     result = run(model, raw)
-    exact = greedy_nms(raw_to_poses(raw, 1, 0.25, 1.0)[0].boxes, 0.45, None, 40)
+    exact = greedy_nms(raw_to_poses(raw, 1, 0.25, 1.0)[0].boxes, 0.45, None, max_det=40)
     kept = result["det_indices"][0, : result["num_dets"][0, 0], 2].tolist()
     assert kept == exact[: len(kept)].tolist() and len(kept) == steps // 2 + 1 < len(exact)
 

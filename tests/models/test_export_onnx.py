@@ -249,7 +249,7 @@ def test_an_nms_that_differs_is_not_kept(weights, monkeypatch):
     from utils.pose import nms
 
     greedy = nms.greedy_nms
-    monkeypatch.setattr(nms, "greedy_nms", lambda *args: greedy(*args)[1:])
+    monkeypatch.setattr(nms, "greedy_nms", lambda *args, **more: greedy(*args, **more)[1:])
     with pytest.raises(InputError, match="other poses than NMS outside.*not kept"):
         run(weights, "--end2end", "--conf-thres", "0.1")
     assert [p.name for p in weights.parent.iterdir()] == ["tiny.pt"]

@@ -46,7 +46,7 @@ def test_left_and_right_have_their_colours():
     image = canvas()
     points = np.full((17, 2), -1e4)
     points[5], points[6] = (200, 100), (100, 100)
-    draw_poses(image, person(points, (-50, -50, -40, -40)), ["x"], 4, labels=False)
+    draw_poses(image, person(points, (-50, -50, -40, -40)), ["x"], line_width=4, labels=False)
     assert tuple(image[100, 200]) == LEFT_COLOR and tuple(image[100, 100]) == RIGHT_COLOR
 
 

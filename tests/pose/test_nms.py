@@ -223,10 +223,10 @@ def test_nms_on_the_gpu_equals_greedy_on_random_sets():
             passed[i, : len(found)] = True
         labels = torch.zeros(3, most)
         keep = nms._greedy_nms_torch(
-            torch.from_numpy(boxes), labels, torch.from_numpy(passed), iou_thres, False
+            torch.from_numpy(boxes), labels, torch.from_numpy(passed), iou_thres, agnostic=False
         )
         for i, (found, _, _) in enumerate(cases):
-            expected = nms.greedy_nms(boxes[i, : len(found)], iou_thres, None, 10**6)
+            expected = nms.greedy_nms(boxes[i, : len(found)], iou_thres, None, max_det=10**6)
             assert np.flatnonzero(keep[i].numpy()).tolist() == expected.tolist()
 
 
@@ -236,7 +236,9 @@ def test_a_chain_as_long_as_there_are_boxes():
     boxes[0, :, 0] = np.arange(200) * 4
     boxes[0, :, 2], boxes[0, :, 3] = boxes[0, :, 0] + 10, 10
     everybody = torch.ones(1, 200, dtype=torch.bool)
-    keep = nms._greedy_nms_torch(torch.from_numpy(boxes), torch.zeros(1, 200), everybody, 0.4, True)
+    keep = nms._greedy_nms_torch(
+        torch.from_numpy(boxes), torch.zeros(1, 200), everybody, 0.4, agnostic=True
+    )
     assert np.flatnonzero(keep[0].numpy()).tolist() == list(range(0, 200, 2))
 
 

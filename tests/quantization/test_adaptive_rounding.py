@@ -94,7 +94,7 @@ def test_columns_in_parts(tmp_path, monkeypatch):
     mean = seen.reshape(2000, -1).mean(0)
     for columns in (1152, 72):
         monkeypatch.setattr(adaptive_rounding, "COLUMNS", columns)
-        q, b = adaptive_rounding._round_conv(weights, bias, seen, 1)
+        q, b = adaptive_rounding._round_conv(weights, bias, seen, groups=1)
         assert np.array_equal(b, bias.astype(np.float16))
         error = (q - weights).reshape(4, -1) @ mean + (b - bias)
         plain = (weights.astype(np.float16) - weights).reshape(4, -1) @ mean

@@ -104,6 +104,6 @@ def test_what_is_no_cache(tmp_path, data, message):
 
 def test_cache_of_another_model():
     cache = parse_cache(SAMPLE)
-    check_match(cache, ["input", "a: b"], "x.cache", "x.onnx")
+    check_match(cache, ["input", "a: b"], "x.cache", onnx="x.onnx")
     with pytest.raises(InputError, match=r"1 of the 3 tensors that x.onnx needs \(4 in the file\)"):
-        check_match(cache, ["input", "b", "c"], "x.cache", "x.onnx")
+        check_match(cache, ["input", "b", "c"], "x.cache", onnx="x.onnx")

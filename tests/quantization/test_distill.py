@@ -85,7 +85,9 @@ def test_gradients_of_a_pair():
 def test_no_steps_change_nothing(tmp_path, pictures):
     teacher, model, plan = quantised(tmp_path)
     before = model.SerializeToString()
-    assert distill(model, teacher, plan, pictures, (64, 64), Options(0)) == []
+    assert (
+        distill(model, teacher, plan, pictures=pictures, net_hw=(64, 64), options=Options(0)) == []
+    )
     assert model.SerializeToString() == before
 
 
@@ -109,7 +111,7 @@ def test_it_comes_nearer_to_the_teacher_and_stays_a_model_of_the_same_kind(tmp_p
     nodes = [node.SerializeToString() for node in model.graph.node]
     before = loss_of(model, teacher)
     options = Options(60, size=64, rate=3e-3, progress=False)
-    losses = distill(model, teacher, plan, pictures, (64, 64), options)
+    losses = distill(model, teacher, plan, pictures=pictures, net_hw=(64, 64), options=options)
     assert len(losses) == 60 and loss_of(model, teacher) < 0.5 * before
     onnx.checker.check_model(model)
     assert [node.SerializeToString() for node in model.graph.node] == nodes
@@ -131,7 +133,7 @@ def test_the_same_seed_gives_the_same_model(tmp_path, pictures):
     for seed in (1, 1, 2):
         teacher, model, plan = quantised(tmp_path)
         options = Options(2, size=64, seed=seed, progress=False)
-        distill(model, teacher, plan, pictures, (64, 64), options)
+        distill(model, teacher, plan, pictures=pictures, net_hw=(64, 64), options=options)
         results.append(model.SerializeToString())
     assert results[0] == results[1] != results[2]
 

@@ -70,7 +70,7 @@ def test_same_preprocessing_as_detect(tmp_path):
     path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
     onnx = make_pose_onnx(tmp_path / "x.onnx", pose_row(1, 1, 1, 1)[None], (64, 128))
     view = Predictor(load_backend(str(onnx), "cpu")).preprocess([image])[0]
-    np.testing.assert_array_equal(read_batch([str(path)], (64, 128), True), view.batch)
+    np.testing.assert_array_equal(read_batch([str(path)], (64, 128), letterboxed=True), view.batch)
 
 
 def test_plain_resize_fills_height_and_width(tmp_path):

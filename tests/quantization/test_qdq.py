@@ -90,17 +90,17 @@ def test_what_convolutions_read_decides_the_range_of_all_that_share_it(tmp_path)
 def test_final_convolutions_are_int8_where_the_share_needs_it(tmp_path, monkeypatch):
     model = load(tmp_path)
     graph = Graph(model)
-    assert qdq.final_for_share(model, graph, [], (64, 64)) == []
+    assert qdq.final_for_share(model, graph, [], hw=(64, 64)) == []
     monkeypatch.setattr(qdq, "MIN_SHARE", 0.99)
-    assert qdq.final_for_share(model, graph, [], (64, 64)) == ["head_out"]
-    plan = qdq.usual_plan(model, graph, [], (64, 64))
+    assert qdq.final_for_share(model, graph, [], hw=(64, 64)) == ["head_out"]
+    plan = qdq.usual_plan(model, graph, [], hw=(64, 64))
     assert {c.name for c in graph.convs} - {c.name for c in plan.convs} == {"depth"}
     qdq.insert(model, plan, qdq.shared_scales(plan, ranges_of(load(tmp_path))))
     inputs = readers(model)
     made = {name: n.op_type for n in model.graph.node for name in n.output}
     assert [made[i] for i in inputs["head"][:2]] == ["DequantizeLinear"] * 2
     assert inputs["decode/rows"][0] == "head_out"  # float
-    kept = qdq.usual_plan(load(tmp_path), Graph(load(tmp_path)), ["head"], (64, 64))
+    kept = qdq.usual_plan(load(tmp_path), Graph(load(tmp_path)), ["head"], hw=(64, 64))
     assert "head" not in {c.name for c in kept.convs}
 
 
@@ -205,7 +205,7 @@ def test_sensitivity_names_the_worst_tensor(tmp_path):
     amax["fuse/m_out"] *= 50  # its values get two bits
     plan = qdq.make_plan(Graph(model))
     scales = qdq.shared_scales(plan, amax)
-    losses = sensitivity(model, plan, scales, list(IMAGES))
+    losses = sensitivity(model, plan, scales, batches=list(IMAGES))
     assert losses[0].tensors == ["fuse/m_out"] and losses[0].points > 5 * losses[1].points > 0
     assert losses[0].convs == ["depth_out"]
     assert not any(n.op_type == "QuantizeLinear" for n in model.graph.node)

@@ -41,7 +41,7 @@ def test_layers_come_nearer_to_what_they_were(tmp_path):
     original = load(tmp_path)
     plain, plan = quantised(original, 0.5)  # half the range is cut off
     fitted, plan = quantised(original, 0.5)
-    refit.refit(fitted, plan, original, IMAGES)
+    refit.refit(fitted, plan, original, images=IMAGES)
     onnx.checker.check_model(fitted)
     assert [n.op_type for n in fitted.graph.node] == [n.op_type for n in plain.graph.node]
     name = plan.graph.head[0].output[0]
@@ -87,9 +87,9 @@ def test_nothing_to_look_at(tmp_path):
     original = load(tmp_path)
     model, plan = quantised(original)
     before = model.SerializeToString()
-    refit.refit(model, plan, original, [])
+    refit.refit(model, plan, original, images=[])
     assert model.SerializeToString() == before
-    refit.refit(model, plan, original, IMAGES[:1])  # no other half: biases alone
+    refit.refit(model, plan, original, images=IMAGES[:1])  # no other half: biases alone
     weights = [qdq.original_weights(plan, conv) for conv in plan.convs]
     again = [qdq.original_weights(plan, conv) for conv in quantised(original)[1].convs]
     assert all((a == b).all() for a, b in zip(weights, again))

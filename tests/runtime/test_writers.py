@@ -23,12 +23,12 @@ def frame(path="a/x.jpg", index=0, kind="image", hw=(100, 200)):
 
 
 def test_label_lines_have_56_columns_and_normalised_values():
-    (line,) = label_text(poses(50), (100, 200), False).splitlines()
+    (line,) = label_text(poses(50), (100, 200), with_conf=False).splitlines()
     values = [float(v) for v in line.split()]
     assert len(values) == 56
     np.testing.assert_allclose(values[:5], [0, 50 / 200, 30 / 100, 20 / 200, 40 / 100], atol=1e-6)
     np.testing.assert_allclose(values[5:8], [40 / 200, 30 / 100, 0.8], atol=1e-6)
-    with_conf = label_text(poses(50), (100, 200), True).split()
+    with_conf = label_text(poses(50), (100, 200), with_conf=True).split()
     assert len(with_conf) == 57 and float(with_conf[-1]) == pytest.approx(0.9)
 
 

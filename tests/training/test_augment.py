@@ -32,8 +32,8 @@ def test_plain_is_the_letterbox(size):
     rng = np.random.default_rng(0)
     hws = np.array([[50, 100], [60, 40]])
     labels, starts = labels_of(rng, [2, 3])
-    samples = augment.draw(rng, HYP, np.array([0, 1]), hws, size, plain=True)
-    found = augment.transform_labels(samples, labels, starts, hws, size)
+    samples = augment.draw(rng, HYP, np.array([0, 1]), hws=hws, size=size, plain=True)
+    found = augment.transform_labels(samples, labels, starts, hws=hws, size=size)
     assert found.image.tolist() == [0, 0, 1, 1, 1]
     for i, hw in enumerate(hws):
         box = fit(tuple(hw), size)
@@ -49,8 +49,8 @@ def test_nobody():
     rng = np.random.default_rng(0)
     labels, starts = labels_of(rng, [0, 0])
     hws = np.array([[50, 100], [300, 20]])
-    samples = augment.draw(rng, WILD, np.array([0, 1]), hws, (64, 64))
-    found = augment.transform_labels(samples, labels, starts, hws, (64, 64))
+    samples = augment.draw(rng, WILD, np.array([0, 1]), hws=hws, size=(64, 64))
+    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(64, 64))
     assert found.boxes.shape == (0, 4) and found.keypoints.shape == (0, 17, 3)
 
 
@@ -60,8 +60,8 @@ def test_all_in_sight(seed):
     rng = np.random.default_rng(seed)
     hws = rng.integers(20, 200, (12, 2))
     labels, starts = labels_of(rng, rng.integers(0, 6, 12).tolist())
-    samples = augment.draw(rng, WILD, np.arange(8), hws, (96, 128))
-    found = augment.transform_labels(samples, labels, starts, hws, (96, 128))
+    samples = augment.draw(rng, WILD, np.arange(8), hws=hws, size=(96, 128))
+    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(96, 128))
     assert len(found.boxes)
     assert (found.boxes[:, :2] >= 0).all() and (found.boxes[:, 2:] <= [128, 96]).all()
     assert (found.boxes[:, 2:] - found.boxes[:, :2] >= augment.MIN_SIDE).all()
@@ -80,9 +80,9 @@ def test_out_of_sight_is_unlabelled_not_moved():
     )
     hyp = HYP._replace(mosaic=0, translate=0, scale=0, fliplr=0, zoom=1)
     hws = np.array([[64, 64]])
-    samples = augment.draw(np.random.default_rng(0), hyp, np.array([0]), hws, (64, 64))
+    samples = augment.draw(np.random.default_rng(0), hyp, np.array([0]), hws=hws, size=(64, 64))
     samples.matrix[0, 0, 2] -= 32  # half the image to the left
-    found = augment.transform_labels(samples, labels, np.array([0, 1]), hws, (64, 64))
+    found = augment.transform_labels(samples, labels, np.array([0, 1]), hws=hws, size=(64, 64))
     assert found.keypoints[0, 0].tolist() == [0, 0, 0]
     np.testing.assert_allclose(found.keypoints[0, 1], [0.9 * 64 - 32, 32, 2])
 
@@ -97,8 +97,8 @@ def test_mirrors_swap_left_and_right(fliplr, flipud, swapped):
         mosaic=0, translate=0, scale=0, fliplr=fliplr, flipud=flipud, hsv_h=0, hsv_s=0, hsv_v=0
     )
     hws = np.array([[64, 64]])
-    samples = augment.draw(rng, hyp, np.array([0]), hws, (64, 64))
-    found = augment.transform_labels(samples, labels, starts, hws, (64, 64))
+    samples = augment.draw(rng, hyp, np.array([0]), hws=hws, size=(64, 64))
+    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(64, 64))
     order = list(COCO.flip_index) if swapped else list(range(17))
     np.testing.assert_array_equal(found.keypoints[0, :, 2], labels.keypoints[0, order, 2])
     xy = labels.keypoints[0, order, :2] * 64
@@ -115,7 +115,7 @@ def test_colors_keep_grey_grey():
 
 def test_partners_come_from_everywhere():
     samples = augment.draw(
-        np.random.default_rng(0), HYP, np.arange(64), np.full((200, 2), 50), (64, 64)
+        np.random.default_rng(0), HYP, np.arange(64), hws=np.full((200, 2), 50), size=(64, 64)
     )
     assert (samples.images == np.arange(64)[:, None]).any(1).all()
     assert len(np.unique(samples.images)) > 120 and not samples.single.any()
@@ -126,8 +126,8 @@ def test_mixup_adds_the_persons_of_the_partner():
     hws = np.full((4, 2), 64)
     labels, starts = labels_of(rng, [1, 1, 1, 1])
     hyp = HYP._replace(mosaic=0, mixup=1, translate=0, scale=0)
-    samples = augment.draw(rng, hyp, np.arange(4), hws, (64, 64))
-    found = augment.transform_labels(samples, labels, starts, hws, (64, 64))
+    samples = augment.draw(rng, hyp, np.arange(4), hws=hws, size=(64, 64))
+    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(64, 64))
     blended = samples.blend < 1
     assert blended.any()
     assert np.bincount(found.image, minlength=4).tolist() == (1 + blended).tolist()

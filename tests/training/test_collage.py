@@ -24,7 +24,7 @@ def spots(rng):
 def made(seed):
     rng = np.random.default_rng(seed)
     images, labels = spots(rng)
-    found = collage.arrange(rng, 2, np.arange(4), HWS, SIZE)
+    found = collage.arrange(rng, 2, np.arange(4), hws=HWS, size=SIZE)
     return images, labels, found
 
 
@@ -64,7 +64,7 @@ def test_a_broken_image_is_grey_and_nobody_is_on_it():
     canvas = np.zeros((*SIZE, 3), np.uint8)
     broken = collage.draw(found, canvas, lambda i: None)
     assert broken == list(range(len(found.images))) and (canvas == 114).all()
-    assert collage.merge(found, [labels[i] for i in found.images], HWS, broken).count == 0
+    assert collage.merge(found, [labels[i] for i in found.images], HWS, without=broken).count == 0
 
 
 def test_nobody_on_any_image():

@@ -44,7 +44,7 @@ def test_equals_the_rule(seed, anchor_t):
     rng = np.random.default_rng(seed)
     size = (128, 192)
     persons = random_persons(rng, 30, size)
-    found = match(persons, ANCHORS, STRIDES, size, anchor_t)
+    found = match(persons, ANCHORS, STRIDES, size=size, anchor_t=anchor_t)
     wanted = slow_match(persons, size, anchor_t)
     level = np.repeat([0, 1], found.counts)
     stride = np.array(STRIDES)[level, None]
@@ -67,13 +67,13 @@ def test_equals_the_rule(seed, anchor_t):
 def test_the_centre_can_be_reached():
     """The decode gives -0.5 to 1.5 cells from the corner of a cell."""
     persons = random_persons(np.random.default_rng(0), 200, (128, 192))
-    found = match(persons, ANCHORS, STRIDES, (128, 192), 4.0)
+    found = match(persons, ANCHORS, STRIDES, size=(128, 192), anchor_t=4.0)
     assert found.boxes[:, :2].min() >= -0.5 and found.boxes[:, :2].max() <= 1.5
 
 
 def test_nobody():
     persons = random_persons(np.random.default_rng(0), 0, (64, 64))
-    found = match(persons, ANCHORS, STRIDES, (64, 64), 4.0)
+    found = match(persons, ANCHORS, STRIDES, size=(64, 64), anchor_t=4.0)
     assert found.counts == [0, 0] and found.keypoints.shape == (0, 3, 3)
     assert (found.index.dtype, found.boxes.dtype) == (np.int64, np.float32)
 
@@ -81,5 +81,5 @@ def test_nobody():
 def test_centre_on_the_far_border():
     persons = Persons(np.zeros(1, int), np.zeros(1, int), np.array([[54.0, 54, 74, 74]]),
                       np.zeros((1, 1, 3)))  # fmt: skip
-    found = match(persons, ANCHORS, STRIDES, (64, 64), 4.0)
+    found = match(persons, ANCHORS, STRIDES, size=(64, 64), anchor_t=4.0)
     assert found.counts[0] and found.index[:, 2:].max() == 7

@@ -25,7 +25,7 @@ def test_plain_is_the_letterbox_of_detect():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, hw + (3,), np.uint8) for hw in ((64, 40), (48, 64))]
     pixels, offsets, hws = pack(images)
-    samples = augment.draw(rng, HYP, np.arange(2), hws, (64, 64), plain=True)
+    samples = augment.draw(rng, HYP, np.arange(2), hws=hws, size=(64, 64), plain=True)
     found = warp(make_plan(samples, offsets, hws), pixels, (64, 64)).numpy()
     for image, picture in zip(images, found):
         box = letterbox.fit(image.shape[:2], (64, 64))
@@ -39,7 +39,7 @@ def test_enlarged_is_close_to_opencv():
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 255, (50, 50, 3), np.uint8), (0, 0), 3)
     pixels, offsets, hws = pack([image])
-    samples = augment.draw(rng, HYP, np.arange(1), hws, (128, 128), plain=True)
+    samples = augment.draw(rng, HYP, np.arange(1), hws=hws, size=(128, 128), plain=True)
     found = warp(make_plan(samples, offsets, hws), pixels, (128, 128))[0].numpy()
     wanted = cv2.resize(image, (128, 128)).transpose(2, 0, 1) / 255
     assert np.abs(found - wanted).max() < 1.5 / 255
@@ -62,9 +62,9 @@ def test_pixels_and_labels_move_together(seed, mosaic):
     labels = Labels(np.zeros(6, np.int64), np.array(boxes), np.array(points))
     pixels, offsets, hws = pack(images)
     hyp = HYP._replace(mosaic=mosaic, degrees=20, shear=5, perspective=0.0003, flipud=0.5, hsv_v=0)
-    samples = augment.draw(rng, hyp, np.arange(6), hws, (160, 192))
+    samples = augment.draw(rng, hyp, np.arange(6), hws=hws, size=(160, 192))
     pictures = warp(make_plan(samples, offsets, hws), pixels, (160, 192)).numpy()
-    found = augment.transform_labels(samples, labels, np.arange(7), hws, (160, 192))
+    found = augment.transform_labels(samples, labels, np.arange(7), hws=hws, size=(160, 192))
     seen = found.keypoints[:, 0, 2] > 0
     assert seen.sum() >= 2
     for image, box, (x, y, _) in zip(
@@ -83,7 +83,7 @@ def test_outside_is_grey():
     image = np.full((10, 10, 3), 255, np.uint8)
     pixels, offsets, hws = pack([image])
     hyp = HYP._replace(mosaic=1, hsv_h=0, hsv_s=0, hsv_v=0, scale=0, zoom=0.2)
-    samples = augment.draw(np.random.default_rng(0), hyp, np.zeros(1, int), hws, (64, 64))
+    samples = augment.draw(np.random.default_rng(0), hyp, np.zeros(1, int), hws=hws, size=(64, 64))
     found = warp(make_plan(samples, offsets, hws), pixels, (64, 64))
     values = np.unique((found.numpy() * 255).round())
     assert values.min() == letterbox.PAD_VALUE and values.max() == 255
@@ -94,7 +94,7 @@ def test_blank_pictures_show_nobody_and_nothing(mosaic):
     rng = np.random.default_rng(0)
     pixels, offsets, hws = pack([rng.integers(0, 255, (40, 32, 3), np.uint8) for _ in range(40)])
     hyp = HYP._replace(mosaic=mosaic, blank=0.5, perspective=0.0005, degrees=20, mixup=0.9)
-    samples = augment.draw(rng, hyp, np.arange(40), hws, (64, 64))
+    samples = augment.draw(rng, hyp, np.arange(40), hws=hws, size=(64, 64))
     assert 10 < samples.blank.sum() < 30
     plan = make_plan(samples, offsets, hws)
     pictures = blend(plan, warp(plan, pixels, (64, 64))).numpy()
@@ -104,17 +104,17 @@ def test_blank_pictures_show_nobody_and_nothing(mosaic):
     assert len(np.unique(pictures[samples.blank, 0, 0, 0])) > 5  # of many greys
     box, point = [[0.5, 0.5, 0.4, 0.4]] * 40, [[[0.5, 0.5, 2]]] * 40
     labels = Labels(np.zeros(40, np.int64), np.array(box), np.array(point, np.float64))
-    found = augment.transform_labels(samples, labels, np.arange(41), hws, (64, 64))
+    found = augment.transform_labels(samples, labels, np.arange(41), hws=hws, size=(64, 64))
     assert len(found.image) and not samples.blank[found.image].any()
     seen = samples._replace(origin=np.where(samples.blank[:, None, None], 0, samples.origin))
-    again = augment.transform_labels(seen, labels, np.arange(41), hws, (64, 64))
+    again = augment.transform_labels(seen, labels, np.arange(41), hws=hws, size=(64, 64))
     assert not samples.blank[again.image].any()  # whatever the geometry says
 
 
 def test_blend():
     rng = np.random.default_rng(0)
     pixels, offsets, hws = pack([rng.integers(0, 255, (32, 32, 3), np.uint8) for _ in range(2)])
-    samples = augment.draw(rng, HYP, np.arange(2), hws, (32, 32), plain=True)
+    samples = augment.draw(rng, HYP, np.arange(2), hws=hws, size=(32, 32), plain=True)
     samples = samples._replace(blend=np.array([0.25, 1.0]), partner=np.array([1, 1]))
     plan = make_plan(samples, offsets, hws)
     plain = warp(plan, pixels, (32, 32))
@@ -129,7 +129,7 @@ def test_parts_equal_the_whole(monkeypatch):
 
     rng = np.random.default_rng(0)
     pixels, offsets, hws = pack([rng.integers(0, 255, (32, 48, 3), np.uint8) for _ in range(5)])
-    samples = augment.draw(rng, HYP, np.arange(5), hws, (64, 64))
+    samples = augment.draw(rng, HYP, np.arange(5), hws=hws, size=(64, 64))
     plan = make_plan(samples, offsets, hws)
     whole = warp(plan, pixels, (64, 64))
     monkeypatch.setattr(module, "CHUNK_PIXELS", 2 * 64 * 64)

@@ -180,7 +180,9 @@ def test_graphs_are_recorded_at_the_third_call_and_dropped_with_the_shape(fake, 
         return work
 
     memory.capture = capture
-    engine = Engine(trt, make(trt, onnx.load(str(path)), profile=profile).plan, memory, True)
+    engine = Engine(
+        trt, make(trt, onnx.load(str(path)), profile=profile).plan, memory, cuda_graph=True
+    )
     one, two = IMAGES, np.concatenate([IMAGES, IMAGES])
     counts = []
     for images in (one, one, one, one, two, one, one, one):

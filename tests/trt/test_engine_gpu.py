@@ -99,7 +99,9 @@ def engine(memory, cuda_graph=False):
         TensorIOMode=types.SimpleNamespace(INPUT="input"),
     )
     log = types.SimpleNamespace(clear=lambda: None, reason=lambda: "")
-    return Engine(types.SimpleNamespace(module=module, log=log), b"plan", memory, cuda_graph)
+    return Engine(
+        types.SimpleNamespace(module=module, log=log), b"plan", memory, cuda_graph=cuda_graph
+    )
 
 
 def host(value):

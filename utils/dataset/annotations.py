@@ -163,7 +163,7 @@ def fit(annotation: Annotation, hw: HW) -> Fitted:
     notes[CROWDS] += int(truth.crowd.sum())
     for i in np.flatnonzero(keep):
         try:
-            boxes[i] = _fit_box(boxes[i], keypoints[i, labelled[i], :2], limit, notes)
+            boxes[i] = _fit_box(boxes[i], keypoints[i, labelled[i], :2], limit, notes=notes)
         except ValueError as e:
             faults.append("%s: %s" % (annotation.persons[i], e))
             keep[i] = False
@@ -190,7 +190,9 @@ def _fit_points(keypoints: np.ndarray, hw: HW, notes: Counter) -> np.ndarray:
     return np.concatenate([inside, keypoints[..., 2:]], -1) * labelled[..., None]
 
 
-def _fit_box(box: np.ndarray, points: np.ndarray, limit: np.ndarray, notes: Counter) -> np.ndarray:
+def _fit_box(
+    box: np.ndarray, points: np.ndarray, limit: np.ndarray, *, notes: Counter
+) -> np.ndarray:
     """(4,) x y width height inside the image; points (m, 2) labelled keypoints."""
     if np.isnan(box).any():
         low, high = box_of_points(points)

@@ -44,6 +44,7 @@ def read_coco(
     path: Union[str, Path],
     names: Optional[Sequence[str]],
     nkpt: int,
+    *,
     faults: Optional[List[str]] = None,
 ) -> CocoData:
     """Read a COCO JSON with boxes and keypoints.
@@ -79,7 +80,7 @@ def read_coco(
     by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
     for i, entry in enumerate(content["annotations"]):
         try:
-            annotation = _annotation(entry, i, images, nkpt, strict)
+            annotation = _annotation(entry, i, images, nkpt=nkpt, strict=strict)
         except ValueError as e:
             found_faults.append(str(e))
             continue
@@ -106,7 +107,7 @@ def api_content(path: Union[str, Path], category_ids: Sequence[int], nkpt: int) 
     for i, entry in enumerate(content["annotations"]):
         if entry.get("category_id") not in category_ids:
             continue
-        annotation = _annotation(entry, i, images, nkpt, strict=True)
+        annotation = _annotation(entry, i, images, nkpt=nkpt, strict=True)
         order = orders[annotation["category_id"]]
         if order is not None:
             annotation["keypoints"] = [annotation["keypoints"][k] for k in order]
@@ -199,7 +200,7 @@ def _order(names: Any, nkpt: int) -> Optional[List[int]]:
 
 
 def _annotation(
-    entry: Any, index: int, images: Dict[int, CocoImage], nkpt: int, strict: bool
+    entry: Any, index: int, images: Dict[int, CocoImage], *, nkpt: int, strict: bool
 ) -> Dict[str, Any]:
     """A checked annotation: image_id, category_id, bbox, keypoints (3K), area, iscrowd."""
     where = "annotations[%d]" % index
@@ -257,6 +258,7 @@ def write_coco(
     path: Union[str, Path],
     images: Dict[int, CocoImage],
     truths: Dict[int, Truth],
+    *,
     names: Sequence[str],
     nkpt: int = len(COCO_NAMES),
 ) -> None:
@@ -365,7 +367,7 @@ def result_json(rows: Rows, image_id: int, category_ids: Sequence[int]) -> List[
     ]
 
 
-def coco_api_figures(
+def coco_api_figures(  # noqa: PLR0917
     annotations: Union[str, Path, Dict[str, Any]],
     results: List[Dict[str, Any]],
     image_ids: Sequence[int],

@@ -48,7 +48,7 @@ def pr_chart(path: Path, accuracy: Accuracy) -> None:
         mean = precision.mean(0)
         label = "0.50:0.95: AP %.3f" % precision.mean()
         axis.plot(RECALLS, mean, color=GREY, linewidth=2, linestyle="--", label=label)
-        _frame(axis, title, "recall", "precision")
+        _frame(axis, title, "recall", y="precision")
     _save(figure, path)
 
 
@@ -58,7 +58,7 @@ def confidence_chart(path: Path, accuracy: Accuracy) -> None:
     parts = [("boxes, IoU 0.5", accuracy.box_curve), ("poses, OKS 0.5", accuracy.pose_curve)]
     for axis, (title, curve) in zip(axes, parts):
         _confidence_axis(axis, curve)
-        _frame(axis, title, "confidence threshold", "")
+        _frame(axis, title, "confidence threshold", y="")
     _save(figure, path)
 
 
@@ -75,7 +75,7 @@ def _confidence_axis(axis: Any, curve: Curve) -> None:
                       va="top", color=GREY, fontsize=8)  # fmt: skip
 
 
-def _frame(axis: Any, title: str, x: str, y: str) -> None:
+def _frame(axis: Any, title: str, x: str, *, y: str) -> None:
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1.02)
     axis.set_title(title, loc="left", fontsize=11)
@@ -121,7 +121,7 @@ def study_chart(
 
 
 def compare_chart(
-    path: Path, names: Sequence[str], ap: Sequence[float], ms: Sequence[float]
+    path: Path, names: Sequence[str], ap: Sequence[float], *, ms: Sequence[float]
 ) -> None:
     """Keypoint AP and latency of several files, as bars."""
     figure, axes = _figure(2, max(1.8, 0.4 * len(names) + 1.0))

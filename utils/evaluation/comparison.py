@@ -37,6 +37,7 @@ def compare(
     outcomes: Sequence[Outcome],
     eval_set: EvalSet,
     folder: Path,
+    *,
     alone: Callable[[str], Predictor],
     outside: Callable[[Outcome, Outcome], Predictor],
     again: Callable[[Predictor], Evaluation],
@@ -76,7 +77,7 @@ def compare(
         ap = [e["kpt_ap"] for e in content]
         names = [e["file"] for e in content]
         chart = folder / "compare.png"
-        charts.compare_chart(chart, names, ap, [e["inference_ms"] for e in content])
+        charts.compare_chart(chart, names, ap, ms=[e["inference_ms"] for e in content])
         pictures.append(Picture("Accuracy and latency", chart))
     all_content = {"files": content, "nms": nms_content}
     return Comparison(all_content, Section("Comparison", [], tables, pictures))
@@ -144,12 +145,14 @@ def _nms(
             ("outside", plain, reference),
             ("inside", inside, inside.evaluation),
         ):
-            entries.append(_nms_entry(where, outcome, found, predictor, reference))
+            entries.append(
+                _nms_entry(where, outcome, found, predictor=predictor, reference=reference)
+            )
     return entries
 
 
 def _nms_entry(
-    where: str, outcome: Outcome, found: Evaluation, predictor: Predictor, reference: Evaluation
+    where: str, outcome: Outcome, found: Evaluation, *, predictor: Predictor, reference: Evaluation
 ) -> Dict[str, Any]:
     return {
         "nms": where,

@@ -96,6 +96,7 @@ def evaluate(
     predictor: Predictor,
     eval_set: EvalSet,
     batch_size: int = 1,
+    *,
     single_class: bool = False,
     progress: bool = True,
 ) -> Evaluation:
@@ -113,7 +114,7 @@ def evaluate(
     sizes: List[HW] = [(0, 0)] * eval_set.count
     started = time.perf_counter()
     with _bar(eval_set.count, progress) as bar:
-        for index, hw, poses in predict(predictor, eval_set, batch_size, timer):
+        for index, hw, poses in predict(predictor, eval_set, batch_size, timer=timer):
             found[index], sizes[index] = poses, hw
             bar.update()
     wall = time.perf_counter() - started
@@ -181,7 +182,7 @@ class _Job(NamedTuple):
 
 
 def predict(
-    predictor: Predictor, eval_set: EvalSet, batch_size: int, timer: StageTimer
+    predictor: Predictor, eval_set: EvalSet, batch_size: int, *, timer: StageTimer
 ) -> Iterator[Tuple[int, HW, Poses]]:
     """(index, (height, width), Poses) of every image, in the order of `batches`.
 
@@ -262,7 +263,7 @@ def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:
     return parallel_map(size, range(eval_set.count), min(_cores(), MAX_LOADERS))
 
 
-def measure(
+def measure(  # noqa: PLR0917
     rows: Sequence[Rows],
     truths: Sequence[Truth],
     image_ids: Sequence[int],
@@ -286,7 +287,16 @@ def measure(
     box_curve, box_rows, box_precision = _summary(boxes, box_matches, names)
     confidence = pose_curve.best()[0]
     by_image = [
-        _per_image(rows, truths, order, c, poses[c], pose_matches[c], confidence, sigmas)
+        _per_image(
+            rows,
+            truths,
+            order,
+            cls=c,
+            scored=poses[c],
+            matches=pose_matches[c],
+            confidence=confidence,
+            sigmas=sigmas,
+        )
         for c in range(len(names))
     ]
     return Accuracy(
@@ -336,6 +346,7 @@ def _per_image(
     rows: Sequence[Rows],
     truths: Sequence[Truth],
     order: np.ndarray,
+    *,
     cls: int,
     scored: Sequence[Scored],
     matches: Matches,

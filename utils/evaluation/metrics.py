@@ -85,13 +85,13 @@ def score_poses(rows: Rows, truth: Truth, sigmas: Sequence[float]) -> Scored:
     """Keypoints of one class. A person without a labelled keypoint is ignored."""
     rows = _best(rows, MAX_POSES)
     blank = ~(truth.keypoints[..., 2] > 0).any(1)
-    return _scored(oks(rows, truth, sigmas), rows, truth, truth.crowd | blank)
+    return _scored(oks(rows, truth, sigmas), rows, truth, ignored=truth.crowd | blank)
 
 
 def score_boxes(rows: Rows, truth: Truth) -> Scored:
     """Boxes of one class."""
     rows = _best(rows, MAX_BOXES)
-    return _scored(box_iou(rows.boxes, truth.boxes, truth.crowd), rows, truth, truth.crowd)
+    return _scored(box_iou(rows.boxes, truth.boxes, truth.crowd), rows, truth, ignored=truth.crowd)
 
 
 def _best(rows: Rows, count: int) -> Rows:
@@ -99,7 +99,7 @@ def _best(rows: Rows, count: int) -> Rows:
     return Rows(*(field[order] for field in rows))
 
 
-def _scored(similarity: np.ndarray, rows: Rows, truth: Truth, ignored: np.ndarray) -> Scored:
+def _scored(similarity: np.ndarray, rows: Rows, truth: Truth, *, ignored: np.ndarray) -> Scored:
     areas = rows.boxes[:, 2] * rows.boxes[:, 3]
     return Scored(similarity, rows.scores, areas, truth.areas, ignored, truth.crowd)
 
@@ -299,8 +299,8 @@ def pose_figures(
     areas = {"m": "medium", "l": "large"}
     by_area = _by_area(classes, matches, areas)
     found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
-    figures = _figures(found, "AP", areas, _mean_precision)
-    figures.update(_figures(found, "AR", areas, _mean_recall))
+    figures = _figures(found, "AP", areas, mean=_mean_precision)
+    figures.update(_figures(found, "AR", areas, mean=_mean_recall))
     return {name: figures[name] for name in POSE_FIGURES}
 
 
@@ -311,8 +311,8 @@ def box_figures(
     areas = {"s": "small", "m": "medium", "l": "large"}
     by_area = _by_area(classes, matches, areas)
     found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
-    figures = _figures(found, "AP", areas, _mean_precision)
-    figures.update(_figures(found, "AR", areas, _mean_recall))
+    figures = _figures(found, "AP", areas, mean=_mean_precision)
+    figures.update(_figures(found, "AR", areas, mean=_mean_recall))
     for most in (1, 10, 100):
         parts = [average_precision(m, most) for m in by_area["all"]]
         figures["AR%d" % most] = _mean_recall(parts, slice(None))
@@ -326,7 +326,7 @@ def _by_area(classes, matches, areas) -> Dict[str, List[Matches]]:
     return by_area
 
 
-def _figures(by_area, prefix, areas, mean) -> Dict[str, float]:
+def _figures(by_area, prefix, areas, *, mean) -> Dict[str, float]:
     figures = {prefix: mean(by_area["all"], slice(None))}
     figures[prefix + "50"] = mean(by_area["all"], slice(0, 1))
     figures[prefix + "75"] = mean(by_area["all"], slice(5, 6))

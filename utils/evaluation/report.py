@@ -63,7 +63,7 @@ img { max-width: 100%; display: block; }
 
 
 def write_report(
-    path: Path, title: str, facts: Sequence[Tuple[str, str]], sections: Sequence[Section]
+    path: Path, title: str, facts: Sequence[Tuple[str, str]], *, sections: Sequence[Section]
 ) -> None:
     """Write the page whole. Images are put into it; it needs no other file and no network."""
     parts = [

@@ -116,7 +116,7 @@ def _that_count(eval_set: EvalSet, evaluation: Evaluation) -> Iterator[Dict[str,
 
 
 def write_label_files(
-    folder: Path, eval_set: EvalSet, evaluation: Evaluation, with_conf: bool
+    folder: Path, eval_set: EvalSet, evaluation: Evaluation, *, with_conf: bool
 ) -> None:
     """labels/*.txt of the predictions, as detect writes them."""
     for name, rows, hw in zip(_names(eval_set), evaluation.rows, evaluation.sizes):
@@ -128,6 +128,7 @@ def write_hybrid_labels(
     folder: Path,
     eval_set: EvalSet,
     evaluation: Evaluation,
+    *,
     iou_thres: float,
     conf_thres: Optional[float] = None,
 ) -> None:

@@ -33,7 +33,9 @@ from utils.runtime.writers import unique_name
 MAX_SPEED_IMAGES = 200  # kept in memory, about 1 MB each
 
 
-def load(config: EvaluateConfig, weights: str, size: Optional[HW], throughput: bool) -> Predictor:
+def load(
+    config: EvaluateConfig, weights: str, size: Optional[HW], *, throughput: bool
+) -> Predictor:
     """The predictor of a file, as the flags say."""
     conf, iou = config.conf_thres, config.iou_thres
     backend = load_backend(weights, config.device, config.half, throughput=throughput)
@@ -45,9 +47,9 @@ def load(config: EvaluateConfig, weights: str, size: Optional[HW], throughput: b
         backend,
         size,
         conf,
-        iou,
-        config.agnostic_nms or config.single_cls,  # one class, so nobody is there twice
-        config.max_det,
+        iou_thres=iou,
+        agnostic=config.agnostic_nms or config.single_cls,  # one class, so nobody is there twice
+        max_det=config.max_det,
         auto=not config.square,
         augment=config.augment,
         flip=config.flip_test,
@@ -88,12 +90,12 @@ def collected(config: EvaluateConfig, weights: str, failed: List[str]) -> Iterat
 
 
 def test_one(
-    config: EvaluateConfig, weights: str, predictor: Predictor, eval_set: EvalSet
+    config: EvaluateConfig, weights: str, predictor: Predictor, *, eval_set: EvalSet
 ) -> Evaluation:
     """Evaluate one file and print its table."""
     announce(weights, predictor)
     evaluation = evaluate(
-        predictor, eval_set, images_at_a_time(config, predictor), config.single_cls
+        predictor, eval_set, images_at_a_time(config, predictor), single_class=config.single_cls
     )
     print("\n".join(accuracy_lines(evaluation.accuracy, config.verbose)))
     print("poses: " + "  ".join("%s %.4f" % item for item in evaluation.pose.items()))
@@ -124,11 +126,11 @@ def evaluate_files(config: EvaluateConfig) -> Path:
     failed: List[str] = []
     try:
         if config.task == "speed":
-            content = speed(config, size, eval_set, folder, failed)
+            content = speed(config, size, eval_set, folder=folder, failed=failed)
         elif config.task == "study":
-            content = study(config, eval_set, folder, failed)
+            content = study(config, eval_set, folder, failed=failed)
         else:
-            content = test(config, size, eval_set, folder, failed)
+            content = test(config, size, eval_set, folder=folder, failed=failed)
     finally:
         remove_if_empty(folder)
     head = {"data": config.data, "task": config.task, "images": eval_set.count}
@@ -151,6 +153,7 @@ def test(
     config: EvaluateConfig,
     size: Optional[HW],
     eval_set: EvalSet,
+    *,
     folder: Path,
     failed: List[str],
 ) -> Dict[str, Any]:
@@ -162,7 +165,7 @@ def test(
         evaluation = None
         with collected(config, weights, failed):
             predictor = load(config, weights, size, throughput=True)
-            evaluation = test_one(config, weights, predictor, eval_set)
+            evaluation = test_one(config, weights, predictor, eval_set=eval_set)
         if evaluation is None:
             continue
         target = folder
@@ -195,7 +198,7 @@ def test(
                 usual.backend,
                 usual.net_hw,
                 limits.conf_thres,
-                limits.iou_thres,
+                iou_thres=limits.iou_thres,
                 max_det=min(limits.max_det, limits.backend.baked.topk),
                 auto=usual.auto,
                 flip=usual.flip,
@@ -203,19 +206,28 @@ def test(
 
         def again(predictor: Predictor) -> Evaluation:
             return evaluate(
-                predictor, eval_set, images_at_a_time(config, predictor), config.single_cls
+                predictor,
+                eval_set,
+                images_at_a_time(config, predictor),
+                single_class=config.single_cls,
             )
 
         def alone(weights: str) -> Predictor:
             return load(config, weights, size, throughput=False)
 
         comparison = compare(
-            outcomes, eval_set, folder, alone, outside, again, not config.no_report
+            outcomes,
+            eval_set,
+            folder,
+            alone=alone,
+            outside=outside,
+            again=again,
+            with_chart=not config.no_report,
         )
         content["compare"] = comparison.content
         sections.insert(0, comparison.section)
     if not config.no_report:
-        write_report(folder / "report.html", "Accuracy", facts(config, eval_set), sections)
+        write_report(folder / "report.html", "Accuracy", facts(config, eval_set), sections=sections)
     return content
 
 
@@ -234,10 +246,12 @@ def save(config: EvaluateConfig, outcome: Outcome, eval_set: EvalSet) -> None:
     if config.save_json_kpt:
         print("\n".join(results.coco_api_lines(eval_set, evaluation, config.single_cls)))
     if config.save_txt:
-        results.write_label_files(outcome.folder, eval_set, evaluation, config.save_conf)
+        results.write_label_files(outcome.folder, eval_set, evaluation, with_conf=config.save_conf)
     if config.save_hybrid:
         iou = outcome.predictor.iou_thres
-        results.write_hybrid_labels(outcome.folder, eval_set, evaluation, iou, config.conf_thres)
+        results.write_hybrid_labels(
+            outcome.folder, eval_set, evaluation, iou_thres=iou, conf_thres=config.conf_thres
+        )
 
 
 def facts(config: EvaluateConfig, eval_set: EvalSet) -> List[Tuple[str, str]]:
@@ -255,6 +269,7 @@ def speed(
     config: EvaluateConfig,
     size: Optional[HW],
     eval_set: EvalSet,
+    *,
     folder: Path,
     failed: List[str],
 ) -> Dict[str, Any]:
@@ -297,7 +312,7 @@ def speed(
 
 
 def study(
-    config: EvaluateConfig, eval_set: EvalSet, folder: Path, failed: List[str]
+    config: EvaluateConfig, eval_set: EvalSet, folder: Path, *, failed: List[str]
 ) -> Dict[str, Any]:
     """Accuracy and time of each file at several sizes; a fault ends a file, not the run."""
     from utils.evaluation.charts import study_chart
@@ -315,7 +330,7 @@ def study(
                 px = predictor.net_hw[0]  # a multiple of the stride: the same for several sides
                 if px in points:
                     continue
-                found = test_one(config, weights, predictor, eval_set)
+                found = test_one(config, weights, predictor, eval_set=eval_set)
                 ms = found.ms_each["inference"] / predictor.backend.workers
                 values = [found.pose["AP"], found.pose["AP50"], found.box["AP"], found.box["AP50"]]
                 rows.append([weights, str(px), *("%.4f" % v for v in values), "%.2f" % ms])

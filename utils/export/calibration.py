@@ -88,7 +88,7 @@ def calibration_batches(
               "with the first ones" % (config.calib_num, size))  # fmt: skip
     hw = config.image_hw(source)
     fixed = source.batch is not None
-    return batches(config.images(), hw, size, config.calib_letterbox, fixed), size
+    return batches(config.images(), hw, size, letterboxed=config.calib_letterbox, fixed=fixed), size
 
 
 def calibrate(
@@ -104,7 +104,7 @@ def calibrate(
     images, _ = calibration_batches(config, source, most=ONNX_RUNTIME_BATCH)
     model = runnable(source.model)
     histograms = activation_ranges.collect(model, images, source.graph.float_tensors())
-    plan = qdq.usual_plan(model, source.graph, config.keep, config.image_hw(source))
+    plan = qdq.usual_plan(model, source.graph, config.keep, hw=config.image_hw(source))
     amax = activation_ranges.choose(histograms, method, qdq.read_together(plan))
     path = config.cache_path(source)
     cache = make_cache(amax, "Entropy" if method == "Entropy" else "MinMax", version)
@@ -118,7 +118,7 @@ def load_ranges(config: CalibrationConfig, source: OnnxFile) -> Dict[str, float]
     """Largest magnitudes from the cache. Raises InputError for that of another model."""
     path = config.cache_path(source)
     cache = read_cache(path)
-    check_match(cache, needed_tensors(source), path, source.path.name)
+    check_match(cache, needed_tensors(source), path, onnx=source.path.name)
     form = "TRT-%s-%s" % (cache.version, cache.algorithm)
     print("calibration from %s (%d tensors, format %s); images are not looked at"
           % (path, len(cache.scales), form))  # fmt: skip

@@ -124,7 +124,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
     net_hw = letterbox.stride_multiple(asked, model.max_stride)
     warn_if_rounded(asked, net_hw, model.max_stride)
     millions, nc = model.parameter_count() / 1e6, model.nc
-    pairs = reference_pairs(config, model, image, net_hw)
+    pairs = reference_pairs(config, model, image, net_hw=net_hw)
     model.fuse()
     nms, poses = None, 0
     with atomic_path(path) as tmp:
@@ -140,10 +140,10 @@ def export_checkpoint(config: ExportConfig) -> Path:
             device=device,
             images=rounding_images(config, net_hw),
         )
-        checks = [verify(tmp, wanted, images, nc, config.half) for images, wanted in pairs]
+        checks = [verify(tmp, wanted, images, nc=nc, half=config.half) for images, wanted in pairs]
         if config.end2end:
             batches = [images for images, _ in pairs]
-            nms, poses = put_nms(graph, tmp, nc, config.nms_settings, batches)
+            nms, poses = put_nms(graph, tmp, nc, nms=config.nms_settings, batches=batches)
     if replaced:
         print("an earlier %s was replaced" % path)
     shape = "dynamic" if config.dynamic else "%dx3x%dx%d" % ((config.batch_size,) + net_hw)
@@ -166,7 +166,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
 
 
 def reference_pairs(
-    config: ExportConfig, model: Any, image: np.ndarray, net_hw: Tuple[int, int]
+    config: ExportConfig, model: Any, image: np.ndarray, *, net_hw: Tuple[int, int]
 ) -> List[Tuple[np.ndarray, np.ndarray]]:
     """(batch, what PyTorch makes of it) pairs that the file is compared on.
 

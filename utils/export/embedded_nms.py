@@ -14,7 +14,7 @@ PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS
 
 
 def put_nms(
-    graph: Any, path: Path, nc: int, nms: Nms, batches: List[np.ndarray]
+    graph: Any, path: Path, nc: int, *, nms: Nms, batches: List[np.ndarray]
 ) -> Tuple[Nms, int]:
     """Put NMS behind the raw output of an exported model, write it to `path`, and prove it.
 
@@ -32,18 +32,18 @@ def put_nms(
     nms = add_nms(graph, nc, nms)
     add_nms(both, nc, nms, keep_raw=True)
     if nms.form == "efficientnms":  # the plugin knows no longest chain, and takes 4096 boxes
-        most = max(_passing(path, images, nc, nms.conf_thres) for images in batches)
+        most = max(_passing(path, images, nc, conf_thres=nms.conf_thres) for images in batches)
         candidates = max(nms.topk, min(most + SPARE, MAX_TOPK))
         swap_efficientnms(both, candidates, steps=255)
     onnx.save(both, str(path))
-    poses = sum(verify_nms(path, images, nc, nms) for images in batches)
+    poses = sum(verify_nms(path, images, nc, nms=nms) for images in batches)
     onnx.checker.check_model(graph)
     onnx.save(graph, str(path))
     _run(path, batches[0])
     return nms, poses
 
 
-def _passing(path: Path, images: np.ndarray, nc: int, conf_thres: float) -> int:
+def _passing(path: Path, images: np.ndarray, nc: int, *, conf_thres: float) -> int:
     """The most boxes above the threshold in an image, of a file with raw output."""
     from utils.runtime.onnx_backend import OnnxBackend
 
@@ -65,7 +65,7 @@ def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.nda
     return Detections(*found), output
 
 
-def verify_nms(path: Path, images: np.ndarray, nc: int, nms: Nms) -> int:
+def verify_nms(path: Path, images: np.ndarray, nc: int, *, nms: Nms) -> int:
     """Compare embedded NMS with utils/pose/nms.py, on the raw output of the same inference.
 
     EfficientNMS runs as its static form here. Returns the number of poses. Raises InputError if

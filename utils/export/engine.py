@@ -136,7 +136,7 @@ def build_engine(config: EngineConfig) -> Path:
             % (config.workspace, memory.device_name, memory.total_bytes() / (1 << 30))
         )
     timing = timing_path(config, trt, memory)
-    prepared = prepare(config, source, trt, profile)
+    prepared = prepare(config, source, trt, profile=profile)
     target = engine_path(source.path, prepared.precision)
     check_writable(target)
     settings = BuildSettings(
@@ -163,7 +163,7 @@ def build_engine(config: EngineConfig) -> Path:
     with memory.active() if memory is not None else contextlib.nullcontext(), elapsed("build"):
         network = read_network(trt, config.onnx, prepared.data)
         built = build(trt, network, settings)
-    info = side_file(source, trt, memory, profile)
+    info = side_file(source, trt, memory, profile=profile)
     info.update(precision=prepared.precision, bytes=len(built.plan), **prepared.how)
     with atomic_path(target) as tmp:  # the old pair stays until the new engine is whole
         tmp.write_bytes(built.plan)
@@ -250,7 +250,7 @@ def _refuse_static_part(config: EngineConfig, source: OnnxFile) -> None:
 
 
 def prepare(
-    config: EngineConfig, source: OnnxFile, trt: Tensorrt, profile: Optional[Profile]
+    config: EngineConfig, source: OnnxFile, trt: Tensorrt, *, profile: Optional[Profile]
 ) -> Prepared:
     """Choose the precision and make the ONNX this TensorRT needs for it."""
     import onnx
@@ -271,7 +271,7 @@ def prepare(
     calibrator, how = None, {}
     if config.int8 and not pairs:
         refuse_quantised(source)
-        calibrator, source, how = quantized(config, source, trt, profile)
+        calibrator, source, how = quantized(config, source, trt, profile=profile)
         model = source.model
     elif int8:
         how = {"quantization": "explicit"}
@@ -331,7 +331,7 @@ def precise_names(model: Any, keep: Sequence[str]) -> Tuple[Tuple[str, ...], Tup
 
 
 def quantized(
-    config: EngineConfig, source: OnnxFile, trt: Tensorrt, profile: Optional[Profile]
+    config: EngineConfig, source: OnnxFile, trt: Tensorrt, *, profile: Optional[Profile]
 ) -> Tuple[Any, OnnxFile, Dict[str, Any]]:
     """(calibrator or None, the ONNX to build, facts for the side file) of INT8."""
     quant = config.quant or ("implicit" if trt.calibrates else "explicit")
@@ -400,7 +400,15 @@ def cache_calibrator(
     cache = read_cache(config.calibration.cache_path(source))
     content = format_cache(adapted(cache, trt.version, "MinMax"))
     shape = calibrator_shape(config, source, profile)
-    return make_calibrator(trt, "MinMax", None, None, shape, content, lambda data: None)
+    return make_calibrator(
+        trt,
+        "MinMax",
+        None,
+        batches=None,
+        batch_shape=shape,
+        cache=content,
+        on_cache=lambda data: None,
+    )
 
 
 def image_calibrator(
@@ -421,7 +429,9 @@ def image_calibrator(
         write_cache(path, parse_cache(data))
 
     memory = open_memory(config.gpu_index)
-    return make_calibrator(trt, method, memory, images, shape, None, keep)
+    return make_calibrator(
+        trt, method, memory, batches=images, batch_shape=shape, cache=None, on_cache=keep
+    )
 
 
 def engine_path(onnx: Path, precision: str) -> Path:
@@ -464,7 +474,7 @@ def timing_path(config: EngineConfig, trt: Tensorrt, memory: Any) -> Optional[Pa
 
 
 def side_file(
-    source: OnnxFile, trt: Tensorrt, memory: Any, profile: Optional[Profile]
+    source: OnnxFile, trt: Tensorrt, memory: Any, *, profile: Optional[Profile]
 ) -> Dict[str, Any]:
     """What an engine cannot say of itself, see utils/trt/sidecar.py."""
     info = onnx_metadata(source.model)

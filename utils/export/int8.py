@@ -63,7 +63,7 @@ def quantize(config: QuantizeConfig) -> Path:
     amax = (calibrate if fresh else load_ranges)(calibration, source)
     result = with_pairs(calibration, source, amax, fit=fresh and config.refit)
     if config.distill:
-        distilled(config, source, result, device)
+        distilled(config, source, result, device=device)
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
     write_onnx(target, result.model)
     print("%s: %d convolutions in INT8, %d in floating point, %.1f %% of the multiplications in "
@@ -87,15 +87,22 @@ def with_pairs(
     graph = Graph(model)
     hw = config.image_hw(source)
     plain = runnable(model)
-    plan = qdq.usual_plan(plain, graph, config.keep, hw)
+    plan = qdq.usual_plan(plain, graph, config.keep, hw=hw)
     coverage = qdq.coverage(plain, plan.convs, hw)
     qdq.insert(model, plan, qdq.shared_scales(plan, amax))
     if fit:
         size = source.batch or 1
         images = config.images()[:REFIT_IMAGES]
-        chosen = batches(images, hw, size, config.calib_letterbox, size > 1, "read for the fit")
+        chosen = batches(
+            images,
+            hw,
+            size,
+            letterboxed=config.calib_letterbox,
+            fixed=size > 1,
+            title="read for the fit",
+        )
         view = runnable(model)
-        refit(view, plan, runnable(source.model), list(chosen), progress=True)
+        refit(view, plan, runnable(source.model), images=list(chosen), progress=True)
         if view is not model:
             fitted = {c.name: c for c in view.graph.initializer}
             for constant in model.graph.initializer:
@@ -122,7 +129,7 @@ def distill_device(config: QuantizeConfig) -> str:
     return "cpu" if gpu < 0 else "cuda:%d" % gpu
 
 
-def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, device: str) -> None:
+def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, *, device: str) -> None:
     """Train the quantised model in place."""
     from utils.quantization.distill import Options, distill
 
@@ -133,10 +140,10 @@ def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, devic
         result.model,
         source.model,
         result.plan,
-        images,
-        calibration.image_hw(source),
-        options,
-        calibration.calib_letterbox,
+        pictures=images,
+        net_hw=calibration.image_hw(source),
+        options=options,
+        letterboxed=calibration.calib_letterbox,
     )
     part = max(len(losses) // 10, 1)
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
@@ -149,11 +156,13 @@ def print_report(config: CalibrationConfig, source: OnnxFile, amax: Dict[str, fl
     from utils.quantization.sensitivity import sensitivity
 
     hw = config.image_hw(source)
-    plan = qdq.usual_plan(source.model, source.graph, config.keep, hw)
+    plan = qdq.usual_plan(source.model, source.graph, config.keep, hw=hw)
     size = source.batch or 1
     chosen = config.images()[:REPORT_IMAGES]
-    images = list(batches(chosen, hw, size, config.calib_letterbox, size > 1, None))
-    losses = sensitivity(source.model, plan, qdq.shared_scales(plan, amax), images)
+    images = list(
+        batches(chosen, hw, size, letterboxed=config.calib_letterbox, fixed=size > 1, title=None)
+    )
+    losses = sensitivity(source.model, plan, qdq.shared_scales(plan, amax), batches=images)
     total = sum(loss.points**2 for loss in losses) ** 0.5
     print("points: mean move of keypoints over the box size; all together about %.5f" % total)
     print("%10s %10s %9s  tensor" % ("points", "score", "range"))

@@ -72,7 +72,9 @@ def compare(output: np.ndarray, reference: np.ndarray, nc: int) -> Difference:
     return Difference(conf, float(px.max()), float((px / size).max()), int(rows.sum()))
 
 
-def verify(path: Path, reference: np.ndarray, batch: np.ndarray, nc: int, half: bool) -> Difference:
+def verify(
+    path: Path, reference: np.ndarray, batch: np.ndarray, *, nc: int, half: bool
+) -> Difference:
     """Run the file in ONNX Runtime and compare. Raises InputError if it differs."""
     from utils.runtime.onnx_backend import OnnxBackend
 

@@ -97,7 +97,7 @@ class _Nodes:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def slice(self, x: str, start: int, stop: int, axis: int = 1) -> str:
+    def slice(self, x: str, start: int, stop: int, *, axis: int = 1) -> str:
         ints = [self.const([v], np.int64) for v in (start, stop, axis)]
         return self.op("Slice", x, *ints)
 
@@ -126,7 +126,7 @@ class _Kept(NamedTuple):
     found: str  # bool
 
 
-def add_nms(model: Any, nc: int, nms: Nms, keep_raw: bool = False) -> Nms:
+def add_nms(model: Any, nc: int, nms: Nms, *, keep_raw: bool = False) -> Nms:
     """Put NMS behind the raw output of a ModelProto, in place.
 
     Returns the settings as applied: no more candidates than there are boxes.
@@ -152,10 +152,10 @@ def add_nms(model: Any, nc: int, nms: Nms, keep_raw: bool = False) -> Nms:
     values = _values(graph, n, keep_raw)
     images = _image_numbers(n, batch, values)
     if nms.form == "static":
-        kept = _static_form(n, values, nc, width, nms, pad=rows is None)
+        kept = _static_form(n, values, nc, width=width, nms=nms, pad=rows is None)
     else:
-        kept = _plugin_form(n, values, nc, nms, images)
-    names = _outputs(n, values, nc, width, kept, images)
+        kept = _plugin_form(n, values, nc, nms=nms, images=images)
+    names = _outputs(n, values, nc, width=width, kept=kept, images=images)
     b = graph.output[0].type.tensor_type.shape.dim[0]
     b = b.dim_value or b.dim_param
     kinds = dict.fromkeys(OUTPUTS, TensorProto.FLOAT)
@@ -210,10 +210,10 @@ def swap_efficientnms(model: Any, candidates: int = 0, steps: int = 0) -> None:
     cls = n.op("ArgMax", scores, axis=1, keepdims=1)
     center = bool(attributes.get("center_point_box", 0))
     # always padded: the number of boxes is not declared inside the graph
-    kept = _select(n, boxes, 4, best, cls, nms, center, pad=True)
+    kept = _select(n, boxes, 4, score=best, cls=cls, nms=nms, center=center, pad=True)
     images = _image_numbers(n, None, scores)
     table = _index_table(n, kept, images)  # (B, topk, 3), -1 where not found
-    rows = _repeat_last(n, table, kept, nms.topk)
+    rows = _repeat_last(n, table, kept, topk=nms.topk)
     n.op("Reshape", rows, n.const([-1, 3], np.int64))
     n.nodes[-1].output[0] = node.output[0]
     new = list(graph.node[: places[0]]) + n.nodes + list(graph.node[places[0] + 1 :])
@@ -308,7 +308,7 @@ def _finite(n: _Nodes, rows: str) -> str:
     return n.op("Less", n.op("Abs", mean), n.const(1e30))
 
 
-def _static_form(n: _Nodes, values: str, nc: int, width: int, nms: Nms, pad: bool) -> _Kept:
+def _static_form(n: _Nodes, values: str, nc: int, *, width: int, nms: Nms, pad: bool) -> _Kept:
     if nc == 1:
         score, cls = _class_scores(n, values, nc), None
     else:  # as utils/pose/nms.py: the best class, times objectness
@@ -316,11 +316,11 @@ def _static_form(n: _Nodes, values: str, nc: int, width: int, nms: Nms, pad: boo
         best = n.op("ReduceMax", probability, axes=[1], keepdims=1)
         score = n.op("Mul", n.slice(values, 4, 5), best)
         cls = n.op("ArgMax", probability, axis=1, keepdims=1)
-    return _select(n, values, width, score, cls, nms, True, pad)
+    return _select(n, values, width, score=score, cls=cls, nms=nms, center=True, pad=pad)
 
 
 def _select(
-    n: _Nodes, values: str, rows: int, score: str, cls: Optional[str], nms: Nms, center: bool,
+    n: _Nodes, values: str, rows: int, *, score: str, cls: Optional[str], nms: Nms, center: bool,
     pad: bool,
 ) -> _Kept:  # fmt: skip
     """The static form: the boxes greedy NMS keeps.
@@ -382,7 +382,7 @@ def _select(
     )
 
 
-def _plugin_form(n: _Nodes, values: str, nc: int, nms: Nms, images: str) -> _Kept:
+def _plugin_form(n: _Nodes, values: str, nc: int, *, nms: Nms, images: str) -> _Kept:
     """TensorRT's plugin, and each image's share of its rows.
 
     The plugin writes (B * topk, 3) rows image, class, box: those of different images interleave
@@ -451,7 +451,7 @@ def _index_table(n: _Nodes, kept: _Kept, images: str) -> str:
     return n.turn(n.op("Where", kept.found, table, n.const(-1, np.int32)))
 
 
-def _repeat_last(n: _Nodes, table: str, kept: _Kept, topk: int) -> str:
+def _repeat_last(n: _Nodes, table: str, kept: _Kept, *, topk: int) -> str:
     """Fill each image's (B, topk, 3) table as the plugin does, with its last row."""
     count = n.op("ReduceL1", n.cast(kept.found, "FLOAT"), axes=[2], keepdims=1)  # (B, 1, 1)
     last = n.op("Max", n.op("Sub", count, n.const(1.0)), n.const(0.0))
@@ -460,7 +460,7 @@ def _repeat_last(n: _Nodes, table: str, kept: _Kept, topk: int) -> str:
     return n.op("GatherElements", table, place, axis=1)
 
 
-def _outputs(n: _Nodes, values: str, nc: int, width: int, kept: _Kept, images: str) -> dict:
+def _outputs(n: _Nodes, values: str, nc: int, *, width: int, kept: _Kept, images: str) -> dict:
     """The five results: {name so far: published name}."""
     zero = n.const(0.0)
     rows = n.take(values, kept.index, width)

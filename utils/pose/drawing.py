@@ -31,6 +31,7 @@ def draw_poses(
     image: np.ndarray,
     poses: Poses,
     names: Sequence[str],
+    *,
     line_width: int = 0,
     labels: bool = True,
     confidences: bool = True,
@@ -51,8 +52,8 @@ def draw_poses(
     skel = skeleton(poses.keypoints.shape[1])
     for i in range(poses.count - 1, -1, -1):
         color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
-        draw_box(image, poses.boxes[i], color, width)
-        draw_keypoints(image, poses.keypoints[i], skel, width, kpt_thres)
+        draw_box(image, poses.boxes[i], color, width=width)
+        draw_keypoints(image, poses.keypoints[i], skel, width=width, kpt_thres=kpt_thres)
     if not labels:
         return
     for i in range(poses.count - 1, -1, -1):
@@ -60,17 +61,19 @@ def draw_poses(
         if confidences:
             text += " %.2f" % poses.scores[i]
         color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
-        draw_label(image, text, poses.boxes[i], color, width)
+        draw_label(image, text, poses.boxes[i], color=color, width=width)
 
 
-def draw_box(image: np.ndarray, box: np.ndarray, color: Tuple[int, int, int], width: int) -> None:
+def draw_box(
+    image: np.ndarray, box: np.ndarray, color: Tuple[int, int, int], *, width: int
+) -> None:
     """One xyxy box with sub-pixel corners."""
     x1, y1, x2, y2 = _fixed(box)
     cv2.rectangle(image, (x1, y1), (x2, y2), color, width, cv2.LINE_AA, SHIFT)
 
 
 def draw_keypoints(
-    image: np.ndarray, keypoints: np.ndarray, skel, width: int, kpt_thres: float
+    image: np.ndarray, keypoints: np.ndarray, skel, *, width: int, kpt_thres: float
 ) -> None:
     """Limbs and points of one person, (K, 3) x y confidence."""
     shown = (keypoints[:, 2] > kpt_thres) & np.isfinite(keypoints).all(1)
@@ -86,7 +89,7 @@ def draw_keypoints(
 
 
 def draw_truth(
-    image: np.ndarray, truth: Truth, names: Sequence[str], line_width: int = 0, ids: bool = False
+    image: np.ndarray, truth: Truth, names: Sequence[str], *, line_width: int = 0, ids: bool = False
 ) -> None:
     """Draw annotated persons into a (H, W, 3) uint8 BGR image, in place.
 
@@ -105,19 +108,19 @@ def draw_truth(
         color = CLASS_COLORS[int(truth.classes[i]) % len(CLASS_COLORS)]
         low, size = truth.boxes[i, :2], truth.boxes[i, 2:]
         box = np.concatenate([low, low + size])
-        draw_box(image, box, color, width)
-        draw_keypoints(image, truth.keypoints[i], skel, width, 0.0)
+        draw_box(image, box, color, width=width)
+        draw_keypoints(image, truth.keypoints[i], skel, width=width, kpt_thres=0.0)
         for x, y in _fixed(truth.keypoints[i][truth.keypoints[i, :, 2] == 1, :2]):
             cv2.circle(image, (x, y), (width + 1) << (SHIFT - 1), (0, 0, 0), -1, cv2.LINE_AA, SHIFT)
         if len(names) > 1:
-            draw_label(image, names[int(truth.classes[i])], box, color, width)
+            draw_label(image, names[int(truth.classes[i])], box, color=color, width=width)
     if ids:
         for points in truth.keypoints:
             for k in np.flatnonzero(points[:, 2] > 0):
-                _draw_id(image, str(k), points[k, :2], width)
+                _draw_id(image, str(k), points[k, :2], width=width)
 
 
-def _draw_id(image: np.ndarray, text: str, point: np.ndarray, width: int) -> None:
+def _draw_id(image: np.ndarray, text: str, point: np.ndarray, *, width: int) -> None:
     """Small outlined text beside a keypoint."""
     x, y = (int(v) >> SHIFT for v in _fixed(point))
     scale, offset = max(width / 4.0, 0.35), width + 2
@@ -128,7 +131,7 @@ def _draw_id(image: np.ndarray, text: str, point: np.ndarray, width: int) -> Non
 
 
 def draw_label(
-    image: np.ndarray, text: str, box: np.ndarray, color: Tuple[int, int, int], width: int
+    image: np.ndarray, text: str, box: np.ndarray, *, color: Tuple[int, int, int], width: int
 ) -> None:
     """Text on a filled patch above the box, inside the image."""
     text = _ascii(text)
@@ -179,7 +182,7 @@ def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2)
             scaled = poses._replace(
                 boxes=poses.boxes * np.float32(scale), keypoints=poses.keypoints * factor
             )
-            draw_poses(picture, scaled, names, 1, labels, labels)
+            draw_poses(picture, scaled, names, line_width=1, labels=labels, confidences=labels)
             pair.append(_center(picture, TILE_HW))
         bar = np.full((BAR, 2 * TILE_HW[1] + GAP, 3), 255, np.uint8)
         title = _ascii(tile.title[:95])

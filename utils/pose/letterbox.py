@@ -47,7 +47,9 @@ class Letterbox(NamedTuple):
         return points * np.array([sx, sy]) + np.array([left, top])
 
 
-def fit(image_hw: HW, net_hw: HW, canvas_hw: Optional[HW] = None, center: bool = True) -> Letterbox:
+def fit(
+    image_hw: HW, net_hw: HW, canvas_hw: Optional[HW] = None, *, center: bool = True
+) -> Letterbox:
     """Largest placement of an image inside net_hw that keeps its aspect ratio.
 
     Args:
@@ -125,6 +127,7 @@ def to_batch(
     images: Sequence[np.ndarray],
     letterboxes: Sequence[Letterbox],
     net_hw: HW,
+    *,
     out: Optional[np.ndarray] = None,
 ) -> np.ndarray:
     """(H, W, 3) uint8 BGR images -> (B, 3, net_h, net_w) float32 RGB 0..1.

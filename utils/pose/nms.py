@@ -42,8 +42,8 @@ def raw_to_poses(
                 "`batch_size` %d: the GPU memory does not suffice for its NMS; try %d"
                 % (len(raw), max(len(raw) // 2, 1))
             ) from e
-    found = candidates(raw, nc, conf_thres, classes)
-    return [suppress(poses, iou_thres, agnostic, max_det) for poses in found]
+    found = candidates(raw, nc, conf_thres, classes=classes)
+    return [suppress(poses, iou_thres, agnostic, max_det=max_det) for poses in found]
 
 
 def _raw_to_poses_cuda(
@@ -75,8 +75,8 @@ def _raw_to_poses_cuda(
         counts = torch.bincount(image, minlength=len(raw))
         most = int(counts.max())
         if most * most > MAX_PAIRS:  # a network that sees everything everywhere
-            found = candidates(raw, nc, conf_thres, classes)
-            return [suppress(poses, iou_thres, agnostic, max_det) for poses in found]
+            found = candidates(raw, nc, conf_thres, classes=classes)
+            return [suppress(poses, iou_thres, agnostic, max_det=max_det) for poses in found]
         number = torch.arange(len(image), device=raw.device)
         place = number - (counts.cumsum(0) - counts)[image]
         line = scores.new_zeros(len(raw), most)
@@ -163,7 +163,7 @@ def below(threshold: float) -> np.ndarray:
 
 
 def candidates(
-    raw: Any, nc: int, conf_thres: float, classes: Optional[Sequence[int]] = None
+    raw: Any, nc: int, conf_thres: float, *, classes: Optional[Sequence[int]] = None
 ) -> List[Poses]:
     """Poses of each image before NMS, unsorted, in the frame of the raw boxes.
 
@@ -207,6 +207,7 @@ def detections_to_poses(
     found: Any,
     conf_thres: float = 0.0,
     max_det: int = 300,
+    *,
     classes: Optional[Sequence[int]] = None,
 ) -> List[Poses]:
     """What a model with embedded NMS found in each image, in the frame of its boxes.
@@ -228,7 +229,9 @@ def detections_to_poses(
     return result
 
 
-def suppress(poses: Poses, iou_thres: float, agnostic: bool = False, max_det: int = 300) -> Poses:
+def suppress(
+    poses: Poses, iou_thres: float, agnostic: bool = False, *, max_det: int = 300
+) -> Poses:
     """Greedy NMS: the Poses that survive, best first.
 
     Exact: a box goes if a kept, higher-scored box (of its class, unless `agnostic`) overlaps
@@ -240,13 +243,13 @@ def suppress(poses: Poses, iou_thres: float, agnostic: bool = False, max_det: in
         poses.boxes[order],
         iou_thres,
         None if agnostic else poses.classes[order],
-        max_det,
+        max_det=max_det,
     )
     return poses.select(order[keep])
 
 
 def greedy_nms(
-    boxes: np.ndarray, iou_thres: float, classes: Optional[np.ndarray], max_det: int
+    boxes: np.ndarray, iou_thres: float, classes: Optional[np.ndarray], *, max_det: int
 ) -> np.ndarray:
     """Indices kept of (n, 4) float32 xyxy boxes that are sorted by descending score."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -255,7 +258,7 @@ def greedy_nms(
     while len(alive) and len(keep) < max_det:
         best, alive = alive[0], alive[1:]
         keep.append(int(best))
-        iou = iou_one_to_many(boxes[best], area[best], boxes[alive], area[alive])
+        iou = iou_one_to_many(boxes[best], area[best], boxes[alive], areas=area[alive])
         # Compared in float64: a float32 IoU of 0.6 is more than the threshold 0.6.
         overlaps = iou.astype(np.float64) > iou_thres
         if classes is not None:
@@ -265,7 +268,7 @@ def greedy_nms(
 
 
 def iou_one_to_many(
-    box: np.ndarray, box_area: np.ndarray, boxes: np.ndarray, areas: np.ndarray
+    box: np.ndarray, box_area: np.ndarray, boxes: np.ndarray, *, areas: np.ndarray
 ) -> np.ndarray:
     """IoU of one xyxy box with (n, 4) xyxy boxes, areas given; NaN where both are empty."""
     top_left = np.maximum(box[:2], boxes[:, :2])
@@ -276,7 +279,7 @@ def iou_one_to_many(
         return inter / (box_area + areas - inter)
 
 
-def fuse(one: Poses, other: Poses, iou_thres: float, agnostic: bool = False) -> Poses:
+def fuse(one: Poses, other: Poses, iou_thres: float, *, agnostic: bool = False) -> Poses:
     """Two looks at one image, each after NMS -> their mean, best first.
 
     A detection of `one`, best first, is averaged with the free detection of `other` (of its
@@ -289,7 +292,7 @@ def fuse(one: Poses, other: Poses, iou_thres: float, agnostic: bool = False) -> 
     for i in range(one.count):
         box = one.boxes[i]
         area = (box[2] - box[0]) * (box[3] - box[1])
-        iou = np.nan_to_num(iou_one_to_many(box, area, other.boxes, areas))
+        iou = np.nan_to_num(iou_one_to_many(box, area, other.boxes, areas=areas))
         iou[~free if agnostic else ~free | (other.classes != one.classes[i])] = -1
         if other.count and iou.max() > iou_thres:
             partner[i] = iou.argmax()

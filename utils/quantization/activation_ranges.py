@@ -253,6 +253,7 @@ def collect(
     model: Any,
     batches: Iterable[np.ndarray],
     names: Sequence[str],
+    *,
     on_batch: Optional[Callable[[int, Dict[str, Histogram]], None]] = None,
     find_foreground: bool = True,
 ) -> Dict[str, Histogram]:

@@ -133,20 +133,20 @@ def round_weights(model: Any, pictures: Sequence[np.ndarray]) -> None:
     convs = [conv for conv in graph.convs if _alone(graph, conv, 1)]
     for start in range(0, len(convs), AT_ONCE):
         part = convs[start : start + AT_ONCE]
-        for conv, seen in zip(part, _inputs(model, graph, part, pictures)):
+        for conv, seen in zip(part, _inputs(model, graph, part, pictures=pictures)):
             own = _alone(graph, conv, 2)
             weights = numpy_helper.to_array(graph.constants[conv.input[1]]).astype(np.float64)
             bias = np.zeros(len(weights))
             if own:
                 bias = numpy_helper.to_array(graph.constants[conv.input[2]]).astype(np.float64)
-            done = _round_conv(weights, bias, seen, attribute(conv, "group", 1))
+            done = _round_conv(weights, bias, seen, groups=attribute(conv, "group", 1))
             for name, value in zip(conv.input[1 : 3 if own else 2], done):
                 value = value.astype(np.float32)
                 graph.constants[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
 def _inputs(
-    model: Any, graph: Graph, convs: Sequence[Any], pictures: Iterable[np.ndarray]
+    model: Any, graph: Graph, convs: Sequence[Any], *, pictures: Iterable[np.ndarray]
 ) -> List[np.ndarray]:
     """What each convolution sees at random places of the images: (N, C, k, k) float32."""
     import onnx
@@ -177,7 +177,7 @@ def _inputs(
         except Exception as e:
             raise InputError("ONNX Runtime cannot run the model (%s)" % one_line(e, 150)) from e
         for conv, part in zip(convs, seen):
-            part.append(_patches(conv, graph, found[conv.input[0]][0], rng))
+            part.append(_patches(conv, graph, found[conv.input[0]][0], rng=rng))
     return [np.concatenate(part) for part in seen]
 
 
@@ -185,7 +185,7 @@ def _batch_hw(picture: np.ndarray) -> Any:
     return picture.shape[0], (picture.shape[2], picture.shape[3])
 
 
-def _patches(conv: Any, graph: Graph, x: np.ndarray, rng: Any) -> np.ndarray:
+def _patches(conv: Any, graph: Graph, x: np.ndarray, *, rng: Any) -> np.ndarray:
     """Random receptive fields of a convolution over x (C, h, w): (N, C, kh, kw)."""
     kh, kw = graph.constants[conv.input[1]].dims[2:]
     sy, sx = attribute(conv, "strides", [1, 1])
@@ -200,7 +200,7 @@ def _patches(conv: Any, graph: Graph, x: np.ndarray, rng: Any) -> np.ndarray:
     return np.ascontiguousarray(x[:, rows, columns].transpose(1, 0, 2, 3))
 
 
-def _round_conv(weights: np.ndarray, bias: np.ndarray, seen: np.ndarray, groups: int) -> Any:
+def _round_conv(weights: np.ndarray, bias: np.ndarray, seen: np.ndarray, *, groups: int) -> Any:
     """FP16 (weights, bias) as float64.
 
     weights (O, C / groups, kh, kw), bias (O,), seen (N, C, kh, kw).

@@ -112,7 +112,7 @@ def adapted(cache: Cache, version: str, algorithm: str) -> Cache:
     return cache._replace(version=version_number(version), algorithm=HEADERS[algorithm])
 
 
-def check_match(cache: Cache, wanted: Iterable[str], path: Union[str, Path], onnx: str) -> None:
+def check_match(cache: Cache, wanted: Iterable[str], path: Union[str, Path], *, onnx: str) -> None:
     """Raise InputError if a cache has no scale for tensors that the model needs."""
     names: List[str] = list(wanted)
     missing = [name for name in names if name not in cache.scales]

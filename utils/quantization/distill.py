@@ -88,7 +88,7 @@ def read_levels(graph: Graph) -> List[List[str]]:
 
 
 def crops(
-    pictures: Sequence[str], net_hw: HW, options: Options, letterboxed: bool
+    pictures: Sequence[str], net_hw: HW, options: Options, *, letterboxed: bool
 ) -> Iterator[np.ndarray]:
     """Endless batches (B, 3, size, size) of pieces, zoomed and mirrored at random.
 
@@ -167,7 +167,7 @@ class Student:
     Attributes: values: names of the constants of the ONNX -> trained tensors.
     """
 
-    def __init__(self, model: Any, plan: Plan, outputs: Sequence[str], device: Any):
+    def __init__(self, model: Any, plan: Plan, outputs: Sequence[str], *, device: Any):
         self.graph = TorchGraph(model, outputs, device)
         values = self.graph.values
         self.weights = []  # (name, name of its scale or None)
@@ -238,6 +238,7 @@ def distill(
     model: Any,
     teacher: Any,
     plan: Plan,
+    *,
     pictures: Sequence[str],
     net_hw: HW,
     options: Options,
@@ -259,11 +260,11 @@ def distill(
     layout, levels = read_layout(teacher), read_levels(plan.graph)
     heads = [name for level in levels for name in level]
     features = list(dict.fromkeys(without_pair(conv.input[0]) for conv in plan.graph.head))
-    student = Student(model, plan, heads + features, options.device)
+    student = Student(model, plan, heads + features, device=options.device)
     reference = TorchGraph(teacher, heads + features, options.device)
     optimizer = torch.optim.Adam(student.parameters(options), lr=0.0, betas=(0.9, 0.99))
     losses = []
-    batches = crops(pictures, net_hw, options, letterboxed)
+    batches = crops(pictures, net_hw, options, letterboxed=letterboxed)
     with tqdm(range(options.steps), "distil", disable=not options.progress) as bar:
         for step in bar:
             images = torch.from_numpy(next(batches)).to(options.device)

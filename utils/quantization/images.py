@@ -73,6 +73,7 @@ def batches(
     pictures: Sequence[str],
     net_hw: HW,
     size: int,
+    *,
     letterboxed: bool = False,
     fixed: bool = False,
     title: Optional[str] = "calibrate",

@@ -142,7 +142,7 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
     constants = [numpy_helper.from_array(np.int8(0), zero)]
     nodes: Dict[str, List[Any]] = {}  # tensor -> its pair
 
-    def pair(name: str, scale: Any, zero_point: str, label: str, **attributes: Any) -> List[Any]:
+    def pair(name: str, scale: Any, zero_point: str, label: str, **attributes: Any) -> List[Any]:  # noqa: PLR0917
         constants.append(numpy_helper.from_array(np.asarray(scale, np.float32), label + "/scale"))
         inputs = [label + "/scale", zero_point]
         q, dq = label + "/q", label + "/dq"
@@ -193,7 +193,7 @@ def coverage(model: Any, convs: Sequence[Any], hw: Any) -> float:
     return sum(macs[conv.output[0]] for conv in convs) / float(sum(macs.values()))
 
 
-def usual_plan(model: Any, graph: Graph, keep: Sequence[str], hw: Any) -> Plan:
+def usual_plan(model: Any, graph: Graph, keep: Sequence[str], *, hw: Any) -> Plan:
     """The plan of export_INT8.py: what may be float with MIN_SHARE of the work in INT8 is.
 
     Depthwise convolutions first, then final ones, then early 1x1 ones.
@@ -205,7 +205,7 @@ def usual_plan(model: Any, graph: Graph, keep: Sequence[str], hw: Any) -> Plan:
     Raises InputError as make_plan does.
     """
     thin = depthwise(graph)
-    final = final_for_share(model, graph, thin, hw)
+    final = final_for_share(model, graph, thin, hw=hw)
     final = [c.output[0] for c in graph.head if c.output[0] in final and not matches(c, keep)]
     plan = make_plan(graph, [*keep, *thin], final)
     early = early_for_share(model, plan, hw)
@@ -230,7 +230,7 @@ def early_for_share(model: Any, plan: Plan, hw: Any) -> List[str]:
     return chosen
 
 
-def final_for_share(model: Any, graph: Graph, keep: Sequence[str], hw: Any) -> List[str]:
+def final_for_share(model: Any, graph: Graph, keep: Sequence[str], *, hw: Any) -> List[str]:
     """Outputs of the final convolutions that have to be INT8 so that MIN_SHARE of all work is.
 
     The one with most work first: at the finest level, where a rounding error is the fewest pixels.

@@ -30,8 +30,8 @@ def refit(
     model: Any,
     plan: Plan,
     original: Any,
-    pictures: Sequence[np.ndarray],
     *,
+    images: Sequence[np.ndarray],
     progress: bool = False,
 ) -> None:
     """Fit weights and biases of all ungrouped convolutions, in place.
@@ -47,15 +47,15 @@ def refit(
 
     constants = {c.name: c for c in model.graph.initializer}
     convs = [conv for conv in plan.graph.convs if _can_be_fitted(plan.graph, conv)]
-    if not convs or not len(pictures):
+    if not convs or not len(images):
         return
     rng = np.random.default_rng(0)
     quantised = {id(conv) for conv in plan.convs}
-    rounded = Steps(model, pictures, [conv.input[0] for conv in convs])
-    exact = Steps(original, pictures, [conv.output[0] for conv in convs])
+    rounded = Steps(model, images, [conv.input[0] for conv in convs])
+    exact = Steps(original, images, [conv.output[0] for conv in convs])
     whole = open_session(original.SerializeToString())
     entry = original.graph.input[0].name
-    masks = [foreground_masks(whole.run(None, {entry: p}), p.shape) for p in pictures]
+    masks = [foreground_masks(whole.run(None, {entry: p}), p.shape) for p in images]
     stages = _stages(plan.graph, convs)
     for stage in tqdm(stages, desc="fit", unit="stage", disable=None if progress else True):
         reads, makes = ([c.input[0] for c in stage], [c.output[0] for c in stage])
@@ -64,14 +64,22 @@ def refit(
         for found_masks, x, y in zip(masks, rounded.run(reads), exact.run(makes)):
             for b, mask in enumerate(found_masks):
                 for conv, halves in zip(stage, moments):
-                    one = x[conv.input[0]][b : b + 1], y[conv.output[0]][b : b + 1]
-                    found = measure(*_samples(conv, constants, *one, [mask], rng))
+                    found = measure(
+                        *_samples(
+                            conv,
+                            constants,
+                            x[conv.input[0]][b : b + 1],
+                            y=y[conv.output[0]][b : b + 1],
+                            masks=[mask],
+                            rng=rng,
+                        )
+                    )
                     old = halves[number % 2]
                     halves[number % 2] = found if old is None else added(old, found)
                 number += 1
         for conv, halves in zip(stage, moments):
             parts = [part for part in halves if part is not None]
-            _fit(conv, constants, parts, id(conv) in quantised)
+            _fit(conv, constants, parts, quantised=id(conv) in quantised)
 
 
 def _can_be_fitted(graph: Graph, conv: Any) -> bool:
@@ -191,7 +199,7 @@ def added(a: Moments, b: Moments) -> Moments:
 
 
 def _samples(
-    conv: Any, constants: Any, x: np.ndarray, y: np.ndarray, masks: Sequence[Any], rng: Any
+    conv: Any, constants: Any, x: np.ndarray, *, y: np.ndarray, masks: Sequence[Any], rng: Any
 ) -> List[Any]:
     """Receptive fields (N, C kh kw) and outputs (N, O) at random places of x and y (B, C, h, w)."""
     kh, kw = constants[without_pair(conv.input[1])].dims[2:]
@@ -219,7 +227,7 @@ def _samples(
     return [np.ascontiguousarray(np.concatenate(part)) for part in (inputs, outputs)]
 
 
-def _fit(conv: Any, constants: Any, parts: Sequence[Moments], quantised: bool) -> None:
+def _fit(conv: Any, constants: Any, parts: Sequence[Moments], *, quantised: bool) -> None:
     """Put new weights and a new bias into the constants."""
     from onnx import numpy_helper
 

@@ -25,7 +25,7 @@ class Loss(NamedTuple):
 
 
 def sensitivity(
-    model: Any, plan: Plan, scales: Dict[str, float], batches: Sequence[np.ndarray], nc: int = 1
+    model: Any, plan: Plan, scales: Dict[str, float], *, batches: Sequence[np.ndarray], nc: int = 1
 ) -> List[Loss]:
     """Loss of each scale group, worst first; a bar shows the progress.
 

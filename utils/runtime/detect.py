@@ -104,10 +104,10 @@ def detect(config: DetectConfig) -> Path:
         backend,
         size,
         config.conf_thres,
-        config.iou_thres,
-        config.agnostic_nms,
-        config.max_det,
-        config.classes,
+        iou_thres=config.iou_thres,
+        agnostic=config.agnostic_nms,
+        max_det=config.max_det,
+        classes=config.classes,
         auto=not config.square,
         augment=config.augment,
     )
@@ -143,7 +143,7 @@ def detect(config: DetectConfig) -> Path:
                 % (display_name(config.source), describe(source.skipped))
             )
         if run.frames:
-            report(config, folder, detector, run)
+            report(config, folder, detector, run=run)
     finally:
         remove_if_empty(folder)
     if run.interrupted:
@@ -200,10 +200,10 @@ def process(config: DetectConfig, detector: Detector, writer: ResultWriter) -> R
                         frame.image,
                         poses,
                         names,
-                        config.line_thickness,
-                        not config.hide_labels,
-                        not config.hide_conf,
-                        config.kpt_thres,
+                        line_width=config.line_thickness,
+                        labels=not config.hide_labels,
+                        confidences=not config.hide_conf,
+                        kpt_thres=config.kpt_thres,
                     )
                 writer.write_image(frame, frame.image)
             frames, found = frames + 1, found + poses.count
@@ -237,7 +237,7 @@ def describe(skipped: List) -> str:
     return text + ("; and %d more" % (len(skipped) - 3) if len(skipped) > 3 else "")
 
 
-def report(config: DetectConfig, folder: Path, detector: Detector, run: Run) -> None:
+def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) -> None:
     """Counts, skipped files, timing; and the same as summary.json."""
     skipped, backend = detector.source.skipped, detector.predictor.backend
     each = detector.timer.milliseconds_each(run.frames)

@@ -12,7 +12,7 @@ ENGINE_SUFFIXES = (".trt", ".engine", ".plan")
 
 
 def load_backend(
-    weights: str, device: str = "", half: bool = False, throughput: bool = False
+    weights: str, device: str = "", half: bool = False, *, throughput: bool = False
 ) -> Backend:
     """Backend for a `.pt`, `.onnx` or engine file.
 
@@ -37,7 +37,7 @@ def load_backend(
         raise InputError("`weights` %s: no such file" % weights)
     gpu = parse_device(device)
     if suffix == ".pt":
-        return TorchBackend(path, gpu, half, throughput)
+        return TorchBackend(path, gpu, half, throughput=throughput)
     if half:
         raise InputError("`half` goes with .pt weights; %s has its precision built in" % path.name)
     if suffix == ".onnx":

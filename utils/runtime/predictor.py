@@ -61,6 +61,7 @@ class Predictor:
         backend: Backend,
         img_size: Optional[HW] = None,
         conf_thres: Optional[float] = None,
+        *,
         iou_thres: Optional[float] = None,
         agnostic: bool = False,
         max_det: int = 300,
@@ -79,7 +80,7 @@ class Predictor:
                     "`augment`, or export without `end2end`"
                 )
             agnostic = agnostic and backend.nc > 1  # with one class it is the same
-            warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic)
+            warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic=agnostic)
             conf_thres = max(conf_thres or 0.0, backend.baked.conf_thres)
             iou_thres, agnostic = backend.baked.iou_thres, False
         self.conf_thres = DEFAULT_CONF if conf_thres is None else conf_thres
@@ -152,7 +153,7 @@ class Predictor:
             for target, drawn in zip(batch, letterbox.to_canvases(images, boxes, canvas)):
                 target[:] = drawn
         else:
-            letterbox.to_batch(images, boxes, canvas, batch)
+            letterbox.to_batch(images, boxes, canvas, out=batch)
         return View(batch, boxes, mirrored)
 
     def infer(self, prepared: Prepared) -> List[Any]:
@@ -165,14 +166,14 @@ class Predictor:
             return self._suppressed(raws[0], prepared[0])
         if self.flip:
             pairs = zip(*(self._suppressed(raw, view) for raw, view in zip(raws, prepared)))
-            fused = (nms.fuse(a, b, self.iou_thres, self.agnostic) for a, b in pairs)
+            fused = (nms.fuse(a, b, self.iou_thres, agnostic=self.agnostic) for a, b in pairs)
             # the mean of two looks may be below the threshold that each has passed
             sure = (poses.select(poses.scores > self.conf_thres) for poses in fused)
             return [poses.select(slice(self.max_det)) for poses in sure]
         views = []
         for raw, view in zip(raws, prepared):
             raw = raw[: len(view.letterboxes)]
-            found = nms.candidates(raw, self.backend.nc, self.conf_thres, self.classes)
+            found = nms.candidates(raw, self.backend.nc, self.conf_thres, classes=self.classes)
             found = [box.to_original(poses) for box, poses in zip(view.letterboxes, found)]
             if view.mirrored:
                 widths = [box.image_hw[1] for box in view.letterboxes]
@@ -180,14 +181,17 @@ class Predictor:
             views.append(found)
         merged = [Poses(*map(np.concatenate, zip(*per_image))) for per_image in zip(*views)]
         return [
-            nms.suppress(poses, self.iou_thres, self.agnostic, self.max_det) for poses in merged
+            nms.suppress(poses, self.iou_thres, self.agnostic, max_det=self.max_det)
+            for poses in merged
         ]
 
     def _suppressed(self, raw: Any, view: View) -> List[Poses]:
         """NMS on the canvas, as a model with embedded NMS does it, then Poses in image pixels."""
         boxes = view.letterboxes
         if self.backend.end2end:  # a batch that was filled up has more images than boxes
-            found = nms.detections_to_poses(raw, self.conf_thres, self.max_det, self.classes)
+            found = nms.detections_to_poses(
+                raw, self.conf_thres, self.max_det, classes=self.classes
+            )
         else:
             found = nms.raw_to_poses(
                 raw[: len(boxes)],
@@ -237,7 +241,7 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
 
 
 def warn_if_baked(
-    baked: BakedNms, conf_thres: Optional[float], iou_thres: Optional[float], agnostic: bool
+    baked: BakedNms, conf_thres: Optional[float], iou_thres: Optional[float], *, agnostic: bool
 ) -> None:
     """Say which settings the embedded NMS a model does not take; None: not asked for."""
     if conf_thres is not None and conf_thres < baked.conf_thres:

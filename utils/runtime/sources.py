@@ -245,7 +245,7 @@ def open_source(source: str) -> Source:
     images: List[str] = []
     videos: List[str] = []
     streams: List[str] = []
-    _collect(source, Path("."), images, videos, streams, depth=0)
+    _collect(source, Path("."), images, videos=videos, streams=streams, depth=0)
     if streams and (images or videos):
         raise InputError(
             "`source` %s: mixes live streams with files; give them in two runs" % source
@@ -257,6 +257,7 @@ def _collect(
     source: str,
     base: Path,
     images: List[str],
+    *,
     videos: List[str],
     streams: List[str],
     depth: int,
@@ -286,7 +287,7 @@ def _collect(
         for line in lines:
             item = Path(line) if Path(line).is_absolute() else path.parent / line
             if is_address(line) or item.is_dir() or any(c in line for c in "*?["):
-                _collect(line, path.parent, images, videos, streams, depth + 1)
+                _collect(line, path.parent, images, videos=videos, streams=streams, depth=depth + 1)
             elif not item.exists() and not item.suffix:
                 raise InputError("%s: %s: no such file or folder" % (path, line))
             elif not _sort_by_kind([str(item)], images, videos):

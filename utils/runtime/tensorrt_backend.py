@@ -38,7 +38,7 @@ class TensorrtBackend(Backend):
         _check_gpu(path, memory.device_name, info)
         self._memory = memory
         try:
-            self.engine = Engine(trt, plan, memory, cuda_graph)
+            self.engine = Engine(trt, plan, memory, cuda_graph=cuda_graph)
         except InputError as e:
             raise InputError("`weights` %s: %s" % (path, e)) from e
         self.on_gpu = True

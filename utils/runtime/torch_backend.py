@@ -16,7 +16,7 @@ MAX_GRAPHS = 8  # input shapes
 class TorchBackend(Backend):
     """A `.pt` checkpoint in PyTorch; outputs stay on the device."""
 
-    def __init__(self, path: Path, gpu: Optional[int], half: bool, throughput: bool = False):
+    def __init__(self, path: Path, gpu: Optional[int], half: bool, *, throughput: bool = False):
         try:
             import torch
         except ImportError as e:
@@ -34,16 +34,16 @@ class TorchBackend(Backend):
             raise InputError("`half`: FP16 inference of a .pt needs a GPU; drop `half`")
         from models.checkpoint import load_checkpoint
 
-        self._adopt(load_checkpoint(path).model, gpu, half, throughput)
+        self._adopt(load_checkpoint(path).model, gpu, half, throughput=throughput)
 
     @classmethod
     def of_model(cls, model: Any, gpu: int, half: bool) -> "TorchBackend":
         """A backend of a network in memory, which it fuses: give it a copy. gpu -1: CPU."""
         backend = cls.__new__(cls)
-        backend._adopt(model, gpu, half, False)
+        backend._adopt(model, gpu, half, throughput=False)
         return backend
 
-    def _adopt(self, model: Any, gpu: int, half: bool, throughput: bool) -> None:
+    def _adopt(self, model: Any, gpu: int, half: bool, *, throughput: bool) -> None:
         import torch
 
         # cuDNN would round FP32 convolutions to TF32 (10 bits): points move by up to 17 px.

@@ -33,6 +33,7 @@ class ResultWriter:
         folder: Path,
         names: Sequence[str],
         images: bool = True,
+        *,
         txt: bool = False,
         txt_conf: bool = False,
         json_rows: bool = False,
@@ -64,7 +65,7 @@ class ResultWriter:
         if self.crops:
             self._write_crops(frame.image, label, poses)
         if self.json_rows:
-            self._rows += coco_rows(poses, frame, self._image_id(frame), len(self.names))
+            self._rows += coco_rows(poses, frame, self._image_id(frame), nc=len(self.names))
         self._image_count += 1
 
     def write_image(self, frame: Frame, image: np.ndarray) -> None:
@@ -84,7 +85,9 @@ class ResultWriter:
         if video is None:
             self._finish_videos(keep_streams=True)  # files come one after the other
             hw = (image.shape[0], image.shape[1])
-            video = VideoFile(self.folder / (stem + ".mp4"), frame.fps, hw, frame.kind == "stream")
+            video = VideoFile(
+                self.folder / (stem + ".mp4"), frame.fps, hw, is_stream=frame.kind == "stream"
+            )
             self._videos[frame.path] = video
         video.write(image)
 
@@ -142,7 +145,7 @@ def label_text(poses: Poses, image_hw: Sequence[int], with_conf: bool) -> str:
     return "".join(lines)
 
 
-def coco_rows(poses: Poses, frame: Frame, image_id: int, nc: int) -> List[Dict[str, Any]]:
+def coco_rows(poses: Poses, frame: Frame, image_id: int, *, nc: int) -> List[Dict[str, Any]]:
     """COCO keypoint result rows, with `file_name` and (videos) `frame` from 0 added."""
     name = display_name(frame.path) if is_address(frame.path) else Path(frame.path).name
     rows = result_json(result_rows(poses), image_id, range(1, nc + 1))
@@ -194,7 +197,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 class VideoFile:
     """An .mp4 that gets its name only when it is complete and playable."""
 
-    def __init__(self, path: Path, fps: float, hw: Sequence[int], is_stream: bool):
+    def __init__(self, path: Path, fps: float, hw: Sequence[int], *, is_stream: bool):
         self.path, self.is_stream = path, is_stream
         self._fps, self._count = fps, 0
         self._started = 0.0

@@ -49,7 +49,7 @@ def fit_anchors(wh: np.ndarray, shape: Tuple[int, int], seed: int = 0) -> np.nda
 
 
 def check(
-    train_set: TrainSet, anchors: np.ndarray, longest: int, anchor_t: float
+    train_set: TrainSet, anchors: np.ndarray, longest: int, *, anchor_t: float
 ) -> Tuple[float, np.ndarray]:
     """(share of boxes the anchors match, the anchors to use).
 

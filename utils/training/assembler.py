@@ -129,12 +129,14 @@ class Assembler:
             size = augment.multi_scale_hw(shared, size, max(spec.strides))
         collages = self._collages(rng, job, size) if hyp.collage and not spec.rect else {}
         hws[list(collages)] = size
-        samples = augment.draw(rng, hyp, job.own, hws, size, mosaic=job.mosaic)
+        samples = augment.draw(rng, hyp, job.own, hws=hws, size=size, mosaic=job.mosaic)
         used = np.unique(np.where(samples.single[:, None], samples.images[:, -1:], samples.images))
         pixels, offsets, broken = self._pixels(job, used, hws=hws, collages=collages)
         labels, starts = self._labels(job.window, collages, broken)
-        persons = augment.transform_labels(samples, labels, starts, hws, size)
-        matched = targets.match(persons, spec.anchors, spec.strides, size, hyp.anchor_t)
+        persons = augment.transform_labels(samples, labels, starts, hws=hws, size=size)
+        matched = targets.match(
+            persons, spec.anchors, spec.strides, size=size, anchor_t=hyp.anchor_t
+        )
         slot = (job.slot, 0)  # comes back unused, unless
         if self._fits(job, len(pixels)):
             slot, pixels = (job.slot, len(pixels)), None
@@ -155,7 +157,7 @@ class Assembler:
         shown = rng.random(len(job.window)) < self.hyp.collage
         small = self.hws[job.window].max(1) < max(size)
         return {
-            int(i): collage.arrange(rng, int(job.window[i]), self.small, self.hws, size)
+            int(i): collage.arrange(rng, int(job.window[i]), self.small, hws=self.hws, size=size)
             for i in np.flatnonzero(shown & small & (len(self.small) > 1))
         }
 
@@ -225,7 +227,7 @@ class Assembler:
             made = collages[place]
             lost = [k for k, i in enumerate(made.images) if int(i) in broken]
             parts = [self._labels_of(i) for i in made.images]
-            items.append(collage.merge(made, parts, self.hws, lost))
+            items.append(collage.merge(made, parts, self.hws, without=lost))
         return _in_a_row(items)
 
     def _labels_of(self, image: int, *, none: bool = False) -> Labels:

@@ -53,9 +53,9 @@ def draw(
     rng: np.random.Generator,
     hyp: Hyp,
     own: np.ndarray,
+    *,
     hws: np.ndarray,
     size: HW,
-    *,
     mosaic: bool = True,
     plain: bool = False,
 ) -> Samples:
@@ -86,7 +86,7 @@ def draw(
     matrix, color = np.eye(3)[None].repeat(count, 0), np.eye(3)[None].repeat(count, 0)
     blend, partner, blank = np.ones(count), np.arange(count), np.zeros(count, bool)
     if not plain:
-        matrix = random_matrices(rng, hyp, size, pivot)
+        matrix = random_matrices(rng, hyp, size, pivot=pivot)
         color = random_colors(rng, hyp, count)
         if hyp.blank:
             blank = rng.random(count) < hyp.blank
@@ -110,7 +110,9 @@ def draw(
     )
 
 
-def random_matrices(rng: np.random.Generator, hyp: Hyp, size: HW, pivot: np.ndarray) -> np.ndarray:
+def random_matrices(
+    rng: np.random.Generator, hyp: Hyp, size: HW, *, pivot: np.ndarray
+) -> np.ndarray:
     """(B, 3, 3) canvas -> output: perspective, rotation, zoom and shear about `pivot` (B, 2) x y, a
     shift about the middle of the output, flips."""
     count = len(pivot)
@@ -158,7 +160,7 @@ def random_colors(rng: np.random.Generator, hyp: Hyp, count: int) -> np.ndarray:
 
 
 def transform_labels(
-    samples: Samples, labels: Labels, starts: np.ndarray, hws: np.ndarray, size: HW
+    samples: Samples, labels: Labels, starts: np.ndarray, *, hws: np.ndarray, size: HW
 ) -> Persons:
     """The persons of all tiles in output pixels; those hardly in sight are left out.
 

@@ -33,7 +33,7 @@ class Collage(NamedTuple):
 
 
 def arrange(
-    rng: np.random.Generator, first: int, others: np.ndarray, hws: np.ndarray, size: HW
+    rng: np.random.Generator, first: int, others: np.ndarray, *, hws: np.ndarray, size: HW
 ) -> Collage:
     """Decide how a collage is made.
 
@@ -94,7 +94,7 @@ def draw(
 
 
 def merge(
-    collage: Collage, labels: Sequence[Labels], hws: np.ndarray, without: Sequence[int] = ()
+    collage: Collage, labels: Sequence[Labels], hws: np.ndarray, *, without: Sequence[int] = ()
 ) -> Labels:
     """The persons of all images, coordinates over the size of the collage.
 

@@ -16,7 +16,7 @@ class Ema:
     """
 
     def __init__(
-        self, model: nn.Module, decay: float = 0.9999, ramp: float = 2000, updates: int = 0
+        self, model: nn.Module, decay: float = 0.9999, ramp: float = 2000, *, updates: int = 0
     ):
         self.model: Any = copy.deepcopy(model).eval()
         for parameter in self.model.parameters():

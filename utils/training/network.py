@@ -106,7 +106,7 @@ def fit_anchors(
 
     head = model.head
     px = anchors_px(model)
-    recall, found = anchors.check(train_set, px, max(size), hyp.anchor_t)
+    recall, found = anchors.check(train_set, px, max(size), anchor_t=hyp.anchor_t)
     text = "anchors: %.1f %% of the boxes have a similar one" % (100 * recall)
     if found is px:
         return text

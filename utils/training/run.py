@@ -95,7 +95,7 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
         ranks.say(fit_anchors(model, train_set, hyp, size=size, replace=not config.weights))
     spec = batch_spec(config, model, size=size, ranks=ranks, pin=device.type == "cuda")
     options = train_options(config, data, ranks=ranks, device=device)
-    trainer = Trainer(model, make_batches(config, train_set, hyp, spec=spec), hyp, options)
+    trainer = Trainer(model, make_batches(config, train_set, hyp, spec=spec), hyp, options=options)
     folder = run_folder(config) if ranks.first else Path()
     progress = Progress(config, folder, ranks)
     if state is not None:

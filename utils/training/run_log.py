@@ -71,7 +71,7 @@ def read_rows(path: Union[str, Path], epochs: int) -> List[Row]:
     return [row for row in rows if row.get("epoch", 0) <= epochs]
 
 
-def write_pictures(path: Path, images: Any, persons: Persons, names: Sequence[str]):
+def write_pictures(path: Path, images: Any, persons: Persons, *, names: Sequence[str]):
     """The first images of a batch as the network gets them, persons drawn.
 
     Args:
@@ -90,7 +90,7 @@ def write_pictures(path: Path, images: Any, persons: Persons, names: Sequence[st
         areas = boxes[:, 2:].prod(1) * AREA_OF_BOX
         keypoints = some.keypoints * np.array([scale, scale, 1])
         truth = Truth(boxes, some.classes, keypoints, areas, np.zeros(len(areas), bool))
-        draw_truth(tile, truth, names, 1)
+        draw_truth(tile, truth, names, line_width=1)
         tiles.append(cv2.copyMakeBorder(tile, 0, 4, 0, 4, cv2.BORDER_CONSTANT, value=(255,) * 3))
     columns = math.ceil(math.sqrt(count))
     tiles += [np.full_like(tiles[0], 255)] * (-count % columns)

@@ -27,6 +27,7 @@ def match(
     persons: Persons,
     anchors: np.ndarray,
     strides: Sequence[float],
+    *,
     size: HW,
     anchor_t: float,
 ) -> Targets:
@@ -43,7 +44,11 @@ def match(
     counts = []
     for level, stride in enumerate(strides):
         person, anchor, cell = _match_level(
-            centers / stride, wh, anchors[level], (size[0] // stride, size[1] // stride), anchor_t
+            centers / stride,
+            wh,
+            anchors[level],
+            cells_hw=(size[0] // stride, size[1] // stride),
+            anchor_t=anchor_t,
         )
         index = np.stack([image[person], anchor, cell[:, 1], cell[:, 0]], 1)
         box = np.concatenate([centers[person] / stride - cell, wh[person] / stride], 1)
@@ -62,7 +67,7 @@ def match(
     )
 
 
-def _match_level(centers: np.ndarray, wh: np.ndarray, anchors: np.ndarray, cells_hw, anchor_t):
+def _match_level(centers: np.ndarray, wh: np.ndarray, anchors: np.ndarray, *, cells_hw, anchor_t):
     """(person, anchor, cell x y) of each match; centers in cells, wh and anchors in px."""
     ratio = np.maximum(wh[:, None], 1e-9) / anchors[None]
     similar = np.maximum(ratio, 1 / ratio).max(2) < anchor_t  # [n, a]

@@ -67,7 +67,7 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
     """
     paths = data.images("train")
     texts = [_label_text(p) for p in paths]
-    entries = _read_entries(data, paths, texts, workers)
+    entries = _read_entries(data, paths, texts, workers=workers)
     faults = [fault for entry in entries for fault in entry.faults]
     spoilt = [e for e in entries if e.faults and e.labels.count == 0 and e.hw != (0, 0)]
     labelled = sum(bool(t) for t in texts)
@@ -123,7 +123,7 @@ def _label_text(image: str) -> str:
 
 
 def _read_entries(
-    data: DataYaml, paths: Sequence[str], texts: Sequence[str], workers: int
+    data: DataYaml, paths: Sequence[str], texts: Sequence[str], *, workers: int
 ) -> List[_Entry]:
     """All entries, from the cache if it is one of these very files."""
     key = _key(data, paths, texts)
@@ -134,14 +134,14 @@ def _read_entries(
         return entries
 
     def read(i: int) -> _Entry:
-        return _read_entry(paths[i], texts[i], data.nkpt, data.nc)
+        return _read_entry(paths[i], texts[i], data.nkpt, nc=data.nc)
 
     from tqdm import tqdm
 
     jobs = tqdm(range(len(paths)), desc="labels", unit="image", leave=False)
     entries = list(parallel_map(read, jobs, workers))
     try:
-        _save_cache(cache, key, entries, data.nkpt)
+        _save_cache(cache, key, entries, nkpt=data.nkpt)
     except InputError as e:
         print("note: labels are read anew each time: %s" % e)
     return entries
@@ -161,7 +161,7 @@ def _key(data: DataYaml, paths: Sequence[str], texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _read_entry(path: str, text: str, nkpt: int, nc: int) -> _Entry:
+def _read_entry(path: str, text: str, nkpt: int, *, nc: int) -> _Entry:
     try:
         hw = read_image_hw(path)
         if min(hw) < MIN_SIDE:
@@ -174,7 +174,7 @@ def _read_entry(path: str, text: str, nkpt: int, nc: int) -> _Entry:
     return _Entry(hw, labels, faults)
 
 
-def _save_cache(path: Path, key: str, entries: Sequence[_Entry], nkpt: int) -> None:
+def _save_cache(path: Path, key: str, entries: Sequence[_Entry], *, nkpt: int) -> None:
     labels = [e.labels for e in entries]
     with atomic_path(path) as tmp:
         np.savez(

@@ -68,7 +68,7 @@ class Trainer:
         model: float32; it is moved to the device.
     """
 
-    def __init__(self, model: Model, batches: TrainBatches, hyp: Hyp, options: Options):
+    def __init__(self, model: Model, batches: TrainBatches, hyp: Hyp, *, options: Options):
         self.batches, self.hyp, self.options = batches, hyp, options
         device, ranks = options.device, options.ranks
         self.gpu = device.type == "cuda"

@@ -95,7 +95,9 @@ def _pictures(
     device = pixels.device
     ys = (torch.arange(h, device=device, dtype=torch.float32) + 0.5).view(1, h, 1)
     xs = (torch.arange(w, device=device, dtype=torch.float32) + 0.5).view(1, 1, w)
-    red, green, blue = _sample(pixels, *_look_up(inverse, center, tiles, offsets, ys, xs))
+    red, green, blue = _sample(
+        pixels, *_look_up(inverse, center, tiles, offsets=offsets, ys=ys, xs=xs)
+    )
     m = color.view(-1, 9, 1, 1)
     rows = [m[:, i] * red + m[:, i + 1] * green + m[:, i + 2] * blue for i in (0, 3, 6)]
     return torch.stack(rows, 1).clamp(0, 255) * (1 / 255.0)
@@ -108,7 +110,7 @@ def blend(plan: Plan, batch: Any) -> Any:
 
 
 def _look_up(
-    inverse: Any, center: Any, tiles: Any, offsets: Any, ys: Any, xs: Any
+    inverse: Any, center: Any, tiles: Any, *, offsets: Any, ys: Any, xs: Any
 ) -> Tuple[Any, Any, Any, Any, Any]:
     """Source x, y, width, height (float32) and first byte (int64) of every output pixel, each
     (b, H, W)."""

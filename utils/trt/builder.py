@@ -104,13 +104,13 @@ def build(trt: Tensorrt, network: Network, settings: BuildSettings) -> Built:
     flag = module.BuilderFlag
     if hasattr(flag, "TF32"):
         config.clear_flag(flag.TF32)  # FP32 means FP32
-    _set_precision(trt, network, config, settings)
+    _set_precision(trt, network, config, settings=settings)
     if settings.opt_level is not None:
         if not hasattr(config, "builder_optimization_level"):
             raise InputError("`opt_level`: %s has none; 8.6 and newer do" % trt)
         config.builder_optimization_level = settings.opt_level
     if settings.dla is not None:
-        _use_dla(trt, network, config, settings)
+        _use_dla(trt, network, config, settings=settings)
     if settings.profile is not None:
         _add_profile(network, config, settings)
     cache = _timing_cache(config, settings.timing_cache)
@@ -152,7 +152,9 @@ def _merged(config: Any, cache: Any, path: Optional[Path]) -> Optional[bytes]:
     return bytes(cache.serialize())
 
 
-def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: BuildSettings) -> None:
+def _set_precision(
+    trt: Tensorrt, network: Network, config: Any, *, settings: BuildSettings
+) -> None:
     """Flags of 8.5 to 10.x; nothing to do where the ONNX is the precision."""
     if trt.typed:
         if settings.calibrator is not None:
@@ -183,7 +185,7 @@ def _set_precision(trt: Tensorrt, network: Network, config: Any, settings: Build
             config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
 
 
-def _use_dla(trt: Tensorrt, network: Network, config: Any, settings: BuildSettings) -> None:
+def _use_dla(trt: Tensorrt, network: Network, config: Any, *, settings: BuildSettings) -> None:
     cores = int(getattr(network.builder, "num_DLA_cores", 0))
     if not 0 <= settings.dla < cores:  # type: ignore
         raise InputError("`dla` %s: this machine has %d DLA cores" % (settings.dla, cores))

@@ -18,6 +18,7 @@ def make_calibrator(
     trt: Tensorrt,
     algorithm: str,
     memory: Any,
+    *,
     batches: Optional[Iterable[np.ndarray]],
     batch_shape: Shape,
     cache: Optional[bytes],

@@ -50,7 +50,7 @@ class Engine:
     Raises InputError for bytes that are no engine of this version and GPU.
     """
 
-    def __init__(self, trt: Tensorrt, plan: bytes, memory: Any, cuda_graph: bool = True):
+    def __init__(self, trt: Tensorrt, plan: bytes, memory: Any, *, cuda_graph: bool = True):
         self._trt, self._memory, self._wants_graph = trt, memory, cuda_graph
         self.graph_refused: Optional[str] = None
         self._lock = threading.Lock()
