@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import functools
 import os
 import re
 import signal
@@ -29,10 +28,10 @@ def run(
     for stream in (sys.stdout, sys.stderr):  # a file name that this terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = functools.partial(_show_warning, parser, warnings.showwarning)
-    warnings.simplefilter("always", InputWarning)
     try:
-        main(args)
+        with warnings.catch_warnings():
+            show_warnings(parser)
+            main(args)
     except InputError as e:
         fail(with_flags(str(e), parser))
     except BrokenPipeError:  # the reader of our output left, for instance `| head`
@@ -80,14 +79,18 @@ def no_torch(error: ImportError, name: str, what: str) -> None:
     raise error
 
 
-def _show_warning(  # noqa: PLR0917
-    parser: argparse.ArgumentParser, usual: Callable[..., None], message: Any, kind: Any, *rest: Any
-) -> None:
-    """Ours on one line, those of other libraries as usual."""
-    if issubclass(kind, InputWarning):
-        print("warning: " + with_flags(str(message), parser), flush=True)
-    else:
-        usual(message, kind, *rest)
+def show_warnings(parser: Optional[argparse.ArgumentParser] = None) -> None:
+    """From now on print each InputWarning on one line; those of other libraries as usual."""
+    usual = warnings.showwarning
+
+    def show(message: Any, kind: Any, *rest: Any) -> None:
+        if issubclass(kind, InputWarning):
+            print("warning: " + with_flags(str(message), parser), flush=True)
+        else:
+            usual(message, kind, *rest)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", InputWarning)
 
 
 def _usage_error(message: str) -> None:

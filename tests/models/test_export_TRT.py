@@ -1,13 +1,10 @@
 """export -> detect -> test as users run them, on stand-ins of each TensorRT and the real RTX."""
 
-import contextlib
 import importlib
-import io
 import json
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 
@@ -19,6 +16,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from tests.conftest import ROOT  # noqa: E402
+from tests.scripts import run_inside  # noqa: E402
 from tests.small_net import make_small_net  # noqa: E402
 
 FAKES = ROOT / "tests" / "fakes"
@@ -40,33 +38,22 @@ def process(version, script, *flags, **environment):
 
 def run(version, script, *flags, **environment):
     """The same inside this process, which is ten times as fast."""
-    from utils import cli
-
-    module = importlib.import_module(script[: -len(".py")].replace("/", "."))
     stands = [n for n in sys.modules if n.split(".")[0] in STANDS]
     kept = {name: sys.modules.pop(name) for name in stands}
     path, before = list(sys.path), dict(os.environ)
-    handler = signal.getsignal(signal.SIGTERM)
-    out, err, code = io.StringIO(), io.StringIO(), 0
     try:
         if version is not None:
             sys.path[:0] = [str(FAKES / version), str(FAKES)]
             importlib.invalidate_caches()
         os.environ.update(environment)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                cli.run(module.main, module.get_args_parser(), [str(f) for f in flags])
-            except SystemExit as e:
-                code = e.code
+        return run_inside(script, *flags)
     finally:
-        signal.signal(signal.SIGTERM, handler)
         os.environ.clear()
         os.environ.update(before)
         sys.path[:] = path
         for name in [n for n in sys.modules if n.split(".")[0] in STANDS]:
             del sys.modules[name]
         sys.modules.update(kept)
-    return subprocess.CompletedProcess(flags, code, out.getvalue(), err.getvalue())
 
 
 def good(done):

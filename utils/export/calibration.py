@@ -14,7 +14,7 @@ from utils.quantization import activation_ranges, qdq
 from utils.quantization.cache import check_match, make_cache, read_cache, write_cache
 from utils.quantization.images import batches, choose_pictures
 
-METHODS = ("MinMax", "Entropy", "Percentile", "Mse", "Foreground")
+METHODS = tuple(activation_ranges.METHODS)
 DEFAULT_METHOD = "Foreground"  # of ONNX Runtime; TensorRT's own calibrators know the first two
 ONNX_RUNTIME_BATCH = 8  # all activations of a batch are in memory
 

@@ -166,16 +166,7 @@ def _start(local: int, worker: Callable[[Any], None], config: Any) -> None:
 
     os.environ.update(RANK=str(local), LOCAL_RANK=str(local))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
-    usual = warnings.showwarning
-
-    def show(message: Any, kind: Any, *rest: Any) -> None:
-        if issubclass(kind, InputWarning):
-            print("warning: " + cli.with_flags(str(message)), flush=True)
-        else:
-            usual(message, kind, *rest)
-
-    warnings.showwarning = show
-    warnings.simplefilter("always", InputWarning)
+    cli.show_warnings()
     try:
         worker(config)
     except InputError as e:
