@@ -25,8 +25,8 @@ if not __package__:
 
 from utils import cli
 from utils.export import flags
-from utils.export.calibration import CalibrationConfig
-from utils.export.engine import CALIBRATORS, QUANT, ROUND, EngineConfig, build_engine
+from utils.export.calibration import CALIBRATORS, CalibrationConfig
+from utils.export.engine import QUANT, ROUND, EngineConfig, build_engine
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -7,8 +7,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from tests.conftest import SHARED  # noqa: E402
-from tests.scripts import run_script  # noqa: E402
+from tests.scripts import run_inside, run_script  # noqa: E402
 from tests.small_net import make_small_net, run_onnx  # noqa: E402
 from utils.quantization.cache import read_cache  # noqa: E402
 
@@ -42,20 +41,122 @@ def test_calibrate_quantise_report_detect(tmp_path, pictures):
     assert json.loads(next((tmp_path / "out").rglob("predictions.json")).read_text())
 
 
-def test_a_cache_needs_no_images_and_another_one_is_refused(tmp_path, pictures):
+def int8(*flags):
+    return run_inside("models/export_INT8.py", *flags)
+
+
+def refused(done, *words):
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture
+def calibrated(tmp_path, pictures):
+    """(x.onnx, flags without images, flags) after a calibration on four images."""
     path = make_small_net(tmp_path / "x.onnx")
-    flags = ["--onnx", path, "--calib_path", pictures, "--calib_num", 6, "--cache_dir", tmp_path]
-    assert run_script("models/export_INT8.py", *flags, "--calib_method", "minmax").returncode == 0
+    bare = ["--onnx", path, "--cache_dir", tmp_path]
+    flags = [*bare, "--calib_path", pictures, "--calib_num", 4]
+    done = int8(*flags)
+    assert done.returncode == 0, done.stderr
+    return path, bare, flags
+
+
+def test_the_same_command_twice_gives_the_same_file(tmp_path, calibrated, pictures):
+    path, bare, flags = calibrated
+    first, cache = (tmp_path / "x-INT8.onnx").read_bytes(), (tmp_path / "x.cache").read_bytes()
+    (tmp_path / "x-INT8.onnx").unlink()
+    again = int8(*flags)
+    assert again.returncode == 0 and "calibration from" in again.stdout, again.stderr
+    assert (tmp_path / "x-INT8.onnx").read_bytes() == first
+    short = int8(*bare)  # the cache knows where its images are, and how many
+    assert short.returncode == 0 and "warning" not in short.stdout
+    assert (tmp_path / "x-INT8.onnx").read_bytes() == first
+    assert (tmp_path / "x.cache").read_bytes() == cache
+
+
+def test_report_rewrites_nothing(tmp_path, calibrated):
+    path, bare, flags = calibrated
+    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir() if p.is_file()}
+    for words in (bare, flags):
+        done = int8(*words, "--report")
+        assert done.returncode == 0 and "points" in done.stdout, done.stderr
+        assert "x-INT8.onnx stays as it is" in done.stdout
+    now = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir() if p.is_file()}
+    assert now == files
+
+
+def test_a_cache_needs_no_images_and_says_what_is_left_out(tmp_path, calibrated, pictures):
+    path, bare, flags = calibrated
     content = (tmp_path / "x.cache").read_bytes()
-    done = run_script("models/export_INT8.py", "--onnx", path, "--cache_dir", tmp_path)
-    assert done.returncode == 0 and "calibration from" in done.stdout, done.stderr
+    pictures.rename(tmp_path / "elsewhere")
+    for words in (bare, flags):  # a fitted file is not replaced by one that is not
+        refused(int8(*words), "x-INT8.onnx", "--calib_path", "--no-bias-correction")
+    (tmp_path / "x-INT8.onnx").unlink()
+    for words in (bare, flags):
+        done = int8(*words)
+        assert done.returncode == 0 and "calibration from" in done.stdout, done.stderr
+        assert "warning: weights and biases are not fitted again" in done.stdout
+    moved = [*bare, "--calib_path", tmp_path / "elsewhere", "--calib_num", 4]
+    done = int8(*moved)  # the same images in another place
+    assert "calibration from" in done.stdout and "warning" not in done.stdout
     assert (tmp_path / "x.cache").read_bytes() == content
-    real = sorted((SHARED / "caches").glob("*.cache"))
-    other = real[0].read_bytes() if real else b"TRT-8401-MinMaxCalibration\ninput: 3c010204\n"
-    (tmp_path / "x.cache").write_bytes(other)
-    done = run_script("models/export_INT8.py", "--onnx", path, "--cache_dir", tmp_path)
-    assert done.returncode == 1 and "tensors that x.onnx needs" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_cache_belongs_to_one_onnx_and_one_size(tmp_path, calibrated):
+    path, bare, flags = calibrated
+    first = (tmp_path / "x.cache").read_bytes()
+    make_small_net(path, seed=1)  # another training of the same network: the same names
+    refused(int8(*bare), "x.cache", "made from another x.onnx", "--calib_path")
+    refused(int8(*bare, "--report"), "made from another x.onnx")
+    done = int8(*flags)
+    assert done.returncode == 0 and "another x.onnx than this one; calibrating again" in done.stdout
+    second = (tmp_path / "x.cache").read_bytes()
+    assert second != first
+    make_small_net(path, hw=None, seed=2)
+    assert int8(*flags, "--calib_imgsz", 128).returncode == 0
+    refused(int8(*bare, "--calib_imgsz", 64), "made at 128x128, expected 64x64")
+    done = int8(*bare)  # names no size
+    assert done.returncode == 0 and "calibration from" in done.stdout
+
+
+def test_what_was_typed_is_not_ignored(tmp_path, calibrated, pictures):
+    path, bare, flags = calibrated
+    refused(int8(*bare, "--calib_num", 3), "made with --calib_num 4, not 3")
+    refused(int8(*bare, "--calib_method", "mse"), "--calib_method Foreground, not Mse")
+    for words, reason in (
+        (["--calib_num", 3], "--calib_num"), (["--calib_method", "mse"], "--calib_method"),
+        (["--calib_seed", 1], "--calib_seed"), (["--calib_stretch"], "--calib_letterbox"),
+    ):  # fmt: skip
+        (tmp_path / "x.cache").unlink()
+        assert int8(*flags).returncode == 0
+        before = (tmp_path / "x.cache").read_bytes()
+        done = int8(*flags[:-2], "--calib_num", 4, *words)
+        assert done.returncode == 0 and "calibrating again" in done.stdout, done.stderr
+        assert reason in done.stdout and (tmp_path / "x.cache").read_bytes() != before
+        assert "calibrating" not in int8(*flags[:-2], *words).stdout
+    for i in range(6):
+        (pictures / ("%d.png" % i)).rename(pictures / ("%d-new.png" % i))
+    assert "made from other images" in int8(*flags[:-2]).stdout
+
+
+def test_a_cache_without_side_file_is_taken_with_a_warning(tmp_path, calibrated):
+    path, bare, flags = calibrated
+    side = tmp_path / "x.cache.json"
+    content = side.read_text()
+    side.unlink()
+    (tmp_path / "x-INT8.onnx").unlink()
+    done = int8(*bare, "--no-bias-correction")
+    assert done.returncode == 0 and "no x.cache.json that belongs to it" in done.stdout
+    side.write_text(content)
+    text = (tmp_path / "x.cache").read_text()
+    (tmp_path / "x.cache").write_text(text.replace("TRT-8502", "TRT-8503"))  # as TensorRT rewrites
+    assert "no x.cache.json that belongs to it" in int8(*bare, "--no-bias-correction").stdout
+    side.write_text("{}")
+    refused(int8(*bare), "x.cache.json", "not the side file of a calibration cache")
+    side.unlink()
+    (tmp_path / "x.cache").write_bytes(b"TRT-8401-MinMaxCalibration\ninput: 3c010204\n")
+    refused(int8(*bare), "tensors that x.onnx needs")
 
 
 def test_int8_of_int8(tmp_path, pictures):

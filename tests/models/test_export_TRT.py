@@ -182,6 +182,23 @@ def test_int8_from_images_and_from_the_cache_alone(tmp_path, calib, version):
     assert len(rows) >= 10
 
 
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_a_cache_of_another_training_is_refused_or_made_anew(tmp_path, calib, version):
+    """Two trainings write the same file name and tensors of the same names."""
+    path = make_small_net(tmp_path / "best.onnx")
+    export = ["models/export_TRT.py", "--onnx", path]
+    bare = ["--int8", "--cache_dir", tmp_path / "caches"]
+    good(run(version, *export, *calib))
+    cache = tmp_path / "caches" / "best.cache"
+    first = cache.read_bytes()
+    make_small_net(path, seed=1)
+    bad(run(version, *export, *bare), "best.cache", "made from another best.onnx", "--calib_path")
+    assert cache.read_bytes() == first
+    assert "calibrating again" in good(run(version, *export, *calib))
+    assert cache.read_bytes() != first
+    assert "calibration from" in good(run(version, *export, *bare))
+
+
 @pytest.mark.parametrize("here, there", [("v11", "v85"), ("v85", "v11"), ("v10", "v86")])
 def test_a_cache_travels(tmp_path, calib, here, there):
     """Calibrated with one version, built with another from the .onnx and the .cache."""

@@ -3,7 +3,7 @@
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -12,8 +12,19 @@ from utils.export.onnx_file import OnnxFile, runnable
 from utils.pose.letterbox import parse_size, stride_multiple
 from utils.quantization import activation_ranges, qdq
 from utils.quantization.cache import check_match, make_cache, read_cache, write_cache
+from utils.quantization.cache_origin import (
+    Origin,
+    images_digest,
+    origin_path,
+    read_origin,
+    write_origin,
+)
 from utils.quantization.images import batches, choose_pictures
+from utils.trt.sidecar import sha256
 
+CALIB_PATH, CALIB_NUM, CALIB_IMGSZ = "data/custom_kpts/images", 1024, (832,)  # where none is named
+CALIBRATORS = ("tensorrt", "onnxruntime")
+SETTINGS = ("calib_path", "calib_num", "calib_method", "calib_letterbox", "calib_seed")
 METHODS = tuple(activation_ranges.METHODS)
 DEFAULT_METHOD = "Foreground"  # of ONNX Runtime; TensorRT's own calibrators know the first two
 ONNX_RUNTIME_BATCH = 8  # all activations of a batch are in memory
@@ -21,23 +32,28 @@ ONNX_RUNTIME_BATCH = 8  # all activations of a batch are in memory
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationConfig:
-    """Which images calibrate a network and how. Raises InputError for values that cannot be."""
+    """Which images calibrate a network and how. Raises InputError for values that cannot be.
 
-    calib_path: str = "data/custom_kpts/images"  # a folder with its subfolders, or a list file
-    calib_num: int = 1024  # images, chosen at random
+    None: the value of the cache that is there, else the default.
+    """
+
+    calib_path: Optional[str] = None  # folder with its subfolders, or a list file [CALIB_PATH]
+    calib_num: Optional[int] = None  # images, chosen at random [CALIB_NUM]
     calib_batch: int = 128  # images at a time; a static ONNX has its own batch
-    calib_imgsz: Sequence[int] = (832,)  # px, one number or height width; a static ONNX has its own
-    calib_method: Optional[str] = None  # one of METHODS, None: the default of who calibrates
-    calib_letterbox: bool = True  # prepared as detect does; else squeezed to the size
-    calib_seed: int = 0
+    calib_imgsz: Optional[Sequence[int]] = None  # px, one number or height width [CALIB_IMGSZ];
+    # a static ONNX has its own
+    calib_method: Optional[str] = None  # one of METHODS [the default of who calibrates]
+    calib_letterbox: Optional[bool] = None  # prepared as detect does [True], or squeezed
+    calib_seed: Optional[int] = None  # [0]
     cache_dir: str = "caches"  # folder of `<onnx stem>.cache`
     keep: Sequence[str] = ()  # further convolutions in floating point, by parts of their names
     recalibrate: bool = False  # also where a cache is there
 
     def __post_init__(self) -> None:
         for name in ("calib_num", "calib_batch"):
-            if getattr(self, name) < 1:
-                raise InputError("`%s` %d: expected at least 1" % (name, getattr(self, name)))
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError("`%s` %d: expected at least 1" % (name, value))
         if self.calib_method is not None:
             names = {name.lower(): name for name in METHODS}
             method = names.get(self.calib_method.lower())
@@ -52,6 +68,16 @@ class CalibrationConfig:
         """How ONNX Runtime's histograms become ranges."""
         return self.calib_method or DEFAULT_METHOD
 
+    @property
+    def count(self) -> int:
+        """Number of calibration images."""
+        return CALIB_NUM if self.calib_num is None else self.calib_num
+
+    @property
+    def letterboxed(self) -> bool:
+        """Whether calibration images are letterboxed."""
+        return self.calib_letterbox is not False
+
     def cache_path(self, source: OnnxFile) -> Path:
         """`<cache_dir>/<onnx stem>.cache`."""
         return Path(self.cache_dir) / (source.path.stem + ".cache")
@@ -60,17 +86,122 @@ class CalibrationConfig:
         """(height, width) of calibration images: the model's own if it is static."""
         if source.hw is not None:
             return source.hw
-        return stride_multiple(parse_size(self.calib_imgsz), 64)
+        return stride_multiple(parse_size(self.calib_imgsz or CALIB_IMGSZ), 64)
+
+    def has_images(self) -> bool:
+        """Whether calibration images are named and there."""
+        return self.calib_path is not None and Path(self.calib_path).exists()
 
     def images(self) -> List[str]:
         """Paths of the calibration images. Raises InputError if there are too few."""
-        return choose_pictures(self.calib_path, self.calib_num, self.calib_seed)
+        return choose_pictures(self.calib_path or CALIB_PATH, self.count, self.calib_seed or 0)
+
+    def images_if_there(self) -> Optional[List[str]]:
+        """The same; None where they are not on this machine. Raises InputError if there are too
+        few in the folder that is named."""
+        if self.calib_path is not None:
+            return self.images() if self.has_images() else None
+        try:
+            return self.images()
+        except InputError:  # nobody named the usual folder
+            return None
 
     def facts(self, method: str, by: str) -> Dict[str, Any]:
         """How the ranges were found, for the side file of an engine."""
-        return {
-            "method": method, "by": by, "images": self.calib_num, "letterbox": self.calib_letterbox
-        }  # fmt: skip
+        return {"method": method, "by": by, "images": self.count, "letterbox": self.letterboxed}
+
+    def origin(self, source: OnnxFile, *, method: str, by: str) -> Origin:
+        """The same in full, for the side file of the cache. Args: by: one of CALIBRATORS."""
+        folder = self.calib_path or CALIB_PATH
+        return Origin(
+            onnx_sha256=sha256(source.data),
+            imgsz=self.image_hw(source),
+            calib_method=method,
+            calib_by=by,
+            calib_path=folder,
+            calib_num=self.count,
+            calib_letterbox=self.letterboxed,
+            calib_seed=self.calib_seed or 0,
+            images_sha256=images_digest(self.images(), folder),
+        )
+
+
+class Settled(NamedTuple):
+    """What a calibration is to be, after a look at the cache."""
+
+    config: CalibrationConfig  # with what it left open and the cache knows
+    cached: bool  # the ranges are those of the cache; else they are to be collected
+    images: Optional[List[str]]  # for the fit of weights; None: not on this machine
+
+
+def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = None) -> Settled:
+    """Decide whether the ranges come from the cache.
+
+    Args: by: who has to have collected them, one of CALIBRATORS, None: any.
+
+    They do where the cache is there and was made from this ONNX at this size and as the config asks
+    for; where it was not, new ones are to be collected from the images that are named. Raises
+    InputError where none are. Warns of a cache of which nothing is known.
+    """
+    path = config.cache_path(source)
+    if config.recalibrate or not path.is_file():
+        return Settled(config, cached=False, images=config.images())
+    origin = read_origin(path)
+    if origin is None:
+        warnings.warn(
+            "%s: no %s that belongs to it, so nobody checked that these ranges are of this %s and "
+            "its size; `recalibrate` makes them anew"
+            % (path, origin_path(path).name, source.path.name),
+            InputWarning,
+            stacklevel=2,
+        )
+        return Settled(config, cached=True, images=config.images_if_there())
+    reason = _difference(config, source, origin, by=by)
+    if reason is None:
+        known = {n: getattr(origin, n) for n in SETTINGS if getattr(config, n) is None}
+        if source.hw is None:
+            known["calib_imgsz"] = origin.imgsz
+        config = dataclasses.replace(config, **known)
+        return Settled(config, cached=True, images=_same_images(config, origin))
+    if not config.has_images():
+        raise InputError(
+            "%s: %s; name images (`calib_path`) to calibrate again, or another `cache_dir`"
+            % (path, reason)
+        )
+    warnings.warn("%s: %s; calibrating again" % (path, reason), InputWarning, stacklevel=2)
+    return Settled(config, cached=False, images=config.images())
+
+
+def _difference(
+    config: CalibrationConfig, source: OnnxFile, origin: Origin, *, by: Optional[str]
+) -> Optional[str]:
+    """What the origin of a cache and a config do not agree in, in words; None: nothing."""
+    if origin.onnx_sha256 != sha256(source.data):
+        return "made from another %s than this one" % source.path.name
+    if (source.hw or config.calib_imgsz) and config.image_hw(source) != origin.imgsz:
+        return "made at %dx%d, expected %dx%d" % (*origin.imgsz, *config.image_hw(source))
+    for name in SETTINGS:
+        asked = getattr(config, name)
+        if name != "calib_path" and asked not in (None, getattr(origin, name)):
+            return "made with `%s` %s, not %s" % (name, getattr(origin, name), asked)
+    if by not in (None, origin.calib_by):
+        return "made with `calib_by` %s, not %s" % (origin.calib_by, by)
+    if config.has_images():
+        number, seed = origin.calib_num, origin.calib_seed
+        known = dataclasses.replace(config, calib_num=number, calib_seed=seed)
+        if _same_images(known, origin) is None:
+            return "made from other images than those in %s" % config.calib_path
+    return None
+
+
+def _same_images(config: CalibrationConfig, origin: Origin) -> Optional[List[str]]:
+    """The images of a calibration where they are as they were, else None."""
+    try:
+        paths = config.images()
+    except InputError:
+        return None
+    same = images_digest(paths, config.calib_path or CALIB_PATH) == origin.images_sha256
+    return paths if same else None
 
 
 def calibration_batches(
@@ -82,13 +213,13 @@ def calibration_batches(
 
     Raises InputError without enough images.
     """
-    size = source.batch or min(config.calib_batch, config.calib_num, most or config.calib_batch)
-    if source.batch is not None and config.calib_num % size:
+    size = source.batch or min(config.calib_batch, config.count, most or config.calib_batch)
+    if source.batch is not None and config.count % size:
         print("calibration: %d images in batches of %d (the model's own); the last is filled up "
-              "with the first ones" % (config.calib_num, size))  # fmt: skip
+              "with the first ones" % (config.count, size))  # fmt: skip
     hw = config.image_hw(source)
     fixed = source.batch is not None
-    return batches(config.images(), hw, size, letterboxed=config.calib_letterbox, fixed=fixed), size
+    return batches(config.images(), hw, size, letterboxed=config.letterboxed, fixed=fixed), size
 
 
 def calibrate(
@@ -98,7 +229,7 @@ def calibrate(
 
     Args: version: of the TensorRT that the cache is written for, empty: the oldest.
 
-    Writes the cache, and returns what it holds.
+    Writes the cache and its side file, and returns what the cache holds.
     """
     method = config.method
     images, _ = calibration_batches(config, source, most=ONNX_RUNTIME_BATCH)
@@ -109,8 +240,9 @@ def calibrate(
     path = config.cache_path(source)
     cache = make_cache(amax, "Entropy" if method == "Entropy" else "MinMax", version)
     write_cache(path, cache)
+    write_origin(path, config.origin(source, method=method, by="onnxruntime"))
     print("calibration on %d images (%s): %s, %d tensors"
-          % (config.calib_num, method, path, len(amax)))  # fmt: skip
+          % (config.count, method, path, len(amax)))  # fmt: skip
     return cache.amax  # rounded as in the file, so that it is the same with and without one
 
 
@@ -120,14 +252,10 @@ def load_ranges(config: CalibrationConfig, source: OnnxFile) -> Dict[str, float]
     cache = read_cache(path)
     check_match(cache, needed_tensors(source), path, onnx=source.path.name)
     form = "TRT-%s-%s" % (cache.version, cache.algorithm)
-    print("calibration from %s (%d tensors, format %s); images are not looked at"
-          % (path, len(cache.scales), form))  # fmt: skip
-    if config.calib_method is not None:
-        warnings.warn(
-            "`calib_method` is not used, %s is there; `recalibrate` makes it anew" % path,
-            InputWarning,
-            stacklevel=2,
-        )
+    origin = read_origin(path)
+    how = ", %s on %d images" % (origin.calib_method, origin.calib_num) if origin else ""
+    print("calibration from %s (%d tensors, format %s%s)"
+          % (path, len(cache.scales), form, how))  # fmt: skip
     return cache.amax
 
 

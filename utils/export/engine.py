@@ -14,7 +14,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from utils.device import parse_device
 from utils.errors import InputError, InputWarning
-from utils.export.calibration import CalibrationConfig, calibrate, calibration_batches, load_ranges
+from utils.export.calibration import (
+    CalibrationConfig,
+    calibrate,
+    calibration_batches,
+    load_ranges,
+    settle,
+)
 from utils.export.int8 import with_pairs, write_onnx
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_quantised
 from utils.files import atomic_path, check_writable
@@ -25,6 +31,7 @@ from utils.pipeline import elapsed
 from utils.pose.letterbox import parse_size, stride_multiple
 from utils.quantization import qdq
 from utils.quantization.cache import adapted, format_cache, parse_cache, read_cache, write_cache
+from utils.quantization.cache_origin import write_origin
 from utils.tables import markdown, write_csv
 from utils.trt.api import Profile, Tensorrt, import_tensorrt
 from utils.trt.builder import BuildSettings, build, read_network
@@ -35,7 +42,6 @@ from utils.trt.sidecar import onnx_metadata, sha256, write_info
 
 ROUND = ("cancel", "nearest")
 QUANT = ("implicit", "explicit")
-CALIBRATORS = ("tensorrt", "onnxruntime")
 MAX_WORKSPACE_GB = 1024
 
 
@@ -340,9 +346,9 @@ def quantized(
     by = config.calib_by or ("tensorrt" if quant == "implicit" else "onnxruntime")
     if by == "tensorrt" and quant == "explicit":
         raise InputError("`calib_by` tensorrt goes with `quant` implicit")
-    calibration = config.calibration
+    calibration, cached, images = settle(config.calibration, source, by=config.calib_by)
+    config = dataclasses.replace(config, calibration=calibration)
     path = calibration.cache_path(source)
-    cached = path.is_file() and not calibration.recalibrate
     facts: Dict[str, Any] = {"quantization": quant, "cache": path.name}
     if not cached:
         check_writable(path)
@@ -365,18 +371,28 @@ def quantized(
         facts["calibration"] = calibration.facts(calibration.method, "ONNX Runtime")
     if quant == "implicit":
         return cache_calibrator(config, source, trt, profile=profile), source, facts
-    return None, explicit_model(config, source, amax, fit=not cached), facts
+    return None, explicit_model(config, source, amax, images=images), facts
 
 
 def explicit_model(
-    config: EngineConfig, source: OnnxFile, amax: Dict[str, float], *, fit: bool
+    config: EngineConfig,
+    source: OnnxFile,
+    amax: Dict[str, float],
+    *,
+    images: Optional[Sequence[str]],
 ) -> OnnxFile:
-    """The ONNX with Q/DQ pairs; X-INT8.onnx is written unless it is there."""
-    done = with_pairs(config.calibration, source, amax, fit=fit)
+    """The ONNX with Q/DQ pairs; X-INT8.onnx is written unless it is there.
+
+    Args: images: paths, to fit weights and biases on; None: they stay.
+    """
+    if images is None:
+        warnings.warn("weights and biases are not fitted again: that needs the calibration images "
+                      "(`calib_path`)", InputWarning, stacklevel=2)  # fmt: skip
+    done = with_pairs(config.calibration, source, amax, images=images)
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
     kept = target.exists()  # perhaps distilled, or tested: not ours to replace
     if not kept:
-        write_onnx(target, done.model)
+        write_onnx(target, done.model, source, fit=bool(images))
     print("%s: %d convolutions in INT8, %.1f %% of the multiplications"
           % (source.path.name if kept else target, done.convs, 100 * done.coverage))  # fmt: skip
     if kept:
@@ -427,6 +443,7 @@ def image_calibrator(
 
     def keep(data: bytes) -> None:
         write_cache(path, parse_cache(data))
+        write_origin(path, config.calibration.origin(source, method=method, by="tensorrt"))
 
     memory = open_memory(config.gpu_index)
     return make_calibrator(

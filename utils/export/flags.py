@@ -21,7 +21,7 @@ def add_calibration(parser: argparse.ArgumentParser, method: str) -> None:
     add("--calib_batch", type=int, default=default.calib_batch,
         help="images at a time [128]; a static ONNX has its own batch, and all --calib_num images "
         "are used nevertheless")  # fmt: skip
-    add("--calib_imgsz", type=int, nargs="+", default=list(default.calib_imgsz), metavar="PX",
+    add("--calib_imgsz", type=int, nargs="+", default=default.calib_imgsz, metavar="PX",
         help="size of the calibration images, one number or height width [832]; a static ONNX "
         "has its own")  # fmt: skip
     add("--calib_method", default=default.calib_method, metavar="METHOD", help=method)

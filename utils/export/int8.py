@@ -4,22 +4,26 @@ quantize(QuantizeConfig("x.onnx", CalibrationConfig("images", calib_num=256)))
 """
 
 import dataclasses
+import json
+import warnings
 from pathlib import Path
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from utils.device import parse_device
-from utils.errors import InputError
-from utils.export.calibration import CalibrationConfig, calibrate, load_ranges
+from utils.errors import InputError, InputWarning
+from utils.export.calibration import CalibrationConfig, calibrate, load_ranges, settle
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_quantised, runnable
 from utils.files import atomic_path
 from utils.graph.analysis import Graph
 from utils.quantization import qdq
 from utils.quantization.images import batches
 from utils.quantization.refit import refit
+from utils.trt.sidecar import sha256
 
 REFIT_IMAGES = 32  # of those chosen, for refit; all they become is in memory, layer by layer
 REPORT_IMAGES = 8
 REPORT_LINES = 20
+RECIPE = "int8_recipe"  # key of the metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,27 +62,60 @@ def quantize(config: QuantizeConfig) -> Path:
     refuse_quantised(source)
     if config.report and len(source.graph.outputs) > 1:
         raise InputError("`report`: takes the ONNX without embedded NMS")
-    calibration = config.calibration
-    fresh = calibration.recalibrate or not calibration.cache_path(source).is_file()
-    amax = (calibrate if fresh else load_ranges)(calibration, source)
-    result = with_pairs(calibration, source, amax, fit=fresh and config.refit)
-    if config.distill:
-        distilled(config, source, result, device=device)
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
-    write_onnx(target, result.model)
-    print("%s: %d convolutions in INT8, %d in floating point, %.1f %% of the multiplications in "
-          "INT8" % (target, result.convs, result.kept, 100 * result.coverage))  # fmt: skip
+    calibration, cached, images = settle(config.calibration, source)
+    config = dataclasses.replace(config, calibration=calibration)
+    amax = (load_ranges if cached else calibrate)(calibration, source)
+    old = read_recipe(target)
+    mine = old is not None and old.get("onnx_sha256") == sha256(source.data)
+    unfitted = config.refit and images is None
+    if not config.report and mine and unfitted and old["fit"]:
+        raise InputError(
+            "%s: its weights were fitted on calibration images, and none are here to make it again;"
+            " name them (`calib_path`), or give `no_bias_correction` to leave out the fit" % target
+        )
+    if config.report and mine and cached:
+        print("%s stays as it is" % target)
+    else:
+        if unfitted:
+            warnings.warn("weights and biases are not fitted again: that needs the calibration "
+                          "images (`calib_path`)", InputWarning, stacklevel=2)  # fmt: skip
+        write_quantised(config, source, amax, images=images, device=device, target=target)
     if config.report:
-        print_report(calibration, source, amax)
+        print_report(calibration, source, amax, images=images)
     return target
 
 
+def write_quantised(
+    config: QuantizeConfig,
+    source: OnnxFile,
+    amax: Dict[str, float],
+    *,
+    images: Optional[List[str]],
+    device: str,
+    target: Path,
+) -> None:
+    """Make X-INT8.onnx of ranges. Args: images: paths, of which some serve the fit."""
+    fit = images if config.refit else None
+    result = with_pairs(config.calibration, source, amax, images=fit)
+    if config.distill:
+        distilled(config, source, result, device=device)
+    write_onnx(target, result.model, source, fit=bool(fit), distill=config.distill)
+    print("%s: %d convolutions in INT8, %d in floating point, %.1f %% of the multiplications in "
+          "INT8" % (target, result.convs, result.kept, 100 * result.coverage))  # fmt: skip
+
+
 def with_pairs(
-    config: CalibrationConfig, source: OnnxFile, amax: Dict[str, float], *, fit: bool
+    config: CalibrationConfig,
+    source: OnnxFile,
+    amax: Dict[str, float],
+    *,
+    images: Optional[Sequence[str]],
 ) -> Quantized:
     """Put Q/DQ pairs into a copy of the model.
 
-    Args: fit: fit weights and biases again on the calibration images, see refit.
+    Args: images: paths of calibration images, on which weights and biases are fitted again, see
+    refit; None: they stay.
     """
     import onnx
 
@@ -90,14 +127,13 @@ def with_pairs(
     plan = qdq.usual_plan(plain, graph, config.keep, hw=hw)
     coverage = qdq.coverage(plain, plan.convs, hw)
     qdq.insert(model, plan, qdq.shared_scales(plan, amax))
-    if fit:
+    if images:
         size = source.batch or 1
-        images = config.images()[:REFIT_IMAGES]
         chosen = batches(
-            images,
+            images[:REFIT_IMAGES],
             hw,
             size,
-            letterboxed=config.calib_letterbox,
+            letterboxed=config.letterboxed,
             fixed=size > 1,
             title="read for the fit",
         )
@@ -135,7 +171,7 @@ def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, *, de
 
     calibration = config.calibration
     images = calibration.images()
-    options = Options(config.distill, seed=calibration.calib_seed, device=device)
+    options = Options(config.distill, seed=calibration.calib_seed or 0, device=device)
     losses = distill(
         result.model,
         source.model,
@@ -143,7 +179,7 @@ def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, *, de
         pictures=images,
         net_hw=calibration.image_hw(source),
         options=options,
-        letterboxed=calibration.calib_letterbox,
+        letterboxed=calibration.letterboxed,
     )
     part = max(len(losses) // 10, 1)
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
@@ -151,18 +187,24 @@ def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, *, de
           % (len(images), len(losses), first, last))  # fmt: skip
 
 
-def print_report(config: CalibrationConfig, source: OnnxFile, amax: Dict[str, float]) -> None:
-    """Table of what each tensor loses, worst first."""
+def print_report(
+    config: CalibrationConfig,
+    source: OnnxFile,
+    amax: Dict[str, float],
+    *,
+    images: Optional[Sequence[str]],
+) -> None:
+    """Table of what each tensor loses, worst first. Raises InputError without images."""
     from utils.quantization.sensitivity import sensitivity
 
     hw = config.image_hw(source)
     plan = qdq.usual_plan(source.model, source.graph, config.keep, hw=hw)
     size = source.batch or 1
-    chosen = config.images()[:REPORT_IMAGES]
-    images = list(
-        batches(chosen, hw, size, letterboxed=config.calib_letterbox, fixed=size > 1, title=None)
+    chosen = (config.images() if images is None else images)[:REPORT_IMAGES]
+    read = list(
+        batches(chosen, hw, size, letterboxed=config.letterboxed, fixed=size > 1, title=None)
     )
-    losses = sensitivity(source.model, plan, qdq.shared_scales(plan, amax), batches=images)
+    losses = sensitivity(source.model, plan, qdq.shared_scales(plan, amax), batches=read)
     total = sum(loss.points**2 for loss in losses) ** 0.5
     print("points: mean move of keypoints over the box size; all together about %.5f" % total)
     print("%10s %10s %9s  tensor" % ("points", "score", "range"))
@@ -172,13 +214,30 @@ def print_report(config: CalibrationConfig, source: OnnxFile, amax: Dict[str, fl
               % (loss.points, loss.score, loss.largest, loss.tensors[0], more))  # fmt: skip
 
 
-def write_onnx(path: Path, model: Any) -> None:
-    """Write a model file, whole or not at all, with `precision` in its metadata."""
+def write_onnx(path: Path, model: Any, source: OnnxFile, *, fit: bool, distill: int = 0) -> None:
+    """Write a model file, whole or not at all; its metadata say `precision` and the `recipe`.
+
+    Args: source: what it was made of. fit: weights are fitted. distill: steps.
+    """
     import onnx
 
-    for entry in [e for e in model.metadata_props if e.key == "precision"]:
+    recipe = {"onnx_sha256": sha256(source.data), "fit": fit, "distill": distill}
+    values = {"precision": json.dumps("INT8"), RECIPE: json.dumps(recipe)}
+    for entry in [e for e in model.metadata_props if e.key in values]:
         model.metadata_props.remove(entry)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "precision", '"INT8"'
+    for key, value in values.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
     with atomic_path(path) as tmp:
         onnx.save(model, str(tmp))
+
+
+def read_recipe(path: Path) -> Optional[Dict[str, Any]]:
+    """How `write_onnx` made an ONNX; None: it is not there, or was made by something else."""
+    if not path.is_file():
+        return None
+    for entry in read_onnx(str(path)).model.metadata_props:
+        if entry.key == RECIPE:
+            recipe = json.loads(entry.value)
+            return {"fit": False, **recipe} if isinstance(recipe, dict) else None
+    return None
