@@ -4,10 +4,12 @@ Two tables, as Markdown, CSV and a chart: precision x size x accuracy x latency 
 the differences to the first; and embedded NMS against NMS outside at the same thresholds.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from utils.dataset.eval_set import EvalSet
+from utils.errors import InputWarning
 from utils.evaluation import charts, latency
 from utils.evaluation.evaluate import Evaluation, read_or_say
 from utils.evaluation.latency import Latency
@@ -137,7 +139,16 @@ def _nms(
     plain = next((o for o in outcomes if not o.predictor.backend.end2end), None)
     entries: List[Dict[str, Any]] = []
     for inside in outcomes:
-        if plain is None or not inside.predictor.backend.end2end:
+        baked = inside.predictor.backend.baked
+        if plain is None or baked is None:
+            continue
+        if baked.conf_thres is None:
+            warnings.warn(
+                "%s does not record the thresholds of its NMS: no comparison with NMS outside"
+                % inside.name,
+                InputWarning,
+                stacklevel=2,
+            )
             continue
         predictor = outside(plain, inside)
         reference = again(predictor)

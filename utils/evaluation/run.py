@@ -39,9 +39,10 @@ def load(
     """The predictor of a file, as the flags say."""
     conf, iou = config.conf_thres, config.iou_thres
     backend = load_backend(weights, config.device, config.half, throughput=throughput)
-    if backend.baked is None:  # embedded NMS has its own
-        fast = config.task == "speed"
+    fast = config.task == "speed"
+    if backend.baked is None or backend.baked.conf_thres is None:  # embedded NMS has its own
         conf = (0.25 if fast else 0.001) if conf is None else conf
+    if backend.baked is None:
         iou = (0.45 if fast else 0.6) if iou is None else iou
     return Predictor(
         backend,

@@ -5,19 +5,29 @@ A Backend maps (B, 3, H, W) float RGB 0..1 to raw predictions (B, N, 5 + nc + 3K
 torch, onnxruntime and tensorrt are imported by the backend that needs them and by no other.
 """
 
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from utils.pose.layout import Layout
+
+if TYPE_CHECKING:
+    from utils.runtime.metadata import Identity
+
 
 class BakedNms(NamedTuple):
-    """NMS that is inside a model; nothing at run time changes it."""
+    """NMS that is inside a model; nothing at run time changes it.
 
-    conf_thres: float
-    iou_thres: float
+    Other exporters do not record the thresholds: None.
+    """
+
+    conf_thres: Optional[float]
+    iou_thres: Optional[float]
     topk: int  # poses an image at most
 
     def __str__(self) -> str:
+        if self.conf_thres is None:
+            return "embedded NMS (thresholds not recorded, at most %d poses)" % self.topk
         return "embedded NMS (conf %g, iou %g, at most %d poses)" % tuple(self)
 
 
@@ -25,7 +35,7 @@ class Detections(NamedTuple):
     """What a model with embedded NMS returns, NumPy; rows from num_dets on are empty."""
 
     num_dets: np.ndarray  # (B, 1) int32
-    det_indices: np.ndarray  # (B, topk, 3) int32 image, class, row of the raw output
+    det_indices: np.ndarray  # (B, topk, 3) int32 image, class, row of the raw output (-1: unknown)
     det_boxes: np.ndarray  # (B, topk, 4) float32 xyxy, network pixels
     det_pose: np.ndarray  # (B, topk, 3K) float32 x y conf a keypoint
     det_scores: np.ndarray  # (B, topk, 1) float32, descending
@@ -43,6 +53,7 @@ class Backend:
         names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
         imgsz: (height, width) the model was trained or exported for, None if unknown.
         baked: the embedded NMS, None if it has none.
+        layout: how another exporter lays the output out, None: as we do.
         max_batch: most images at once where `input_shape` says any, None: no limit.
         workers: calls that may run at the same time, from as many threads.
         takes_pixels: it wants (B, H, W, 3) uint8 BGR and makes RGB 0..1 of them on the device.
@@ -58,6 +69,7 @@ class Backend:
     stride: int
     imgsz: Optional[Tuple[int, int]]
     baked: Optional[BakedNms] = None
+    layout: Optional[Layout] = None
     max_batch: Optional[int] = None
     workers: int = 1
     takes_pixels: bool = False
@@ -103,6 +115,19 @@ class Backend:
         """GPU times, ms, of the network alone on the last input, None where they are not known."""
         return None
 
+    def _set_identity(self, found: "Identity") -> None:
+        """Adopt what utils/runtime/metadata.py read off the file."""
+        self.names, self.nkpt, self.stride, self.imgsz = found.info
+        self.baked, self.layout, self._outputs = found.baked, found.layout, found.outputs
+
+    def _read(self, found: List[Any]) -> Any:
+        """The outputs named `_outputs` -> what __call__ returns."""
+        if self.layout is None:
+            return found[0] if self.baked is None else Detections(*map(_on_host, found))
+        if self.layout.suppressed:
+            return Detections(*self.layout.to_detections(found[0]))
+        return self.layout.to_raw(found[0])
+
     def _check_input(self, images: np.ndarray) -> None:
         wanted = self.input_shape
         if self.takes_pixels:
@@ -111,6 +136,10 @@ class Backend:
             raise ValueError(
                 "the model takes %s, got %s" % (format_shape(wanted), format_shape(images.shape))
             )
+
+
+def _on_host(value: Any) -> np.ndarray:
+    return value.cpu().numpy() if hasattr(value, "cpu") else value
 
 
 def format_shape(shape: Any) -> str:

@@ -1,9 +1,9 @@
-"""Metadata of ONNX files and engines: names, keypoints, stride, size, embedded NMS."""
+"""Metadata of ONNX files and engines: names, keypoints, stride, size, embedded NMS, layout."""
 
-import ast
-import json
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from utils.pose.keypoints import COCO_NAMES
+from utils.pose.layout import SUPPRESSED_ROWS, WAY_OUT, Dims, Layout, decode_text, find_layout
 from utils.runtime.backend import BakedNms, Detections
 
 DEFAULT_STRIDE = 64
@@ -16,6 +16,105 @@ class ModelInfo(NamedTuple):
     nkpt: int
     stride: int
     imgsz: Optional[Tuple[int, int]]
+
+
+class Identity(NamedTuple):
+    """What a file is: its metadata, and how its outputs are to be read."""
+
+    info: ModelInfo
+    layout: Optional[Layout]  # of the only output; None: the five of embedded NMS, or ours raw
+    baked: Optional[BakedNms]
+    outputs: List[str]  # that are read, in order
+
+
+def identify(properties: Dict[str, str], outputs: Dict[str, Dims]) -> Identity:
+    """Recognise a file by its metadata and the shapes of its outputs, whoever exported it.
+
+    Raises ValueError (reason only) for what is no pose network, or in no layout known here.
+    """
+    task = _metadata_value(properties, "task", "pose")
+    if task != "pose":
+        raise ValueError(
+            "a model of the task %s, which has no keypoints; take the pose model" % str(task)[:60]
+        )
+    if "det_boxes" in outputs:
+        return _embedded(properties, outputs)
+    if len(outputs) != 1:
+        raise ValueError(
+            "%d outputs (%s), expected one, or those of our own embedded NMS"
+            % (len(outputs), ", ".join(list(outputs)[:4]))
+        )
+    ((name, dims),) = outputs.items()
+    if len(dims) == 3 and ("nkpt" in properties or _is_plain(properties, dims)):
+        if dims[2] is None:
+            raise ValueError("output %s of unknown width" % name)
+        info = read_metadata(properties, dims[2])
+        if not {"nkpt", "names"} & set(properties) and info.nkpt != len(COCO_NAMES):
+            raise ValueError(
+                "%d values a prediction and no metadata, several readings; %s" % (dims[2], WAY_OUT)
+            )
+        return Identity(info, None, None, [name])
+    names = read_names(properties)
+    suppressed = _is_suppressed(properties)
+    layout = find_layout(dims, len(names), _kpt_shape(properties), suppressed=suppressed)
+    info = read_metadata(properties, 5 + len(names) + 3 * layout.nkpt)
+    baked = None
+    if layout.suppressed:  # the thresholds are not recorded
+        baked = BakedNms(None, None, dims[1] or SUPPRESSED_ROWS)
+    return Identity(info, layout, baked, [name])
+
+
+def _embedded(properties: Dict[str, str], outputs: Dict[str, Dims]) -> Identity:
+    """The five outputs of our own embedded NMS."""
+    try:
+        shapes = {name: list(dims) for name, dims in outputs.items()}
+        baked = read_baked_nms(properties, shapes)
+        width = 5 + len(read_names(properties)) + shapes["det_pose"][2]
+        info = read_metadata(properties, width)
+    except ValueError as e:
+        raise ValueError(
+            "embedded NMS, but not as this version writes it (%s); export it again" % e
+        ) from e
+    return Identity(info, None, baked, list(Detections._fields))
+
+
+def _is_plain(properties: Dict[str, str], dims: Dims) -> bool:
+    """(B, N, 5 + nc + 3K) without a word of other exporters: of older files and bare engines."""
+    foreign = "kpt_shape" in properties or _is_suppressed(properties)
+    rows, width = dims[1], dims[2]
+    turned = isinstance(rows, int) and (width is None or rows < width)
+    return not foreign and not turned and width is not None and rows != SUPPRESSED_ROWS
+
+
+def _is_suppressed(properties: Dict[str, str]) -> bool:
+    """The metadata of another exporter says that NMS is inside, or that none is needed."""
+    settings = _metadata_value(properties, "args", {})
+    inside = isinstance(settings, dict) and settings.get("nms")
+    return _metadata_value(properties, "end2end", None) is True or inside is True
+
+
+def is_half(properties: Dict[str, str]) -> bool:
+    """The metadata of another exporter says that weights are FP16, whatever the input is."""
+    settings = _metadata_value(properties, "args", {})
+    if not isinstance(settings, dict):
+        return False
+    return settings.get("half") is True or settings.get("quantize") in (16, "fp16")
+
+
+def _kpt_shape(properties: Dict[str, str]) -> Optional[Tuple[int, int]]:
+    """(keypoints, values of each), None: not said. Raises ValueError (reason only)."""
+    value = _metadata_value(properties, "kpt_shape", None)
+    if value is None:
+        return None
+    right = isinstance(value, (list, tuple)) and len(value) == 2
+    if (
+        not right
+        or any(type(v) is not int for v in value)
+        or value[0] < 1
+        or value[1] not in (2, 3)
+    ):
+        raise ValueError("metadata kpt_shape: %s is not [keypoints, 2 or 3]" % str(value)[:60])
+    return value[0], value[1]
 
 
 def read_metadata(properties: Dict[str, str], width: int) -> ModelInfo:
@@ -52,7 +151,9 @@ def read_names(properties: Dict[str, str]) -> List[str]:
     """Class names, `person` if the metadata has none. Raises ValueError (reason only)."""
     names = _metadata_value(properties, "names", ["person"])
     if isinstance(names, dict):  # {"0": "person"}, as other tools write it
-        names = list(names.values())
+        numbered = {str(key): name for key, name in names.items()}
+        keys = [str(i) for i in range(len(numbered))]
+        names = [numbered[k] for k in keys] if set(keys) == set(numbered) else names
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
         raise ValueError("metadata names: %s is no list of class names" % str(names)[:60])
     return names
@@ -82,10 +183,6 @@ def read_baked_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) -> 
 def _metadata_value(properties: Dict[str, str], key: str, default: Any) -> Any:
     if key not in properties:
         return default
-    try:
-        return json.loads(properties[key])
-    except ValueError:
-        try:  # the text of a Python value
-            return ast.literal_eval(properties[key])
-        except (ValueError, SyntaxError, MemoryError, RecursionError) as e:
-            raise ValueError("metadata %s is not JSON" % key) from e
+    value = decode_text(properties[key])
+    # text inside the JSON of a side file
+    return decode_text(value) if isinstance(value, str) and value[:1] in ("[", "{", "(") else value

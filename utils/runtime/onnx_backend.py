@@ -2,14 +2,14 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
 from utils.device import available_cores
 from utils.errors import InputError, InputWarning, one_line
-from utils.runtime.backend import Backend, Detections
-from utils.runtime.metadata import read_baked_nms, read_metadata, read_names
+from utils.runtime.backend import Backend, format_shape
+from utils.runtime.metadata import DEFAULT_STRIDE, identify, is_half
 
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
 
@@ -74,6 +74,8 @@ class OnnxBackend(Backend):
             where,
             self.precision,
         )
+        if self.layout is not None:
+            self.description += ", " + str(self.layout)
         if self.baked is not None:
             self.description += ", " + str(self.baked)
         if swapped:
@@ -94,45 +96,42 @@ class OnnxBackend(Backend):
             raise InputError(foreign % ("input type %s" % inputs[0].type))
         self.dtype = np.dtype(types[inputs[0].type])
         self._input = inputs[0].name
-        self._outputs = [o.name for o in outputs]
         properties = self.session.get_modelmeta().custom_metadata_map
         self.precision = "FP16" if self.dtype == np.float16 else "FP32"
         if properties.get("precision") == '"INT8"':  # Q/DQ pairs inside
             self.precision = "INT8"
-        if "det_boxes" in self._outputs:
-            shapes = {o.name: o.shape for o in outputs}
-            try:
-                self.baked = read_baked_nms(properties, shapes)
-                pose = shapes["det_pose"][2]
-                info = read_metadata(properties, 5 + len(read_names(properties)) + pose)
-            except ValueError as e:
-                raise InputError(
-                    "`weights` %s: embedded NMS, but not as this version writes it (%s); export it "
-                    "again" % (path, e)
-                ) from e
-            self.names, self.nkpt, self.stride, self.imgsz = info
-            self._outputs = list(Detections._fields)
-            return
-        rows, width = outputs[0].shape[1:] if len(outputs[0].shape) == 3 else (None, None)
-        # Other networks lay their output out the other way round, (B, values, predictions).
-        turned = "nkpt" not in properties and isinstance(rows, int) and rows < (width or 0)
-        if not isinstance(width, int) or turned:
-            raise InputError(
-                foreign % ("output %s of shape %s" % (outputs[0].name, outputs[0].shape))
-            )
+        dims = {o.name: [d if isinstance(d, int) else None for d in o.shape] for o in outputs}
         try:
-            info = read_metadata(properties, width)
+            if [d[1:] for d in dims.values()] == [[None, None]]:
+                dims = {outputs[0].name: self._run_once(path, properties)}
+            self._set_identity(identify(properties, dims))
         except ValueError as e:
             raise InputError(foreign % e) from e
-        self.names, self.nkpt, self.stride, self.imgsz = info
+        if self.precision == "FP32" and is_half(properties):
+            self.precision = "FP16"
+
+    def _run_once(self, path: Path, properties: Dict[str, str]) -> List[Optional[int]]:
+        """Dimensions of the only output of a file that does not say its width, by running it."""
+        try:
+            side = 2 * int(properties.get("stride", DEFAULT_STRIDE))
+        except ValueError:
+            side = 2 * DEFAULT_STRIDE
+        b, _, h, w = self.input_shape
+        images = np.zeros((b or 1, 3, h or side, w or side), self.dtype)
+        try:
+            (output,) = self.session.run(None, {self._input: images})
+        except Exception as e:  # onnxruntime's exceptions share no base class but Exception
+            raise InputError(
+                "`weights` %s: ONNX Runtime cannot run it at %s; export it again (%s)"
+                % (path, format_shape(images.shape), one_line(e))
+            ) from e
+        return list(output.shape)
 
     def __call__(self, images: np.ndarray) -> Any:
         self._check_input(images)
         if images.dtype != self.dtype:
             images = images.astype(self.dtype)
-        if self.baked is not None:
-            return Detections(*self.session.run(self._outputs, {self._input: images}))
-        return self.session.run(self._outputs[:1], {self._input: images})[0]
+        return self._read(self.session.run(self._outputs, {self._input: images}))
 
 
 def portable_model(path: Path) -> Optional[bytes]:

@@ -81,8 +81,10 @@ class Predictor:
                 )
             agnostic = agnostic and backend.nc > 1  # with one class it is the same
             warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic=agnostic)
-            conf_thres = max(conf_thres or 0.0, backend.baked.conf_thres)
-            iou_thres, agnostic = backend.baked.iou_thres, False
+            if backend.baked.conf_thres is not None:
+                conf_thres = max(conf_thres or 0.0, backend.baked.conf_thres)
+                iou_thres = backend.baked.iou_thres
+            agnostic = False
         self.conf_thres = DEFAULT_CONF if conf_thres is None else conf_thres
         self.iou_thres = DEFAULT_IOU if iou_thres is None else iou_thres
         self.agnostic, self.max_det = agnostic, max_det
@@ -244,12 +246,15 @@ def warn_if_baked(
     baked: BakedNms, conf_thres: Optional[float], iou_thres: Optional[float], *, agnostic: bool
 ) -> None:
     """Say which settings the embedded NMS a model does not take; None: not asked for."""
-    if conf_thres is not None and conf_thres < baked.conf_thres:
+    if baked.conf_thres is None:
+        if iou_thres is not None:
+            _warn("`iou_thres` %g is ignored: the model has embedded NMS" % iou_thres)
+    elif conf_thres is not None and conf_thres < baked.conf_thres:
         _warn(
             "`conf_thres` %g: the model has embedded NMS and returns nothing below %g; "
             "export it again for a lower one" % (conf_thres, baked.conf_thres)
         )
-    if iou_thres is not None and iou_thres != baked.iou_thres:
+    if baked.iou_thres is not None and iou_thres not in (None, baked.iou_thres):
         _warn(
             "`iou_thres` %g is ignored: the model has embedded NMS, with %g"
             % (iou_thres, baked.iou_thres)

@@ -2,17 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.runtime.backend import Backend, Detections
-from utils.runtime.metadata import read_baked_nms, read_metadata, read_names
+from utils.runtime.backend import Backend
+from utils.runtime.metadata import identify
 from utils.trt.api import Tensorrt, import_tensorrt
 from utils.trt.engine import Engine
 from utils.trt.memory import open_memory
-from utils.trt.sidecar import info_path, read_info
+from utils.trt.sidecar import info_path, read_info, split_engine
 
 REBUILD = "build it again here: python models/export_TRT.py --onnx %s"
 
@@ -29,9 +29,10 @@ class TensorrtBackend(Backend):
     def __init__(self, path: Path, gpu: Optional[int], cuda_graph: bool = True):
         if gpu is not None and gpu < 0:
             raise InputError("`device` cpu: %s needs a GPU; use the .onnx on a CPU" % path.name)
-        info = read_info(path) or {}
-        plan = path.read_bytes()
-        self._check_size(path, plan, info)
+        content = path.read_bytes()
+        self._check_size(path, content, read_info(path) or {})
+        inside, plan = split_engine(content)
+        info = {**inside, **(read_info(path) or {})}
         trt = import_tensorrt()
         _check_version(path, trt, info)
         memory = open_memory(gpu or 0)
@@ -46,6 +47,8 @@ class TensorrtBackend(Backend):
         self._read_tensors(path, info)
         where = "%s through %s" % (memory.device_name, memory.kind)
         self.description = "%s, %s, %s" % (trt, where, self.precision)
+        if self.layout is not None:
+            self.description += ", " + str(self.layout)
         if self.baked is not None:
             self.description += ", " + str(self.baked)
 
@@ -77,21 +80,10 @@ class TensorrtBackend(Backend):
         self.max_batch = limits[1][0]
         properties = {key: json.dumps(value) for key, value in info.items()}
         try:
-            if "det_boxes" in outputs:
-                dims: Dict[str, List[Any]] = {n: list(t.shape) for n, t in outputs.items()}
-                self.baked = read_baked_nms(properties, dims)
-                width = 5 + len(read_names(properties)) + dims["det_pose"][2]
-                self._outputs = list(Detections._fields)
-            else:
-                raw = next((t for t in outputs.values() if len(t.shape) == 3), None)
-                if raw is None or raw.shape[2] < 1:
-                    raise InputError(foreign % shapes)
-                width = raw.shape[2]
-                self._outputs = [raw.name]
-            found = read_metadata(properties, width)
+            dims = {n: [d if d >= 0 else None for d in t.shape] for n, t in outputs.items()}
+            self._set_identity(identify(properties, dims))
         except ValueError as e:
             raise InputError(foreign % e) from e
-        self.names, self.nkpt, self.stride, self.imgsz = found
         if self.static_hw is None and profile is not None:
             self.imgsz = self.imgsz or (profile.common[2], profile.common[3])
 
@@ -113,13 +105,7 @@ class TensorrtBackend(Backend):
                 "%s; choose `img_size` and `batch_size` within it, or build the engine for other "
                 "sizes" % e
             ) from e
-        if self.baked is None:
-            return found[self._outputs[0]]
-        return Detections(*(_on_host(found[name]) for name in self._outputs))
-
-
-def _on_host(value: Any) -> np.ndarray:
-    return value.cpu().numpy() if hasattr(value, "cpu") else value
+        return self._read([found[name] for name in self._outputs])
 
 
 def _check_version(path: Path, trt: Tensorrt, info: Dict[str, Any]) -> None:

@@ -7,13 +7,15 @@ without a side file (built by trtexec) still runs, as one class `person`.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.pose.layout import decode_text
 
 # metadata of an exported ONNX that goes along
 KEYS = ("task", "names", "nc", "nkpt", "stride", "imgsz", "conf_thres", "iou_thres", "topk", "nms")
+FOREIGN_KEYS = ("task", "names", "kpt_shape", "stride", "imgsz", "end2end", "args")
 
 
 def info_path(engine: Union[str, Path]) -> Path:
@@ -22,15 +24,26 @@ def info_path(engine: Union[str, Path]) -> Path:
 
 
 def onnx_metadata(model: Any) -> Dict[str, Any]:
-    """The KEYS of an onnx.ModelProto's metadata_props; values that are no JSON are left out."""
-    found = {}
-    for entry in model.metadata_props:
-        if entry.key in KEYS:
-            try:
-                found[entry.key] = json.loads(entry.value)
-            except ValueError:
-                continue
-    return found
+    """The KEYS of an onnx.ModelProto's metadata_props, and those of other exporters."""
+    keys = {*KEYS, *FOREIGN_KEYS}
+    return {e.key: decode_text(e.value) for e in model.metadata_props if e.key in keys}
+
+
+def split_engine(content: bytes) -> Tuple[Dict[str, Any], bytes]:
+    """(metadata, plan) of an engine file.
+
+    Some exporters put a JSON before the plan: its length, 4 bytes little-endian, and its text.
+    Files without one have no metadata. Keys that this toolkit does not read are left out.
+    """
+    size = int.from_bytes(content[:4], "little")
+    text = content[4 : 4 + size]
+    if text[:1] != b"{" or len(text) < size:
+        return {}, content
+    try:
+        found = json.loads(text.decode("utf-8"))
+    except ValueError:
+        return {}, content
+    return {key: found[key] for key in FOREIGN_KEYS if key in found}, content[4 + size :]
 
 
 def sha256(data: bytes) -> str:
