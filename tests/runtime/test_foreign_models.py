@@ -212,3 +212,15 @@ def test_engines(tmp_path, pictures, form, kpt_shape):
     else:
         flags = ["--weights", bare, "--source", pictures, "--project", tmp_path / "bare"]
         bad(run("v10", "detect_multi_backend.py", *flags), "without kpt_shape", "<engine>.json")
+
+
+def test_int8_asks_for_the_import(tmp_path):
+    path = make(tmp_path)
+    bad(run(None, "models/export_INT8.py", "--onnx", path), "first python models/import_onnx.py")
+    bad(run("v10", "models/export_TRT.py", "--onnx", path, "--int8"), "import_onnx.py --onnx")
+    path = make(tmp_path, hw=None, batch=None)
+    bad(run("v10", "models/export_TRT.py", "--onnx", path), "how wide its output is", "import_onnx")
+    path = make(tmp_path, half=True, keep_order=False)
+    bad(run("v10", "models/export_TRT.py", "--onnx", path), "not in order", "import_onnx.py")
+    path = make(tmp_path, metadata={"task": "detect"})
+    bad(run("v10", "models/export_TRT.py", "--onnx", path), "not a YOLO-Pose model", "task detect")

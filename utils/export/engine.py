@@ -22,7 +22,7 @@ from utils.export.calibration import (
     settle,
 )
 from utils.export.int8 import with_pairs, write_onnx
-from utils.export.onnx_file import OnnxFile, read_onnx, refuse_quantised
+from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8
 from utils.files import atomic_path, check_writable
 from utils.graph.analysis import Graph
 from utils.graph.fp16 import has_qdq, is_half, to_half
@@ -276,7 +276,7 @@ def prepare(
     fp16 = config.fp16 or is_half(model) or int8  # INT8 leaves the rest to FP16
     calibrator, how = None, {}
     if config.int8 and not pairs:
-        refuse_quantised(source)
+        refuse_for_int8(source)
         calibrator, source, how = quantized(config, source, trt, profile=profile)
         model = source.model
     elif int8:

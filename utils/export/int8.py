@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from utils.device import parse_device
 from utils.errors import InputError, InputWarning
 from utils.export.calibration import CalibrationConfig, calibrate, load_ranges, settle
-from utils.export.onnx_file import OnnxFile, read_onnx, refuse_quantised, runnable
+from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8, runnable
 from utils.files import atomic_path
 from utils.graph.analysis import Graph
 from utils.quantization import qdq
@@ -59,7 +59,7 @@ def quantize(config: QuantizeConfig) -> Path:
     """
     device = distill_device(config)
     source = read_onnx(config.onnx)
-    refuse_quantised(source)
+    refuse_for_int8(source)
     if config.report and len(source.graph.outputs) > 1:
         raise InputError("`report`: takes the ONNX without embedded NMS")
     target = source.path.with_name(source.path.stem + "-INT8.onnx")

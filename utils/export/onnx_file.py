@@ -7,6 +7,8 @@ from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
 from utils.graph.fp16 import has_qdq, is_half
 from utils.graph.nms import has_efficientnms, swap_efficientnms
+from utils.pose.layout import Layout
+from utils.runtime.metadata import identify
 
 
 class OnnxFile(NamedTuple):
@@ -18,6 +20,7 @@ class OnnxFile(NamedTuple):
     graph: Graph
     batch: Optional[int]  # None: any
     hw: Optional[Tuple[int, int]]  # (height, width) px, None: any
+    layout: Optional[Layout] = None  # of another exporter, None: ours
 
 
 def read_onnx(path: str) -> OnnxFile:
@@ -37,6 +40,11 @@ def read_onnx(path: str) -> OnnxFile:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
     except Exception as e:  # protobuf's and onnx's errors share no base class but Exception
+        if "topologically sorted" in str(e):
+            raise InputError(
+                "`onnx` %s: its nodes are not in order; python models/import_onnx.py --onnx %s "
+                "sorts them" % (path, path)
+            ) from e
         if "EfficientNMS" not in str(e):  # NVIDIA's op is unknown to the checker
             raise InputError("`onnx` %s: not a valid ONNX (%s)" % (path, one_line(e, 150))) from e
     graph = Graph(model)
@@ -48,11 +56,35 @@ def read_onnx(path: str) -> OnnxFile:
             % (path, len(entries))
         )
     b, _, h, w = (d.dim_value or None for d in dims)
-    return OnnxFile(file, data, model, graph, b, None if h is None or w is None else (h, w))
+    hw = None if h is None or w is None else (h, w)
+    return OnnxFile(file, data, model, graph, b, hw, _layout(file, model))
 
 
-def refuse_quantised(source: OnnxFile) -> None:
-    """Raise InputError for a model that is INT8 or FP16 already."""
+def _layout(path: Path, model: Any) -> Optional[Layout]:
+    """How another exporter lays the output out, None: as we do. Raises InputError."""
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    dims = {
+        o.name: [d.dim_value or None for d in o.type.tensor_type.shape.dim]
+        for o in model.graph.output
+    }
+    if "kpt_shape" in properties and [d[1:] for d in dims.values()] == [[None, None]]:
+        raise InputError(
+            "`onnx` %s: it does not say how wide its output is; first python "
+            "models/import_onnx.py --onnx %s" % (path, path)
+        )
+    try:
+        return identify(properties, dims).layout
+    except ValueError as e:
+        raise InputError("`onnx` %s: not a YOLO-Pose model (%s)" % (path, e)) from e
+
+
+def refuse_for_int8(source: OnnxFile) -> None:
+    """Raise InputError for a model that is INT8 or FP16 already, or of another exporter."""
+    if source.layout is not None:  # the boxes found in its output choose the ranges
+        raise InputError(
+            "`onnx` %s: its output is %s; for INT8 first python models/import_onnx.py --onnx %s"
+            % (source.path, source.layout, source.path)
+        )
     if has_qdq(source.model):
         raise InputError("`onnx` %s: has Q/DQ pairs already" % source.path)
     if is_half(source.model):
