@@ -8,6 +8,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(wildcard *.py) models utils escalator benchmarks tests docs/make_cli.py
 WEIGHTS := weights/yolov5s6_pose
+TRACKEVAL := trackeval==1.3.0
 STUBS  := tensorrt-stubs==10.13.0.35.1
 # A Python 3.8, if this machine has one, also runs the tests that need no torch.
 PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
@@ -61,6 +62,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	# Beside the other packages: as one of them it would pass for a module named tensorrt.
 	$(PY) -m pip install -q --disable-pip-version-check --no-deps --target $(VENV)/stubs \
 		--upgrade $(STUBS) || echo "$(STUBS) was not to be had: its test is skipped"
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps $(TRACKEVAL)
 	touch $@
 
 .venv38/.installed: requirements.txt requirements-dev.txt

@@ -2,6 +2,7 @@
 
     python detect_multi_backend.py --weights weights/yolov5s6_pose.onnx --source data/images
     python detect_multi_backend.py --weights x.pt --source street.mp4 --device 0
+    python detect_multi_backend.py --weights x.onnx --source street.mp4 --track --save-mot
     python detect_multi_backend.py --weights x.onnx --source 0 --view-img              # webcam
     python detect_multi_backend.py --weights x.onnx --source rtsp://host/stream
     python detect_multi_backend.py --weights x.onnx --source list.txt --save-txt --save-json
@@ -53,6 +54,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--hide-labels", action="store_true", help="draw no text")
     add("--hide-conf", action="store_true", help="draw no scores")
     add("--kpt-thres", type=float, default=0.5, help="draw keypoints above this confidence [0.5]")
+    add("--track", action="store_true", help="IDs that persist over the frames of a video or "
+        "stream; only persons with an ID are in the results")  # fmt: skip
+    add("--track-low-thres", type=float, default=0.1, metavar="SCORE", help="with --track: scores "
+        "between this one and --conf-thres continue tracks but start none, 0..1 [0.1]")  # fmt: skip
+    add("--track-lost", type=int, default=30, metavar="N", help="with --track: frames after which "
+        "a person who is not found is forgotten [30]")  # fmt: skip
+    add("--track-oks", type=float, default=0.0, metavar="SHARE", help="with --track: share of the "
+        "keypoints (OKS) in the similarity, 0..1; the rest is boxes (IoU) [0]")  # fmt: skip
+    add("--save-mot", action="store_true", help="with --track: mot/*.txt in MOTChallenge format")
     return parser
 
 

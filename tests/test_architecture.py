@@ -9,8 +9,8 @@ from tests.conftest import ROOT
 GROUND = ("cli", "errors", "files", "device", "parallel", "pipeline", "tables")
 # Each wing may import what stands before it; the wings of a line do not know each other.
 FLOORS = (
-    ("ground",), ("pose",), ("dataset", "graph", "trt"), ("quantization", "models"), ("runtime",),
-    ("evaluation", "export"), ("training",), ("scripts",),
+    ("ground",), ("pose",), ("dataset", "graph", "trt", "tracking"), ("quantization", "models"),
+    ("runtime",), ("evaluation", "export"), ("training",), ("scripts",),
 )  # fmt: skip
 RANK = {wing: rank for rank, wings in enumerate(FLOORS) for wing in wings}
 SCRIPTS = ("export_onnx", "export_TRT", "export_INT8", "average", "public_weights")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from utils.pose.drawing import Tile, contact_sheet, default_line_width, draw_poses
+from utils.pose.drawing import Tile, contact_sheet, default_line_width, draw_poses, id_color
 from utils.pose.keypoints import LEFT_COLOR, RIGHT_COLOR
 from utils.pose.poses import Poses, empty_poses
 
@@ -73,3 +73,20 @@ def test_names_that_are_not_utf8_end_nothing():
     draw_poses(image, person([(100.0, 100)]), [name])
     tile = Tile(canvas(), person([(1.0, 1)]), person([(1.0, 1)]), name + ".jpg: 1 missed")
     assert contact_sheet([tile], [name]).std() > 0
+
+
+def test_ids_have_colours_and_numbers_of_their_own():
+    def drawn(ids, **flags):
+        image = np.zeros((200, 300, 3), np.uint8)
+        both = zip(person([(0, 0)], (50, 70, 110, 170)), person([(0, 0)], (190, 70, 250, 170)))
+        poses = Poses(*map(np.concatenate, both))
+        draw_poses(image, poses, ["person"], ids=ids, **flags)
+        return image
+
+    plain = {"labels": False, "line_width": 3, "kpt_thres": 1.0}
+    one = drawn(np.array([1, 2]), **plain)
+    assert tuple(one[120, 49]) == id_color(1) and tuple(one[120, 189]) == id_color(2)
+    assert (drawn(np.array([1, 2])) != drawn(np.array([1, 3]))).any()
+    colors = [id_color(i) for i in range(1, 9)]
+    apart = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colors) for b in colors[:i]]
+    assert min(apart) > 40

@@ -1,5 +1,6 @@
 import http.server
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -248,3 +249,39 @@ def test_pattern_in_a_list_inside_a_folder_with_brackets(tmp_path):
     (folder / "list.txt").write_text("nofolder\n")
     with pytest.raises(InputError, match="nofolder: no such"):
         open_source(str(folder / "list.txt"))
+
+
+def test_a_stream_that_breaks_off_is_connected_again_and_says_so(monkeypatch):
+    """Three frames, a break, three frames of the next connection, then the end."""
+    from utils.runtime import sources
+
+    left = [3, 3]
+
+    class Capture:
+        def __init__(self):
+            self.left = left.pop(0) if left else 0
+
+        def isOpened(self):
+            return True
+
+        def get(self, name):
+            return 0.0
+
+        def read(self):
+            time.sleep(0.02)
+            self.left -= 1
+            return self.left >= 0, np.zeros((4, 4, 3), np.uint8)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(sources, "RECONNECT_S", 0.3)
+    monkeypatch.setattr(sources._LiveReader, "_connect", lambda self: Capture())
+    frames = list(Source([], [], ["rtsp://camera"]))
+    assert {f.restarts for f in frames} == {0, 1} and frames[-1].restarts == 1
+    assert all(b.time_s > a.time_s > 0 for a, b in zip(frames, frames[1:]))
+
+
+def test_video_frames_carry_their_time(tmp_path):
+    frames = list(open_source(str(video(tmp_path / "v.avi"))))
+    np.testing.assert_allclose([f.time_s for f in frames], np.arange(10) / 10)

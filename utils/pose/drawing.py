@@ -1,6 +1,7 @@
 """Drawing poses on images."""
 
-from typing import List, NamedTuple, Sequence, Tuple
+import colorsys
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -36,6 +37,7 @@ def draw_poses(
     labels: bool = True,
     confidences: bool = True,
     kpt_thres: float = 0.5,
+    ids: Optional[np.ndarray] = None,
 ) -> None:
     """Draw boxes, limbs and keypoints into a (H, W, 3) uint8 BGR image, in place.
 
@@ -45,23 +47,35 @@ def draw_poses(
         line_width: px, 0: by image size.
         labels, confidences: class name and score above each box.
         kpt_thres: keypoints with a confidence of at most this are not drawn.
+        ids: (n,) of the tracks; boxes have the colour of their ID instead of their class's.
 
     Left is green, right is orange, seen from the person. Better poses are drawn last, on top.
     """
     width = line_width or default_line_width((image.shape[0], image.shape[1]))
     skel = skeleton(poses.keypoints.shape[1])
+    if ids is None:
+        colors = [CLASS_COLORS[c % len(CLASS_COLORS)] for c in poses.classes.tolist()]
+    else:
+        colors = [id_color(i) for i in ids.tolist()]
     for i in range(poses.count - 1, -1, -1):
-        color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
-        draw_box(image, poses.boxes[i], color, width=width)
+        draw_box(image, poses.boxes[i], colors[i], width=width)
         draw_keypoints(image, poses.keypoints[i], skel, width=width, kpt_thres=kpt_thres)
     if not labels:
         return
     for i in range(poses.count - 1, -1, -1):
         text = names[int(poses.classes[i])]
+        if ids is not None:
+            text += " %d" % ids[i]
         if confidences:
             text += " %.2f" % poses.scores[i]
-        color = CLASS_COLORS[int(poses.classes[i]) % len(CLASS_COLORS)]
-        draw_label(image, text, poses.boxes[i], color=color, width=width)
+        draw_label(image, text, poses.boxes[i], color=colors[i], width=width)
+
+
+def id_color(track_id: int) -> Tuple[int, int, int]:
+    """BGR of a track ID: hues a golden angle apart, so that IDs near each other look different."""
+    hue = track_id * 0.618034 % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.9)
+    return round(255 * blue), round(255 * green), round(255 * red)
 
 
 def draw_box(

@@ -7,19 +7,21 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from utils.errors import InputError
 from utils.files import atomic_path, increment_dir, remove_if_empty
 from utils.pose.drawing import draw_poses
 from utils.pose.letterbox import parse_size
 from utils.pose.poses import Poses
-from utils.runtime.backend import format_shape
+from utils.runtime.backend import Backend, format_shape
 from utils.runtime.detector import Detector
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 from utils.runtime.sources import Frame, Source, display_name, open_source
+from utils.runtime.tracks import Tracks, check_sequence, thresholds
 from utils.runtime.writers import ResultWriter
+from utils.tracking.tracker import TrackerConfig
 
 LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
 
@@ -53,9 +55,14 @@ class DetectConfig:
     hide_labels: bool = False
     hide_conf: bool = False
     kpt_thres: float = 0.5  # draw keypoints above this confidence
+    track: bool = False  # IDs that persist over the frames of a video or stream
+    track_low_thres: float = 0.1  # scores above this one continue tracks, 0..1
+    track_lost: int = 30  # frames after which a person who is not found is forgotten
+    track_oks: float = 0.0  # share of keypoints in the similarity, 0..1; the rest is boxes
+    save_mot: bool = False  # with track: mot/*.txt
 
     def __post_init__(self) -> None:
-        for name in ("conf_thres", "iou_thres", "kpt_thres"):
+        for name in ("conf_thres", "iou_thres", "kpt_thres", "track_low_thres", "track_oks"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InputError("`%s` %g: expected 0 to 1" % (name, value))
@@ -67,6 +74,10 @@ class DetectConfig:
             raise InputError("`max_det` %d: expected at least 1" % self.max_det)
         if self.save_conf and not self.save_txt:
             raise InputError("`save_conf` goes with `save_txt`")
+        if self.track_lost < 1:
+            raise InputError("`track_lost` %d: expected at least 1 frame" % self.track_lost)
+        if self.save_mot and not self.track:
+            raise InputError("`save_mot` goes with `track`")
 
 
 def check_window() -> None:
@@ -100,10 +111,11 @@ def detect(config: DetectConfig) -> Path:
     source = open_source(config.source)
     many = bool(source.videos) or len(source.images) > LINES_UP_TO
     backend = load_backend(config.weights, config.device, config.half, throughput=many)
+    conf_thres, tracks = make_tracks(config, backend, source)
     predictor = Predictor(
         backend,
         size,
-        config.conf_thres,
+        conf_thres,
         iou_thres=config.iou_thres,
         agnostic=config.agnostic_nms,
         max_det=config.max_det,
@@ -132,11 +144,12 @@ def detect(config: DetectConfig) -> Path:
         txt_conf=config.save_conf,
         json_rows=config.save_json,
         crops=config.save_crop,
+        mot=config.save_mot,
         numeric_ids=names_are_numbers(source),
     )
     detector = Detector(source, predictor)
     try:
-        run = process(config, detector, writer)
+        run = process(config, detector, writer, tracks=tracks)
         if not run.frames and not run.interrupted:
             raise InputError(
                 "`source` %s: nothing could be read: %s"
@@ -149,6 +162,18 @@ def detect(config: DetectConfig) -> Path:
     if run.interrupted:
         raise KeyboardInterrupt
     return folder
+
+
+def make_tracks(
+    config: DetectConfig, backend: Backend, source: Source
+) -> Tuple[Optional[float], Optional[Tracks]]:
+    """Score threshold of the Predictor, and the tracks if the config asks for them."""
+    if not config.track:
+        return config.conf_thres, None
+    check_sequence(source)
+    high, low = thresholds(backend, config.conf_thres, config.track_low_thres)
+    tracker = TrackerConfig(high, low, oks_weight=config.track_oks, max_lost=config.track_lost)
+    return low, Tracks(tracker)
 
 
 def check_not_own_input(config: DetectConfig, source: Source) -> None:
@@ -169,6 +194,7 @@ class Run(NamedTuple):
     poses: int
     seconds: float
     interrupted: bool
+    tracks: Optional[int]  # IDs given; None: not tracked
 
 
 def names_are_numbers(source: Source) -> bool:
@@ -178,7 +204,13 @@ def names_are_numbers(source: Source) -> bool:
     return len(numbers) == len(stems) and not source.videos and not source.streams
 
 
-def process(config: DetectConfig, detector: Detector, writer: ResultWriter) -> Run:
+def process(
+    config: DetectConfig,
+    detector: Detector,
+    writer: ResultWriter,
+    *,
+    tracks: Optional[Tracks] = None,
+) -> Run:
     """Draw and write what the detector finds; on Ctrl-C keep what was done."""
     source, names = detector.source, detector.predictor.backend.names
     total = source.total
@@ -193,8 +225,12 @@ def process(config: DetectConfig, detector: Detector, writer: ResultWriter) -> R
     results = detector.run()
     try:
         for frame, poses in results:
+            ids = None
+            if tracks is not None:
+                with detector.timer("track"):
+                    poses, ids = tracks.update(frame, poses)
             with detector.timer("draw/write"):
-                writer.write_data(frame, poses)
+                writer.write_data(frame, poses, ids)
                 if not config.nosave or config.view_img:
                     draw_poses(
                         frame.image,
@@ -204,6 +240,7 @@ def process(config: DetectConfig, detector: Detector, writer: ResultWriter) -> R
                         labels=not config.hide_labels,
                         confidences=not config.hide_conf,
                         kpt_thres=config.kpt_thres,
+                        ids=ids,
                     )
                 writer.write_image(frame, frame.image)
             frames, found = frames + 1, found + poses.count
@@ -221,7 +258,8 @@ def process(config: DetectConfig, detector: Detector, writer: ResultWriter) -> R
         if bar is not None:
             bar.close()
         writer.close()
-    return Run(frames, found, time.perf_counter() - started, interrupted)
+    given = None if tracks is None else tracks.count
+    return Run(frames, found, time.perf_counter() - started, interrupted, given)
 
 
 def show(frame: Frame) -> bool:
@@ -241,6 +279,8 @@ def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) 
     """Counts, skipped files, timing; and the same as summary.json."""
     skipped, backend = detector.source.skipped, detector.predictor.backend
     each = detector.timer.milliseconds_each(run.frames)
+    if run.tracks is None:
+        del each["track"]
     stages = ", ".join("%s %.1f" % item for item in each.items())
     if backend.workers > 1:
         stages += " (%d inferences at a time)" % backend.workers
@@ -248,9 +288,12 @@ def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) 
         print("skipped: %s (%s)" % (display_name(path), reason))
     for path, reason in detector.source.incomplete:
         print("incomplete: %s (%s)" % (display_name(path), reason))
+    found = "%d poses" % run.poses
+    if run.tracks is not None:
+        found += " of %d tracks" % run.tracks
     print(
-        "%d frames, %d poses, %d files skipped; ms a frame: %s; %.2f frames/s overall"
-        % (run.frames, run.poses, len(skipped), stages, run.frames / run.seconds)
+        "%d frames, %s, %d files skipped; ms a frame: %s; %.2f frames/s overall"
+        % (run.frames, found, len(skipped), stages, run.frames / run.seconds)
     )
     summary = {
         "weights": config.weights,
@@ -259,6 +302,7 @@ def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) 
         "size_hw": list(detector.predictor.net_hw),
         "frames": run.frames,
         "poses": run.poses,
+        "tracks": run.tracks,
         "skipped": [{"path": display_name(p), "reason": r} for p, r in skipped],
         "incomplete": [
             {"path": display_name(p), "reason": r} for p, r in detector.source.incomplete

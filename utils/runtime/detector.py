@@ -13,7 +13,7 @@ from utils.pose.poses import Poses
 from utils.runtime.predictor import Predictor, Prepared
 from utils.runtime.sources import Frame, Source
 
-STAGES = ["decode", "preprocess", "inference", "nms", "draw/write"]
+STAGES = ["decode", "preprocess", "inference", "nms", "track", "draw/write"]
 
 
 class _Job(NamedTuple):
@@ -27,7 +27,8 @@ class _Job(NamedTuple):
 class Detector:
     """The stages between a source and its results.
 
-    Attributes: `timer`, seconds of each of STAGES; "draw/write" is for the consumer to time.
+    Attributes: `timer`, seconds of each of STAGES; "track" and "draw/write" are for the consumer to
+    time.
     """
 
     def __init__(self, source: Source, predictor: Predictor):

@@ -35,6 +35,8 @@ class Frame(NamedTuple):
     index: int  # number of the frame within `path`, from 0
     kind: str  # "image", "video" or "stream"
     fps: float  # frames per second of the video or stream, 0 for images
+    time_s: float = 0.0  # since the first frame of the video; of a stream: when it arrived
+    restarts: int = 0  # times that the stream had broken off and was connected again
 
 
 class Source:
@@ -105,7 +107,8 @@ class Source:
                 self.decode_s += time.perf_counter() - started
                 if not ok:
                     break
-                yield Frame(_three_channels(image), path, index, "video", fps)
+                image = _three_channels(image)
+                yield Frame(image, path, index, "video", fps, time_s=index / fps)
                 index += 1
             # Containers often count a frame or two too many; more is a broken file.
             if not self._stop.is_set() and index < expected - max(2, expected // 50):
@@ -127,12 +130,13 @@ class Source:
             while not self._stop.is_set():
                 idle = True
                 for i, reader in enumerate(readers):
-                    image = reader.newest()
-                    if image is None:
+                    arrived = reader.newest()
+                    if arrived is None:
                         continue
                     idle = False
+                    image = _three_channels(arrived.image)
                     yield Frame(
-                        _three_channels(image), reader.address, counts[i], "stream", reader.fps
+                        image, reader.address, counts[i], "stream", reader.fps, *arrived[1:]
                     )
                     counts[i] += 1
                 if idle:
@@ -150,6 +154,14 @@ class Source:
                 reader.close(deadline)
 
 
+class _Arrived(NamedTuple):
+    """An image of a stream."""
+
+    image: np.ndarray
+    time_s: float  # monotonic
+    restarts: int
+
+
 class _LiveReader:
     """A thread that keeps the newest frame of a camera or stream."""
 
@@ -157,7 +169,7 @@ class _LiveReader:
         self.address = address
         self.fps = 30.0
         self.ended = False
-        self._image: Optional[np.ndarray] = None
+        self._arrived: Optional[_Arrived] = None
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._capture: Optional[cv2.VideoCapture] = None
@@ -190,13 +202,14 @@ class _LiveReader:
 
     def _read(self) -> None:
         assert self._capture is not None
-        silent_since = None
+        silent_since, restarts, reconnected = None, 0, False
         while not self._closing.is_set():
             ok, image = self._capture.read()
             if ok:
                 silent_since = None
+                restarts, reconnected = restarts + reconnected, False
                 with self._lock:
-                    self._image = image
+                    self._arrived = _Arrived(image, time.monotonic(), restarts)
                 continue
             if self._finite:
                 break
@@ -208,17 +221,18 @@ class _LiveReader:
             if not self._closing.is_set() and not self.address.isdecimal():
                 self._capture.release()
                 self._capture = self._connect()
+                reconnected = True
 
     @property
     def waiting(self) -> bool:
         """Whether a frame is there that was not handed out."""
-        return self._image is not None
+        return self._arrived is not None
 
-    def newest(self) -> Optional[np.ndarray]:
+    def newest(self) -> Optional[_Arrived]:
         """The newest frame not handed out yet, or None."""
         with self._lock:
-            image, self._image = self._image, None
-        return image
+            arrived, self._arrived = self._arrived, None
+        return arrived
 
     def ask_to_close(self) -> None:
         self._closing.set()

@@ -1,4 +1,4 @@
-"""Results of detect on disk: annotated images and videos, label txt, JSON, crops."""
+"""Results of detect on disk: annotated images and videos, label txt, JSON, crops, tracks."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from utils.dataset.coco import result_json, result_rows
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.pose.poses import Poses, xyxy_to_cxcywh
+from utils.runtime.mot import MotFiles
 from utils.runtime.sources import Frame, display_name, is_address
 
 MAX_REPEATS = 300  # copies of one frame while a stream is silent
@@ -25,7 +26,8 @@ class ResultWriter:
 
     Files: `<name>.jpg` or `<name>.mp4` as the source's, `labels/<name>.txt` (video frames:
     `<name>_<frame>.txt`, from 1), `crops/<class>/<name>_<n>.jpg`, `predictions.json` (COCO
-    keypoint results). Two sources of one name get `<name>` and `<name>_2`.
+    keypoint results), `mot/<name>.txt` (tracks in MOTChallenge format; those of images in
+    `mot/images.txt`). Two sources of one name get `<name>` and `<name>_2`.
     """
 
     def __init__(
@@ -38,20 +40,25 @@ class ResultWriter:
         txt_conf: bool = False,
         json_rows: bool = False,
         crops: bool = False,
+        mot: bool = False,
         numeric_ids: bool = False,
     ):
         self.folder, self.names = folder, list(names)
         self.images, self.txt, self.txt_conf = images, txt, txt_conf
         self.json_rows, self.crops = json_rows, crops
         self.numeric_ids = numeric_ids
+        self._mot = MotFiles(folder / "mot") if mot else None
         self._stems: Dict[str, str] = {}  # source path -> name of its results
         self._taken: Set[str] = set()  # lower case
         self._videos: Dict[str, VideoFile] = {}
         self._rows: List[Dict[str, Any]] = []
         self._image_count = 0
 
-    def write_data(self, frame: Frame, poses: Poses) -> None:
-        """Labels, crops and JSON rows; before anything is drawn into `frame.image`."""
+    def write_data(self, frame: Frame, poses: Poses, ids: Optional[np.ndarray] = None) -> None:
+        """Labels, crops, JSON and MOT rows; before anything is drawn into `frame.image`.
+
+        Args: ids: (n,) of the tracks, None: not tracked.
+        """
         stem = self._stem(frame.path)
         label = stem
         if frame.kind != "image":
@@ -60,12 +67,19 @@ class ResultWriter:
             target = self.folder / "labels" / (label + ".txt")
             with atomic_path(target) as tmp:
                 tmp.write_text(
-                    label_text(poses, frame.image.shape[:2], self.txt_conf), encoding="utf-8"
+                    label_text(poses, frame.image.shape[:2], self.txt_conf, ids=ids),
+                    encoding="utf-8",
                 )
         if self.crops:
             self._write_crops(frame.image, label, poses)
         if self.json_rows:
-            self._rows += coco_rows(poses, frame, self._image_id(frame), nc=len(self.names))
+            number = self._image_id(frame)
+            self._rows += coco_rows(poses, frame, number, nc=len(self.names), ids=ids)
+        if self._mot is not None and ids is not None:
+            if frame.kind == "image":  # all of them are one sequence
+                self._mot.write(self._stem("images"), self._image_count + 1, poses, ids=ids)
+            else:
+                self._mot.write(stem, frame.index + 1, poses, ids=ids)
         self._image_count += 1
 
     def write_image(self, frame: Frame, image: np.ndarray) -> None:
@@ -94,6 +108,8 @@ class ResultWriter:
     def close(self) -> None:
         """Finish videos and the JSON file; what was written so far is kept."""
         self._finish_videos()
+        if self._mot is not None:
+            self._mot.close()
         if self.json_rows:
             with atomic_path(self.folder / "predictions.json") as tmp:
                 tmp.write_text(json.dumps(self._rows), encoding="utf-8")
@@ -127,10 +143,13 @@ class ResultWriter:
                 write_image(self.folder / "crops" / name / ("%s_%d.jpg" % (label, i + 1)), crop)
 
 
-def label_text(poses: Poses, image_hw: Sequence[int], with_conf: bool) -> str:
+def label_text(
+    poses: Poses, image_hw: Sequence[int], with_conf: bool, *, ids: Optional[np.ndarray] = None
+) -> str:
     """Label lines: class, cx cy w h, K x (x y conf), all but class and conf over image size.
 
-    With `with_conf` the score of the pose is one more column at the end. Nobody: empty text.
+    With `with_conf` the score of the pose is one more column at the end, with `ids` the ID of its
+    track another one after that. Nobody: empty text.
     """
     h, w = image_hw[0], image_hw[1]
     size = np.array([w, h, w, h], np.float64)
@@ -141,18 +160,23 @@ def label_text(poses: Poses, image_hw: Sequence[int], with_conf: bool) -> str:
         values = [*boxes[i], *keypoints[i].ravel()]
         if with_conf:
             values.append(poses.scores[i])
-        lines.append("%d " % poses.classes[i] + " ".join("%.6g" % v for v in values) + "\n")
+        line = "%d " % poses.classes[i] + " ".join("%.6g" % v for v in values)
+        lines.append(line + ("" if ids is None else " %d" % ids[i]) + "\n")
     return "".join(lines)
 
 
-def coco_rows(poses: Poses, frame: Frame, image_id: int, *, nc: int) -> List[Dict[str, Any]]:
-    """COCO keypoint result rows, with `file_name` and (videos) `frame` from 0 added."""
+def coco_rows(
+    poses: Poses, frame: Frame, image_id: int, *, nc: int, ids: Optional[np.ndarray] = None
+) -> List[Dict[str, Any]]:
+    """COCO keypoint result rows with `file_name`, (videos) `frame` from 0 and `track_id` added."""
     name = display_name(frame.path) if is_address(frame.path) else Path(frame.path).name
     rows = result_json(result_rows(poses), image_id, range(1, nc + 1))
-    for row in rows:
+    for i, row in enumerate(rows):
         row["file_name"] = name
         if frame.kind != "image":
             row["frame"] = frame.index
+        if ids is not None:
+            row["track_id"] = int(ids[i])
     return rows
 
 

@@ -1,0 +1,1 @@
+"""Persons across the frames of a video: motion, association, IDs, smooth keypoints."""
