@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 from benchmarks.machine import describe
+from escalator.jobs import find_jobs
 from escalator.json2yolo import Target, convert
-from escalator.pairs import find_jobs
-from utils.parallel import bulk_map, cores
+from utils.parallel import cores, parallel_map
 
 JPEG = ROOT / "tests" / "data" / "people" / "images" / "people00.jpg"
 PER_FOLDER = 10000
@@ -75,7 +75,7 @@ def by_threads_and_processes(folder: Path, count: int) -> None:
     ways = {
         "one thread": lambda targets: list(map(convert, targets)),
         "%d threads" % cores(): threads,
-        "%d processes" % cores(): lambda targets: list(bulk_map(convert, targets, "processes")),
+        "%d processes" % cores(): lambda targets: list(parallel_map(convert, targets, "processes")),
     }
     results = {name: [] for name in ways}
     for number in range(ROUNDS):

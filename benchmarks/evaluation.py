@@ -27,14 +27,14 @@ from utils.dataset.coco import Rows, coco_api_figures, result_json
 from utils.dataset.data_yaml import read_data
 from utils.dataset.eval_set import read_eval_set
 from utils.evaluation.evaluate import evaluate, measure
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import SIGMAS
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 
 
 def prepared(images: int, persons: int):
-    """{image id: (Truth, Rows)} of crowded random images, and the same as COCO JSON content."""
+    """{image id: (GroundTruth, Rows)} of crowded random images, also as COCO JSON content."""
     rng = np.random.default_rng(0)
     pairs, annotations = {}, []
     for image_id in range(1, images + 1):
@@ -44,7 +44,9 @@ def prepared(images: int, persons: int):
         seen = rng.integers(0, 3, (persons, 17, 1)).astype(float)
         keypoints = np.concatenate([points, seen], -1)
         areas = wh.prod(1) * 0.53
-        truth = Truth(boxes, np.zeros(persons, int), keypoints, areas, np.zeros(persons, bool))
+        ground_truth = GroundTruth(
+            boxes, np.zeros(persons, int), keypoints, areas, np.zeros(persons, bool)
+        )
         moved = points + rng.normal(0, 0.06, points.shape) * wh[:, None]
         rows = Rows(
             np.round(boxes + rng.normal(0, 4, boxes.shape), 3).clip(1),
@@ -52,7 +54,7 @@ def prepared(images: int, persons: int):
             np.zeros(persons, int),
             np.round(np.concatenate([moved, np.ones((persons, 17, 1))], -1), 3),
         )
-        pairs[image_id] = truth, rows
+        pairs[image_id] = ground_truth, rows
         for i in range(persons):
             annotations.append(
                 {
@@ -76,13 +78,13 @@ def prepared(images: int, persons: int):
 
 def time_metrics(images: int, persons: int) -> None:
     pairs, content = prepared(images, persons)
-    truths, rows = [t for t, _ in pairs.values()], [r for _, r in pairs.values()]
+    ground_truths, rows = [t for t, _ in pairs.values()], [r for _, r in pairs.values()]
     results = [e for i, (_, r) in pairs.items() for e in result_json(r, i, [1])]
     print("| images x persons | what | seconds | keypoint AP | box AP |")
     print("|---|---|---|---|---|")
     for _ in range(2):
         started = time.perf_counter()
-        ours = measure(rows, truths, list(pairs), ["person"], SIGMAS)
+        ours = measure(rows, ground_truths, list(pairs), ["person"], SIGMAS)
         seconds = time.perf_counter() - started
         line = "| %d x %d | %s | %.2f | %.6f | %.6f |"
         what = "ours: both figures, curves, errors"

@@ -37,7 +37,7 @@ from utils.pose import letterbox
 from utils.pose.keypoints import AREA_OF_BOX
 from utils.quantization import activation_ranges, qdq
 from utils.quantization.distill import Options, distill
-from utils.quantization.images import batches, choose_pictures
+from utils.quantization.images import batches, choose_images
 from utils.quantization.refit import refit
 from utils.runtime.onnx_backend import OnnxBackend
 from utils.runtime.predictor import Predictor
@@ -92,7 +92,7 @@ def agreement(reference, found, sigmas):
     return good / max(total, 1), lost / max(total, 1)
 
 
-def histograms(model, pictures, hw, letterboxed, counts, names):
+def histograms(model, paths, hw, letterboxed, counts, names):
     """{count: histograms of the first `count` images}, one pass."""
     kept, seen = {}, [0]
 
@@ -101,7 +101,7 @@ def histograms(model, pictures, hw, letterboxed, counts, names):
         if seen[0] in counts:
             kept[seen[0]] = copy.deepcopy(found)
 
-    images = batches(pictures, hw, 1, letterboxed=letterboxed)
+    images = batches(paths, hw, 1, letterboxed=letterboxed)
     activation_ranges.collect(model, images, names, on_batch=remember)
     return kept
 
@@ -116,13 +116,13 @@ def main(args):
     if shape[0] != 1 or not shape[2]:
         raise InputError("--onnx %s: expected a static model of batch 1" % args.onnx)
     hw = letterbox.parse_size(shape[2:])
-    pictures = []
+    paths = []
     for folder in args.calib_path:
         every = len(list_images(folder))
-        pictures += choose_pictures(folder, every, args.seed)
-    pictures = pictures[: max(args.counts)]
-    if len(pictures) < max(args.counts):
-        raise InputError("--counts: only %d images" % len(pictures))
+        paths += choose_images(folder, every, args.seed)
+    paths = paths[: max(args.counts)]
+    if len(paths) < max(args.counts):
+        raise InputError("--counts: only %d images" % len(paths))
     print(describe())
     reference = run(args.onnx, eval_set)
     ap, box = reference.pose["AP"], reference.box["AP"]
@@ -136,14 +136,14 @@ def main(args):
     for place in args.place:
         boxed = place == "letterbox"
         names = plan.tensors
-        kept = histograms(model, pictures, hw, boxed, args.counts, names)
+        kept = histograms(model, paths, hw, boxed, args.counts, names)
         for count in args.counts:
             for method in args.methods:
                 amax = activation_ranges.choose(kept[count], method, qdq.read_together(plan))
                 forms = [(True, steps) for steps in args.distill]
                 if args.variants:
                     forms.append((False, 0))
-                few = pictures[: min(count, REFIT_IMAGES)]
+                few = paths[: min(count, REFIT_IMAGES)]
                 for fit, steps in forms:
                     begin = time.perf_counter()
                     made, plan = quantised(args.onnx, amax, few, hw, boxed, fit)
@@ -153,7 +153,7 @@ def main(args):
                             made,
                             model,
                             plan,
-                            pictures=pictures[:count],
+                            paths=paths[:count],
                             net_hw=hw,
                             options=options,
                             letterboxed=boxed,
@@ -180,10 +180,10 @@ def interval(reference, found, eval_set, resamples, seed=0):
     count, ratios = eval_set.count, []
     for _ in range(resamples):
         chosen = rng.integers(0, count, count)
-        truths = [reference.truths[i] for i in chosen]
+        ground_truths = [reference.ground_truths[i] for i in chosen]
         pair = [
             measure_accuracy(
-                [e.rows[i] for i in chosen], truths, list(range(count)), eval_set.names,
+                [e.rows[i] for i in chosen], ground_truths, list(range(count)), eval_set.names,
                 eval_set.sigmas,
             ).pose["AP"]
             for e in (found, reference)
@@ -192,14 +192,14 @@ def interval(reference, found, eval_set, resamples, seed=0):
     return np.percentile(ratios, [5, 95]) if ratios else (float("nan"),) * 2
 
 
-def quantised(path, amax, pictures, hw, boxed, fit):
+def quantised(path, amax, paths, hw, boxed, fit):
     """(model with pairs, plan); weights fitted again on the images, or biases corrected only."""
     import onnx
 
     model = onnx.load(path)
     plan = qdq.usual_plan(model, Graph(model), [], hw=hw)
     qdq.insert(model, plan, qdq.shared_scales(plan, amax))
-    images = batches(pictures, hw, 1, letterboxed=boxed, title=None)
+    images = batches(paths, hw, 1, letterboxed=boxed, title=None)
     if fit:
         refit(model, plan, onnx.load(path), images=list(images))
     else:

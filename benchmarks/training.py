@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> None:
         clock("warp", warps)
         for _ in range(2 if config.cache_images else 1):  # the first time fills the memory
             clock("loader", lambda: [None for _ in batches.epoch(0)])
-        clock("pictures", lambda: [None for _ in trainer._pictures(batches.epoch(1))])
+        clock("images", lambda: [None for _ in trainer._device_batches(batches.epoch(1))])
         for epoch in (2, 3):
             stats = trainer.train_epoch(epoch)
             say("%-8s %8.0f images/s, %.1f GB" % ("whole", stats.images_per_s, stats.memory_gb))

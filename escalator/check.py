@@ -32,12 +32,12 @@ import numpy as np
 from utils import cli
 from utils.dataset.data_yaml import TASKS, DataYaml, read_data
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
-from utils.dataset.labels import TOLERANCE, label_path, labels_to_truth, scan_labels
-from utils.dataset.left_right import mirrored
+from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, scan_labels
+from utils.dataset.left_right import swap_reason
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.parallel import bulk_map
-from utils.pose.ground_truth import Truth, empty_truth
+from utils.parallel import parallel_map
+from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW
 
@@ -96,7 +96,7 @@ class Seen(NamedTuple):
     """What was found on an image; hw and digest are None if it cannot be read."""
 
     image: str
-    truth: Truth
+    ground_truth: GroundTruth
     hw: Optional[HW]
     digest: Optional[bytes]
     has_label: bool
@@ -116,16 +116,16 @@ def look(item: Item) -> Seen:
         reason = getattr(e, "strerror", None) or e
         findings.append(Finding(UNREADABLE, "%s: %s" % (item.image, reason)))
     label, has_label = label_path(item.image), True
-    truth = empty_truth(item.nkpt)
+    ground_truth = empty_ground_truth(item.nkpt)
     try:
         text = label.read_text(encoding="utf-8-sig")
         labels, faults = scan_labels(text, item.nkpt, item.nc)
         findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
         # without a size the shares of the table still hold; what needs pixels is not looked at
-        truth = labels_to_truth(labels, hw or (1, 1))
+        ground_truth = labels_to_ground_truth(labels, hw or (1, 1))
         if hw is not None:
             findings += suspicious(
-                truth, hw, item.img_size, label=str(label), numbers=good_lines(text, faults)
+                ground_truth, hw, item.img_size, label=str(label), numbers=good_lines(text, faults)
             )
     except FileNotFoundError:
         has_label = False
@@ -133,7 +133,7 @@ def look(item: Item) -> Seen:
         findings.append(Finding(BROKEN, "%s: not a text file" % label))
     except OSError as e:
         findings.append(Finding(BROKEN, "%s: %s" % (label, e.strerror)))
-    return Seen(item.image, truth, hw, digest, has_label, findings)
+    return Seen(item.image, ground_truth, hw, digest, has_label, findings)
 
 
 def content_hash(path: str) -> bytes:
@@ -153,7 +153,7 @@ def good_lines(text: str, faults: Sequence[Tuple[int, str]]) -> List[int]:
 
 
 def suspicious(
-    truth: Truth, hw: HW, img_size: int, *, label: str, numbers: Sequence[int]
+    ground_truth: GroundTruth, hw: HW, img_size: int, *, label: str, numbers: Sequence[int]
 ) -> List[Finding]:
     """What a label may say, but seldom rightly.
 
@@ -165,41 +165,43 @@ def suspicious(
         found.append(Finding(kind, "%s, line %d%s" % (label, numbers[i], more)))
 
     size = np.array([hw[1], hw[0]], np.float64)
-    low, high = truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]
+    low, high = ground_truth.boxes[:, :2], ground_truth.boxes[:, :2] + ground_truth.boxes[:, 2:]
     slack = TOLERANCE * size
     for i in np.flatnonzero(((low < -slack) | (high > size + slack)).any(1)):
         beyond = max((-low[i] / size).max(), ((high[i] - size) / size).max())
         add(OUTSIDE, i, ": by %.1f %% of the image" % (100 * beyond))
-    sides = truth.boxes[:, 2:].min(1) * img_size / max(hw) if truth.count else np.zeros(0)
+    sides = (
+        ground_truth.boxes[:, 2:].min(1) * img_size / max(hw) if ground_truth.count else np.zeros(0)
+    )
     for i in np.flatnonzero(sides < TINY):
         add(TINY_BOX, i, ": %.1f px narrow at %d" % (sides[i], img_size))
-    margin = FAR * truth.boxes[:, None, 2:]
-    xy = truth.keypoints[..., :2]
+    margin = FAR * ground_truth.boxes[:, None, 2:]
+    xy = ground_truth.keypoints[..., :2]
     out = ((xy < low[:, None] - margin) | (xy > high[:, None] + margin)).any(2)
-    out &= truth.keypoints[..., 2] == 2  # COCO's boxes leave out what is hidden
+    out &= ground_truth.keypoints[..., 2] == 2  # COCO's boxes leave out what is hidden
     for i in np.flatnonzero(out.any(1)):
-        names = skeleton(truth.keypoints.shape[1]).names
+        names = skeleton(ground_truth.keypoints.shape[1]).names
         add(FAR_POINT, i, ": " + ", ".join(names[k] for k in np.flatnonzero(out[i])))
-    for i in range(truth.count):
-        reason = mirrored(truth.keypoints[i], truth.boxes[i, 2:][::-1])
+    for i in range(ground_truth.count):
+        reason = swap_reason(ground_truth.keypoints[i], ground_truth.boxes[i, 2:][::-1])
         if reason:
             add(SWAPPED, i, ": " + reason)
-    for i, j in same_persons(truth):
+    for i, j in same_persons(ground_truth):
         add(TWICE_PERSON, j, ": the person of line %d" % numbers[i])
     return found
 
 
-def same_persons(truth: Truth) -> List[Tuple[int, int]]:
+def same_persons(ground_truth: GroundTruth) -> List[Tuple[int, int]]:
     """Pairs i < j of one class whose boxes cover each other; each j once."""
-    if truth.count < 2:
+    if ground_truth.count < 2:
         return []
-    low, high = truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]
+    low, high = ground_truth.boxes[:, :2], ground_truth.boxes[:, :2] + ground_truth.boxes[:, 2:]
     sides = np.minimum(high[:, None], high) - np.maximum(low[:, None], low)
     common = sides.clip(0).prod(2)
-    area = truth.boxes[:, 2:].prod(1)
+    area = ground_truth.boxes[:, 2:].prod(1)
     same = common > SAME_PERSON * (area[:, None] + area - common)
-    same &= truth.classes[:, None] == truth.classes
-    firsts = (np.flatnonzero(same[:j, j]) for j in range(truth.count))
+    same &= ground_truth.classes[:, None] == ground_truth.classes
+    firsts = (np.flatnonzero(same[:j, j]) for j in range(ground_truth.count))
     return [(int(first[0]), j) for j, first in enumerate(firsts) if len(first)]
 
 
@@ -218,7 +220,7 @@ def check(
     reports = {}
     for task, images in lists.items():
         items = [Item(path, data.nkpt, data.nc, img_size) for path in images]
-        seen = list(bulk_map(look, items, task, workers=workers))
+        seen = list(parallel_map(look, items, task, workers=workers))
         findings: Dict[str, List[str]] = defaultdict(list)
         for one in seen:
             for finding in one.findings:
@@ -278,9 +280,9 @@ def orphans(images: Sequence[str]) -> List[str]:
 
 def summary(report: TaskReport, nkpt: int) -> Dict:
     """Counts of one task, for the table and report.json."""
-    counts = np.array([s.truth.count for s in report.seen])
+    counts = np.array([s.ground_truth.count for s in report.seen])
     points = np.concatenate(
-        [np.zeros((0, nkpt))] + [s.truth.keypoints[..., 2] for s in report.seen]
+        [np.zeros((0, nkpt))] + [s.ground_truth.keypoints[..., 2] for s in report.seen]
     )
     names = skeleton(nkpt).names
     return {

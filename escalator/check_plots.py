@@ -39,13 +39,13 @@ def plot(path: Path, reports: Mapping[str, Any], nkpt: int) -> None:
 def _numbers(report: Any, nkpt: int) -> Mapping[str, np.ndarray]:
     """Arrays over all persons of readable images; lengths over the image size."""
     seen = [s for s in report.seen if s.hw is not None]
-    size = [np.tile([s.hw[1], s.hw[0]], (s.truth.count, 1)) for s in seen]
+    size = [np.tile([s.hw[1], s.hw[0]], (s.ground_truth.count, 1)) for s in seen]
     sizes = np.concatenate([np.zeros((0, 2))] + size)
-    boxes = np.concatenate([np.zeros((0, 4))] + [s.truth.boxes for s in seen])
-    points = np.concatenate([np.zeros((0, nkpt, 3))] + [s.truth.keypoints for s in seen])
+    boxes = np.concatenate([np.zeros((0, 4))] + [s.ground_truth.boxes for s in seen])
+    points = np.concatenate([np.zeros((0, nkpt, 3))] + [s.ground_truth.keypoints for s in seen])
     inside = (points[..., :2] - boxes[:, None, :2]) / boxes[:, None, 2:].clip(1e-9)
     return {
-        "counts": np.array([s.truth.count for s in report.seen], int),
+        "counts": np.array([s.ground_truth.count for s in report.seen], int),
         "sides": np.sqrt((boxes[:, 2:] / sizes).prod(1)),
         "aspects": boxes[:, 2] / boxes[:, 3],
         "centers": (boxes[:, :2] + boxes[:, 2:] / 2) / sizes,

@@ -23,13 +23,13 @@ from typing import List, Sequence
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from escalator.jobs import NO_JSON, Loaded, coco_among, common_folder, find_jobs, load
 from escalator.json2yolo import check_args
-from escalator.pairs import NO_JSON, Loaded, coco_among, common_folder, find_jobs, load
 from escalator.tally import Tally
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.errors import InputError
-from utils.parallel import bulk_map
+from utils.parallel import parallel_map
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -64,19 +64,19 @@ def json2coco(
     tally = Tally()
     found = find_jobs(json_dir, image_dir, names, nkpt=nkpt)
     tally.faults = list(found.faults)
-    loaded = list(bulk_map(load, found.jobs, "json2coco", workers=workers))
+    loaded = list(parallel_map(load, found.jobs, "json2coco", workers=workers))
     coco_files = [item.job.json or "" for item in loaded if item.is_coco]
     if coco_files:
         more = coco_among(found, coco_files, json_dir, image_dir=image_dir, nkpt=nkpt)
         tally.faults += more.faults
-        loaded += bulk_map(load, more.jobs, "json2coco", workers=workers)
+        loaded += parallel_map(load, more.jobs, "json2coco", workers=workers)
     else:
         tally.notes[NO_JSON] = found.bare
     done = []
     for item in loaded:
         tally.faults += item.faults
         if item.hw is not None:
-            tally.add(item.truth.count, item.notes)
+            tally.add(item.ground_truth.count, item.notes)
             done.append(item)
     if not done:
         tally.finish("images converted")
@@ -94,8 +94,8 @@ def _write(path: str, done: List[Loaded], names: Sequence[str], *, nkpt: int) ->
         assert item.hw is not None
         # without its image a COCO entry keeps the name it has
         images[key] = CocoImage(name or item.job.name.rsplit(": ", 1)[-1], item.hw)
-    truths = {key: item.truth for key, item in zip(ids, done)}
-    write_coco(path, images, truths, names=names, nkpt=nkpt)
+    ground_truths = {key: item.ground_truth for key, item in zip(ids, done)}
+    write_coco(path, images, ground_truths, names=names, nkpt=nkpt)
 
 
 def file_names(paths: Sequence) -> List[str]:

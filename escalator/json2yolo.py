@@ -32,12 +32,12 @@ from typing import Dict, List, NamedTuple, Sequence
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from escalator.pairs import NO_JSON, Job, coco_among, find_jobs, load
+from escalator.jobs import NO_JSON, Job, coco_among, find_jobs, load
 from escalator.tally import Tally
 from utils import cli
-from utils.dataset.labels import label_path, truth_to_labels, write_labels
+from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
 from utils.errors import InputError
-from utils.parallel import bulk_map
+from utils.parallel import parallel_map
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -107,7 +107,7 @@ def _convert_all(
     targets = [Target(job, _label_file(job, json_dir, label_dir)) for job in jobs]
     _warn_if_elsewhere(targets)
     coco_files = []
-    for target, done in zip(targets, bulk_map(convert, targets, "json2yolo", workers=workers)):
+    for target, done in zip(targets, parallel_map(convert, targets, "json2yolo", workers=workers)):
         if done.is_coco:
             coco_files.append(target.job.json or "")
         tally.faults += done.faults
@@ -120,9 +120,13 @@ def convert(target: Target) -> Done:
     """Write the label file of one image."""
     loaded = load(target.job)
     if loaded.hw is not None:
-        write_labels(target.label, truth_to_labels(loaded.truth, loaded.hw))
+        write_labels(target.label, ground_truth_to_labels(loaded.ground_truth, loaded.hw))
     return Done(
-        loaded.hw is not None, loaded.truth.count, loaded.faults, loaded.notes, loaded.is_coco
+        loaded.hw is not None,
+        loaded.ground_truth.count,
+        loaded.faults,
+        loaded.notes,
+        loaded.is_coco,
     )
 
 

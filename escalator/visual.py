@@ -24,9 +24,9 @@ import numpy as np
 
 from utils import cli
 from utils.dataset.images import read_image
-from utils.dataset.labels import label_path, labels_to_truth, list_images, read_labels
+from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, read_labels
 from utils.errors import InputError
-from utils.pose.drawing import draw_truth
+from utils.pose.drawing import draw_ground_truth
 from utils.runtime.writers import write_image
 
 
@@ -66,8 +66,8 @@ def draw(
         image = read_image(path)
     except (ValueError, OSError) as e:
         raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
-    truth = labels_to_truth(labels, (image.shape[0], image.shape[1]))
-    draw_truth(image, truth, names, line_width=line_width, ids=ids)
+    ground_truth = labels_to_ground_truth(labels, (image.shape[0], image.shape[1]))
+    draw_ground_truth(image, ground_truth, names, line_width=line_width, ids=ids)
     return image
 
 

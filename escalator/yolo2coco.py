@@ -23,10 +23,10 @@ from escalator.tally import Tally
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.dataset.images import read_image_hw
-from utils.dataset.labels import label_path, labels_to_truth, list_images, scan_labels
+from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, scan_labels
 from utils.errors import InputError
-from utils.parallel import bulk_map
-from utils.pose.ground_truth import Truth, empty_truth
+from utils.parallel import parallel_map
+from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.letterbox import HW
 
 
@@ -57,7 +57,7 @@ class Pair(NamedTuple):
 class Read(NamedTuple):
     """What was read of a Pair; hw is None if that failed."""
 
-    truth: Truth
+    ground_truth: GroundTruth
     hw: Optional[HW]
     faults: List[str]
 
@@ -65,7 +65,7 @@ class Read(NamedTuple):
 def read_pair(pair: Pair) -> Read:
     """Size of an image, and its labels in its pixels."""
     label = label_path(pair.image)
-    failed = empty_truth(pair.nkpt)
+    failed = empty_ground_truth(pair.nkpt)
     try:
         hw = read_image_hw(pair.image)
     except (ValueError, OSError) as e:
@@ -76,7 +76,9 @@ def read_pair(pair: Pair) -> Read:
         return Read(failed, None, ["%s: not a text file" % label])
     except OSError as e:
         return Read(failed, None, ["%s: %s" % (label, e.strerror)])
-    return Read(labels_to_truth(labels, hw), hw, ["%s, line %d: %s" % (label, *f) for f in faults])
+    return Read(
+        labels_to_ground_truth(labels, hw), hw, ["%s, line %d: %s" % (label, *f) for f in faults]
+    )
 
 
 def yolo2coco(
@@ -90,20 +92,20 @@ def yolo2coco(
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
     pairs = [Pair(path, len(names), nkpt) for path in list_images(data_file)]
-    paths, truths, sizes = [], [], []
-    for pair, read in zip(pairs, bulk_map(read_pair, pairs, "yolo2coco", workers=workers)):
+    paths, ground_truths, sizes = [], [], []
+    for pair, read in zip(pairs, parallel_map(read_pair, pairs, "yolo2coco", workers=workers)):
         tally.faults += read.faults
         if read.hw is not None:
-            tally.add(read.truth.count, {})
+            tally.add(read.ground_truth.count, {})
             paths.append(pair.image)
-            truths.append(read.truth)
+            ground_truths.append(read.ground_truth)
             sizes.append(read.hw)
     if not paths:
         tally.finish("images converted")
         raise InputError("--data_file %s: no image could be converted" % data_file)
     ids = image_ids(paths)
     images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
-    write_coco(save_file, images, dict(zip(ids, truths)), names=names, nkpt=nkpt)
+    write_coco(save_file, images, dict(zip(ids, ground_truths)), names=names, nkpt=nkpt)
     return tally
 
 

@@ -92,9 +92,9 @@ def two_people_onnx(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_file(tmp_path: Path) -> Path:
     """A 48 x 64 JPEG."""
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     path.write_bytes(cv2.imencode(".jpg", image)[1].tobytes())
     return path

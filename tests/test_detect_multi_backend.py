@@ -42,7 +42,7 @@ def out(tmp_path):
     return tmp_path / "runs"
 
 
-def test_folder_of_pictures(two_people_onnx, out):
+def test_folder_of_images(two_people_onnx, out):
     flags = ["--weights", two_people_onnx, "--source", IMAGES, "--project", out, "--kpt-label"]
     done = detect(
         *flags, "--device", "cpu", "--save-txt", "--save-conf", "--save-json", "--save-crop"
@@ -71,8 +71,8 @@ def test_folder_of_pictures(two_people_onnx, out):
 
 
 def test_poses_are_in_original_pixels(two_people_onnx, tmp_path, out):
-    picture = encode(tmp_path / "wide.png", np.zeros((100, 200, 3), np.uint8))
-    detect("--weights", two_people_onnx, "--source", picture, "--project", out, "--save-json")
+    image_file = encode(tmp_path / "wide.png", np.zeros((100, 200, 3), np.uint8))
+    detect("--weights", two_people_onnx, "--source", image_file, "--project", out, "--save-json")
     rows = json.loads((out / "exp" / "predictions.json").read_text())
     # 64 x 64 canvas, image 64 x 32 on it from y = 16, scale 0.32
     best = rows[0]
@@ -104,7 +104,7 @@ def test_video_that_breaks_off_is_kept_and_playable(two_people_onnx, tmp_path, o
     assert capture.read()[0]
 
 
-def test_unreadable_pictures_among_good_ones(two_people_onnx, tmp_path, out):
+def test_unreadable_images_among_good_ones(two_people_onnx, tmp_path, out):
     folder = tmp_path / "mixed"
     folder.mkdir()
     encode(folder / "good.jpg", gradient())
@@ -128,7 +128,7 @@ def test_unreadable_pictures_among_good_ones(two_people_onnx, tmp_path, out):
         ("rgba.png", np.full((30, 40, 4), 9, np.uint8)),
     ],
 )
-def test_odd_pictures(two_people_onnx, tmp_path, out, name, image):
+def test_odd_images(two_people_onnx, tmp_path, out, name, image):
     encode(tmp_path / name, image)
     done = detect("--weights", two_people_onnx, "--source", tmp_path / name, "--project", out)
     assert done.returncode == 0, done.stderr
@@ -147,7 +147,7 @@ def test_fixed_batch_model(tmp_path, out):
     ]
 
 
-def test_dynamic_half_model_with_augment_and_classes(tmp_path, out):
+def test_dynamic_fp16_model_with_augment_and_classes(tmp_path, out):
     rows = np.stack([pose_row(20, 32, 20, 40, nc=2), pose_row(48, 32, 20, 40, nc=2, cls=1)])
     weights = make_pose_onnx(
         tmp_path / "x.onnx", rows, hw=None, batch=None, half=True, names=("person", "dog"),
@@ -185,45 +185,45 @@ def test_dynamic_half_model_with_augment_and_classes(tmp_path, out):
         (["--half"], ["--half"]),
     ],
 )
-def test_bad_flags_are_one_line(two_people_onnx, picture, out, flags, words):
-    given = ["--weights", two_people_onnx, "--source", picture, "--project", out]
+def test_bad_flags_are_one_line(two_people_onnx, image_file, out, flags, words):
+    given = ["--weights", two_people_onnx, "--source", image_file, "--project", out]
     fails(detect(*given, *flags), *words)
     assert not out.exists() or not list(out.iterdir())
 
 
-def test_gpu_that_is_not_there(two_people_onnx, picture, out):
+def test_gpu_that_is_not_there(two_people_onnx, image_file, out):
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     done = detect(
-        "--weights", two_people_onnx, "--source", picture, "--project", out, "--device", 0
+        "--weights", two_people_onnx, "--source", image_file, "--project", out, "--device", 0
     )
     fails(done, "--device 0", "no CUDA")
 
 
 @not_root
-def test_folder_without_write_permission(two_people_onnx, picture, tmp_path):
+def test_folder_without_write_permission(two_people_onnx, image_file, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir()
     locked.chmod(0o500)
-    done = detect("--weights", two_people_onnx, "--source", picture, "--project", locked)
+    done = detect("--weights", two_people_onnx, "--source", image_file, "--project", locked)
     fails(done, "--project")
 
 
-def test_project_on_a_file_system_that_takes_no_folders(two_people_onnx, picture):
+def test_project_on_a_file_system_that_takes_no_folders(two_people_onnx, image_file):
     if not os.path.isdir("/proc/self"):
         pytest.skip("no /proc")
-    done = detect("--weights", two_people_onnx, "--source", picture, "--project", "/proc/x")
+    done = detect("--weights", two_people_onnx, "--source", image_file, "--project", "/proc/x")
     fails(done, "--project /proc/x")
 
 
-def test_project_that_is_a_file(two_people_onnx, picture):
-    done = detect("--weights", two_people_onnx, "--source", picture, "--project", picture)
+def test_project_that_is_a_file(two_people_onnx, image_file):
+    done = detect("--weights", two_people_onnx, "--source", image_file, "--project", image_file)
     fails(done, "--project")
 
 
-def test_checkpoint_as_weights(picture, tmp_path, out):
+def test_checkpoint_as_weights(image_file, tmp_path, out):
     torch = pytest.importorskip("torch")
     from models.checkpoint import save_checkpoint
     from models.yolo import Model
@@ -231,14 +231,16 @@ def test_checkpoint_as_weights(picture, tmp_path, out):
 
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "tiny.pt", randomized(Model(tiny_cfg())))
-    flags = ["--weights", tmp_path / "tiny.pt", "--source", picture, "--project", out]
+    flags = ["--weights", tmp_path / "tiny.pt", "--source", image_file, "--project", out]
     done = detect(*flags, "--img-size", "64", "--device", "cpu", "--conf-thres", "0.3")
     assert done.returncode == 0, done.stderr
-    assert "PyTorch" in done.stdout and (out / "exp" / "picture.jpg").exists()
+    assert "PyTorch" in done.stdout and (out / "exp" / "image.jpg").exists()
 
 
-def test_nosave_still_leaves_the_summary(two_people_onnx, picture, out):
-    done = detect("--weights", two_people_onnx, "--source", picture, "--project", out, "--nosave")
+def test_nosave_still_leaves_the_summary(two_people_onnx, image_file, out):
+    done = detect(
+        "--weights", two_people_onnx, "--source", image_file, "--project", out, "--nosave"
+    )
     assert done.returncode == 0
     assert [p.name for p in (out / "exp").iterdir()] == ["summary.json"]
 
@@ -266,29 +268,29 @@ def test_interrupted_video_is_kept_and_playable(two_people_onnx, tmp_path, out):
 
 
 def test_long_file_names(two_people_onnx, tmp_path, out):
-    picture = encode(tmp_path / ("人" * 80 + ".png"), gradient())
-    done = detect("--weights", two_people_onnx, "--source", picture, "--project", out)
+    image_file = encode(tmp_path / ("人" * 80 + ".png"), gradient())
+    done = detect("--weights", two_people_onnx, "--source", image_file, "--project", out)
     assert done.returncode == 0, done.stderr
-    assert (out / "exp" / picture.name).exists()
+    assert (out / "exp" / image_file.name).exists()
 
 
 def test_own_input_is_never_overwritten(two_people_onnx, tmp_path):
     folder = tmp_path / "own"
     folder.mkdir()
-    picture = encode(folder / "x.png", gradient())
-    before = picture.read_bytes()
+    image_file = encode(folder / "x.png", gradient())
+    before = image_file.read_bytes()
     flags = ["--weights", two_people_onnx, "--source", folder]
     fails(
         detect(*flags, "--project", tmp_path, "--name", "own", "--exist-ok"), "overwrite", "x.png"
     )
-    assert picture.read_bytes() == before and len(list(folder.iterdir())) == 1
+    assert image_file.read_bytes() == before and len(list(folder.iterdir())) == 1
 
 
 def test_square_and_rectangular_input(tmp_path, out):
     rows = pose_row(32, 32, 20, 40)[None]
     weights = make_pose_onnx(tmp_path / "x.onnx", rows, hw=None, imgsz=[64, 64], stride=32)
-    picture = encode(tmp_path / "wide.png", np.zeros((100, 400, 3), np.uint8))
-    flags = ["--weights", weights, "--source", picture, "--project", out, "--save-json"]
+    image_file = encode(tmp_path / "wide.png", np.zeros((100, 400, 3), np.uint8))
+    flags = ["--weights", weights, "--source", image_file, "--project", out, "--save-json"]
     assert detect(*flags).returncode == 0 and detect(*flags, "--square").returncode == 0
     y = [
         json.loads((out / name / "predictions.json").read_text())[0]["keypoints"][1]
@@ -299,7 +301,7 @@ def test_square_and_rectangular_input(tmp_path, out):
 
 
 @pytest.mark.parametrize("form", ["static", "efficientnms"])
-def test_a_model_with_nms_inside(two_people_onnx, picture, tmp_path, form):
+def test_a_model_with_nms_inside(two_people_onnx, image_file, tmp_path, form):
     import onnx
 
     from utils.graph.nms import Nms, add_nms
@@ -313,7 +315,7 @@ def test_a_model_with_nms_inside(two_people_onnx, picture, tmp_path, form):
     onnx.save(model, str(path))
 
     def run(weights, *flags):
-        common = ["--source", picture, "--device", "cpu", "--nosave", "--save-txt"]
+        common = ["--source", image_file, "--device", "cpu", "--nosave", "--save-txt"]
         return detect("--weights", weights, *common, "--project", tmp_path / "out", *flags)
 
     inside, outside = run(path), run(two_people_onnx)
@@ -322,7 +324,7 @@ def test_a_model_with_nms_inside(two_people_onnx, picture, tmp_path, form):
     assert "embedded NMS (conf 0.5, iou 0.45, at most 3 poses)" in inside.stdout
     assert ("replaced by standard ops" in inside.stdout) == (form == "efficientnms")
     assert "warning" not in inside.stdout
-    texts = [(tmp_path / "out" / n / "labels" / "picture.txt").read_text() for n in ("exp", "exp2")]
+    texts = [(tmp_path / "out" / n / "labels" / "image.txt").read_text() for n in ("exp", "exp2")]
     assert texts[0] == texts[1] and texts[0].count("\n") == 2
     assert "1 person" in run(path, "--conf-thres", "0.8").stdout
     assert "warning: --conf-thres 0.1" in run(path, "--conf-thres", "0.1").stdout

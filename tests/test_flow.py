@@ -49,10 +49,10 @@ def test_prepare(custom):
     out = prepare(custom)
     data = read_data(custom.parent / "custom_kpts.yaml")
     assert [len(data.images(task)) for task in ("train", "val", "test")] == [8, 3, 1]
-    truth = json.loads(
+    ground_truth = json.loads(
         (custom / "annotations-trainval" / "person_keypoints_val.json").read_text("utf-8")
     )
-    assert len(truth["images"]) == 3 and data.annotations("val")
+    assert len(ground_truth["images"]) == 3 and data.annotations("val")
     assert len(list((custom / "visual").iterdir())) == 5
     assert "errors" in out and (custom / "check" / "report.png").is_file()
 

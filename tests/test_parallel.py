@@ -23,16 +23,16 @@ def fail(x):
 @pytest.mark.parametrize("count", [0, 1, 5, parallel.SERIAL_UP_TO + 1, 1234])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_as_map(count, workers):
-    assert list(parallel.bulk_map(square, range(count), "x", workers=workers)) == [
+    assert list(parallel.parallel_map(square, range(count), "x", workers=workers)) == [
         i * i for i in range(count)
     ]
 
 
 def test_many_run_elsewhere_few_here():
-    assert set(parallel.bulk_map(pid, range(10), "x")) == {os.getpid()}
-    assert os.getpid() not in set(parallel.bulk_map(pid, range(2000), "x", workers=2))
+    assert set(parallel.parallel_map(pid, range(10), "x")) == {os.getpid()}
+    assert os.getpid() not in set(parallel.parallel_map(pid, range(2000), "x", workers=2))
 
 
 def test_errors_arrive():
     with pytest.raises(InputError, match="777: no"):
-        list(parallel.bulk_map(fail, range(5000), "x", workers=2))
+        list(parallel.parallel_map(fail, range(5000), "x", workers=2))

@@ -1,6 +1,6 @@
 """One function over many small files, on all cores, with a bar.
 
-for result in bulk_map(convert, jobs, "json2yolo"):
+for result in parallel_map(convert, jobs, "json2yolo"):
     ...
 
 Processes, not threads: parsing a small file is Python's own work, which threads do one at a time
@@ -19,7 +19,7 @@ SERIAL_UP_TO = 400  # items; fewer are done before the processes have started
 CHUNK = 100  # items a process does before it reports
 
 
-def bulk_map(
+def parallel_map(
     function: Callable[[S], T], items: Sequence[S], title: str, *, workers: int = 0
 ) -> Iterator[T]:
     """`map(function, items)`; the order stays.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# INT8 calibration: which number of pictures, batch and method keep the accuracy. Builds an engine
+# INT8 calibration: which number of images, batch and method keep the accuracy. Builds an engine
 # for each and tests it; the results lie in runs/int8/<method>-n<count>-b<batch>. Run from the
 # repository root. Calibration caches are kept apart, so that each is made anew.
 set -euo pipefail
@@ -9,7 +9,7 @@ DATA=${DATA:-data/custom_kpts.yaml}
 IMAGES=${IMAGES:-data/custom_kpts/images}
 IMG_SIZE=${IMG_SIZE:-832}          # px
 DEVICE=${DEVICE:-0}
-COUNTS=${COUNTS:-256 512 1024}     # pictures
+COUNTS=${COUNTS:-256 512 1024}     # images
 BATCHES=${BATCHES:-32 64 128}
 METHODS=${METHODS:-MinMax Entropy}
 PYTHON=${PYTHON:-python}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# As many COCO pictures as one's own, to fine-tune on both. Run from the repository root, after
+# As many COCO images as one's own, to fine-tune on both. Run from the repository root, after
 # prepare_custom.sh and prepare_coco.sh; then name both lists under `train` of the data yaml.
 set -euo pipefail
 

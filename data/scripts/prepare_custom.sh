@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Annotations of one's own -> label files, lists, COCO JSONs, pictures to look at, a check.
+# Annotations of one's own -> label files, lists, COCO JSONs, images to look at, a check.
 # Run from the repository root. Before: data/custom_kpts/{images,annotations}, one JSON an image.
 set -euo pipefail
 

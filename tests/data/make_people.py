@@ -3,7 +3,7 @@
     python tests/data/make_people.py
 
 Twelve JPEGs and a JSON each, in the format of the README; drawn by us, free to use and share.
-Running it again gives the same annotations, and the same pictures up to the JPEG encoder.
+Running it again gives the same annotations, and the same images up to the JPEG encoder.
 """
 
 import json
@@ -21,7 +21,7 @@ from utils.pose.keypoints import LIMBS
 
 FOLDER = Path(__file__).resolve().parent / "people"
 # x, y of a person who faces the camera, arms a little out; in heads of an 8-head figure, the nose
-# at 0, 0; left and right are the person's own, so the left side is to the right of the picture
+# at 0, 0; left and right are the person's own, so the left side is to the right of the image
 FIGURE = np.array(
     [(0, 0), (0.2, -0.2), (-0.2, -0.2), (0.45, -0.1), (-0.45, -0.1)]  # nose, eyes, ears
     + [(1, 1.1), (-1, 1.1), (1.5, 2.4), (-1.5, 2.4), (1.7, 3.6), (-1.7, 3.6)]  # arms
@@ -31,7 +31,7 @@ FIGURE = np.array(
 
 
 def person(rng: random.Random, width: int, height: int):
-    """(17, 2) px of one person, whole inside the picture."""
+    """(17, 2) px of one person, whole inside the image."""
     scale = rng.uniform(0.5, 0.8) * height / 8
     jitter = np.array([[rng.uniform(-0.12, 0.12) for _ in range(2)] for _ in FIGURE])
     x = rng.uniform(2.2 * scale, width - 2.2 * scale)
@@ -58,7 +58,7 @@ def main() -> None:
         shade = [rng.randint(150, 230) for _ in range(3)]
         image = np.full((height, width, 3), shade, np.uint8)
         people = []
-        for _ in range(number % 4):  # also pictures with nobody on them
+        for _ in range(number % 4):  # also images without persons
             points, scale = person(rng, width, height)
             draw(image, points, scale, [rng.randint(0, 120) for _ in range(3)])
             low, high = points.min(0) - 0.6 * scale, points.max(0) + 0.4 * scale

@@ -25,13 +25,15 @@ def test_both_lengths_of_keypoints():
     short = list(POINTS)
     short[6:8] = 0, 0
     long = [v for k in range(17) for v in (POINTS[2 * k], POINTS[2 * k + 1], k % 3)]
-    truth = fitted(*({"keypoints": p, "bbox": [40, 10, 50, 60]} for p in (short, long))).truth
-    assert truth.keypoints[0, :, 2].tolist() == [2, 2, 2, 0] + [2] * 13
-    assert truth.keypoints[1, :, 2].tolist() == [k % 3 for k in range(17)]
-    assert truth.keypoints[1, 3].tolist() == [0, 0, 0]  # v 0 hides the coordinates
-    assert truth.keypoints[1, 4].tolist() == [54, 28, 1]
-    assert truth.boxes.tolist() == [[40, 10, 50, 60]] * 2
-    assert truth.areas == pytest.approx([0.53 * 3000] * 2)
+    ground_truth = fitted(
+        *({"keypoints": p, "bbox": [40, 10, 50, 60]} for p in (short, long))
+    ).ground_truth
+    assert ground_truth.keypoints[0, :, 2].tolist() == [2, 2, 2, 0] + [2] * 13
+    assert ground_truth.keypoints[1, :, 2].tolist() == [k % 3 for k in range(17)]
+    assert ground_truth.keypoints[1, 3].tolist() == [0, 0, 0]  # v 0 hides the coordinates
+    assert ground_truth.keypoints[1, 4].tolist() == [54, 28, 1]
+    assert ground_truth.boxes.tolist() == [[40, 10, 50, 60]] * 2
+    assert ground_truth.areas == pytest.approx([0.53 * 3000] * 2)
 
 
 @pytest.mark.parametrize("bbox", [[], None, [0, 0, 0, 0]])
@@ -39,7 +41,7 @@ def test_box_of_the_keypoints(bbox):
     fit = fitted({"keypoints": POINTS, "bbox": bbox})
     margin = 0.1 * 32
     want = [50 - margin, 20 - margin, 16 + 2 * margin, 32 + 2 * margin]
-    assert np.allclose(fit.truth.boxes, [want])
+    assert np.allclose(fit.ground_truth.boxes, [want])
     assert fit.notes == {an.FROM_POINTS: 1}
 
 
@@ -47,15 +49,15 @@ def test_points_outside_the_image():
     points = list(POINTS)
     points[0:6] = [-3.9, 50, 204.1, 50, 100, 101.9]  # within 2 %, beyond it, within
     fit = fitted({"keypoints": points, "bbox": [0, 0, 100, 90]})
-    assert fit.truth.keypoints[0, :3].tolist() == [[0, 50, 2], [0, 0, 0], [100, 100, 2]]
+    assert fit.ground_truth.keypoints[0, :3].tolist() == [[0, 50, 2], [0, 0, 0], [100, 100, 2]]
     assert fit.notes == {an.MOVED: 2, an.DROPPED: 1}
 
 
 def test_boxes_are_cut_and_counted():
     fit = fitted({"keypoints": [], "bbox": [-10, 50, 30, 80]}, {"bbox": [10, 10, 20, 20]})
-    assert fit.truth.boxes.tolist() == [[0, 50, 20, 50], [10, 10, 20, 20]]
+    assert fit.ground_truth.boxes.tolist() == [[0, 50, 20, 50], [10, 10, 20, 20]]
     assert fit.notes == {an.CLIPPED: 1, an.NO_POINTS: 2} and not fit.faults
-    assert np.allclose(fit.truth.areas, [530, 212])  # of what is left
+    assert np.allclose(fit.ground_truth.areas, [530, 212])  # of what is left
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_boxes_are_cut_and_counted():
 def test_a_bad_person_is_named_and_the_others_stay(entry, reason):
     good = {"keypoints": POINTS, "bbox": [40, 10, 50, 60]}
     fit = fitted(good, entry, good)
-    assert fit.truth.count == 2
+    assert fit.ground_truth.count == 2
     assert len(fit.faults) == 1
     assert fit.faults[0].startswith("person 2: ") and reason in fit.faults[0]
 
@@ -99,7 +101,7 @@ def test_what_is_no_annotation(tmp_path, text):
 
 def test_nobody():
     fit = fitted()
-    assert fit.truth.count == 0 and fit.truth.keypoints.shape == (0, 17, 3)
+    assert fit.ground_truth.count == 0 and fit.ground_truth.keypoints.shape == (0, 17, 3)
     assert not fit.faults and not fit.notes
 
 
@@ -116,11 +118,13 @@ def test_random_persons_are_always_inside():
             for p, b in zip(points, boxes)
         ]
         fit = an.fit(persons(*entries), hw)
-        assert fit.truth.count + len(fit.faults) == count
-        assert (fit.truth.boxes[:, :2] >= 0).all() and (fit.truth.boxes[:, 2:] > 0).all()
-        assert (fit.truth.boxes[:, :2] + fit.truth.boxes[:, 2:] <= size + 1e-6).all()
-        assert (fit.truth.keypoints[..., :2] >= 0).all()
-        assert (fit.truth.keypoints[..., :2] <= size).all()
+        assert fit.ground_truth.count + len(fit.faults) == count
+        assert (fit.ground_truth.boxes[:, :2] >= 0).all() and (
+            fit.ground_truth.boxes[:, 2:] > 0
+        ).all()
+        assert (fit.ground_truth.boxes[:, :2] + fit.ground_truth.boxes[:, 2:] <= size + 1e-6).all()
+        assert (fit.ground_truth.keypoints[..., :2] >= 0).all()
+        assert (fit.ground_truth.keypoints[..., :2] <= size).all()
 
 
 def shape(kind, label, points, group=None, **more):
@@ -146,10 +150,10 @@ def test_labelme_groups():
     )
     fit = an.fit(annotation, (100, 200))
     assert not fit.faults
-    assert fit.truth.boxes[:2].tolist() == [[10, 20, 50, 60], [100, 10, 50, 80]]
-    assert fit.truth.keypoints[0, :2].tolist() == [[30, 30, 2], [35, 25, 1]]
-    assert fit.truth.keypoints[1, 0].tolist() == [120, 20, 2]
-    assert np.allclose(fit.truth.boxes[2], [169, 79, 12, 12])
+    assert fit.ground_truth.boxes[:2].tolist() == [[10, 20, 50, 60], [100, 10, 50, 80]]
+    assert fit.ground_truth.keypoints[0, :2].tolist() == [[30, 30, 2], [35, 25, 1]]
+    assert fit.ground_truth.keypoints[1, 0].tolist() == [120, 20, 2]
+    assert np.allclose(fit.ground_truth.boxes[2], [169, 79, 12, 12])
     assert sum(fit.notes.values()) == 3 and annotation.hw == (100, 200)
 
 
@@ -171,6 +175,6 @@ def test_labelme_faults(bad, reason):
         shape("point", "nose", [[30, 30]], 1),
         bad,
     )
-    assert annotation.truth.count == 2
+    assert annotation.ground_truth.count == 2
     (fault,) = annotation.faults
     assert fault.startswith("shape 4: ") and reason in fault

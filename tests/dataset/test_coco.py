@@ -6,28 +6,30 @@ import pytest
 from tests.dataset.test_eval_set import coco_content
 from utils.dataset.coco import CocoImage, image_ids, read_coco, result_json, result_rows, write_coco
 from utils.errors import InputError
-from utils.pose.ground_truth import Truth, empty_truth
+from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import COCO_NAMES
 from utils.pose.poses import Poses
 
 IMAGES = {7: CocoImage("图/a.jpg", (100, 200)), 3: CocoImage("b.jpg", (50, 60))}
 
 
-def truth(rng, n):
+def ground_truth(rng, n):
     keypoints = np.round(rng.uniform(0, 99, (n, 17, 3)), 3)
     keypoints[..., 2] = rng.integers(0, 3, (n, 17))
     boxes = np.round(rng.uniform(1, 50, (n, 4)), 3)
-    return Truth(boxes, rng.integers(0, 2, n), keypoints, boxes[:, 2] * 7, rng.random(n) < 0.5)
+    return GroundTruth(
+        boxes, rng.integers(0, 2, n), keypoints, boxes[:, 2] * 7, rng.random(n) < 0.5
+    )
 
 
 def test_what_is_written_is_read(tmp_path):
-    truths = {7: truth(np.random.default_rng(0), 4), 3: empty_truth(17)}
+    ground_truths = {7: ground_truth(np.random.default_rng(0), 4), 3: empty_ground_truth(17)}
     path = tmp_path / "注释" / "x.json"
-    write_coco(path, IMAGES, truths, names=["person", "dog"])
+    write_coco(path, IMAGES, ground_truths, names=["person", "dog"])
     back = read_coco(path, ["person", "dog"], 17)
     assert back.images == IMAGES and back.category_ids == [1, 2]
     for key in IMAGES:
-        for ours, theirs in zip(truths[key], back.truths[key]):
+        for ours, theirs in zip(ground_truths[key], back.ground_truths[key]):
             assert ours.shape == theirs.shape and np.allclose(ours, theirs, atol=1e-3)
 
 
@@ -37,7 +39,7 @@ def test_pycocotools_loads_it(tmp_path, capsys):
     write_coco(
         path,
         IMAGES,
-        {7: truth(np.random.default_rng(0), 4), 3: empty_truth(17)},
+        {7: ground_truth(np.random.default_rng(0), 4), 3: empty_ground_truth(17)},
         names=["person", "dog"],
     )
     coco = tools.COCO(str(path))
@@ -86,7 +88,7 @@ def test_faults_raise_or_are_collected(tmp_path, changes, reason):
         read_coco(path, ["person"], 17)
     assert str(e.value).startswith(str(path)) and reason in str(e.value)
     faults = []
-    assert read_coco(path, ["person"], 17, faults=faults).truths[7].count == 1
+    assert read_coco(path, ["person"], 17, faults=faults).ground_truths[7].count == 1
     assert len(faults) == 1 and reason in faults[0]
 
 
@@ -95,12 +97,12 @@ def test_bad_image_entries_cost_only_themselves(tmp_path):
     value["images"] += [{"id": 7, "file_name": "b.jpg", "height": 1, "width": 1}, {"id": "x"}, 3]
     faults = []
     data = read_coco(write(tmp_path / "x.json", value), ["person"], 17, faults=faults)
-    assert list(data.images) == [7] and data.truths[7].count == 2 and len(faults) == 3
+    assert list(data.images) == [7] and data.ground_truths[7].count == 2 and len(faults) == 3
 
 
 def test_missing_box_and_area_are_nan_when_faults_are_collected(tmp_path):
     path = write(tmp_path / "x.json", content(bbox=[]))
-    read = read_coco(path, ["person"], 17, faults=[]).truths[7]
+    read = read_coco(path, ["person"], 17, faults=[]).ground_truths[7]
     assert np.isnan(read.boxes[1]).all() and np.isnan(read.areas).all()
     with pytest.raises(InputError, match="bbox"):
         read_coco(path, ["person"], 17)
@@ -110,7 +112,7 @@ def test_keypoints_in_another_order(tmp_path):
     order = list(reversed(range(17)))
     value = content(keypoints=[v for k in order for v in (k, 50, 2)])
     value["categories"][0]["keypoints"] = [COCO_NAMES[k].replace("_", " ").title() for k in order]
-    read = read_coco(write(tmp_path / "x.json", value), ["person"], 17).truths[7]
+    read = read_coco(write(tmp_path / "x.json", value), ["person"], 17).ground_truths[7]
     assert read.keypoints[1, :, 0].tolist() == list(range(17))
 
 
@@ -119,7 +121,7 @@ def test_category_above_the_one_with_keypoints(tmp_path):
     value["categories"][0]["name"] = "man"
     value["categories"].insert(0, {"id": 0, "name": "people"})
     data = read_coco(write(tmp_path / "x.json", value), ["person"], 17)
-    assert data.category_ids == [1] and data.truths[7].count == 2
+    assert data.category_ids == [1] and data.ground_truths[7].count == 2
     value["categories"][1]["keypoints"] = []
     with pytest.raises(InputError, match="categories people, man do not match the classes person"):
         read_coco(write(tmp_path / "x.json", value), ["person"], 17)
@@ -147,9 +149,11 @@ def test_reads_images_and_persons(tmp_path):
     content["annotations"][1].pop("area")
     data = read_coco(written(tmp_path, content), ["person"], 17)
     assert data.images[7].hw == (48, 64) and data.category_ids == [3]
-    assert data.truths[7].keypoints.shape == (1, 17, 3) and not data.truths[7].crowd[0]
-    assert data.truths[8].crowd[0] and not data.truths[8].keypoints.any()
-    assert data.truths[8].areas[0] == pytest.approx(0.53 * 32 * 24)
+    assert (
+        data.ground_truths[7].keypoints.shape == (1, 17, 3) and not data.ground_truths[7].crowd[0]
+    )
+    assert data.ground_truths[8].crowd[0] and not data.ground_truths[8].keypoints.any()
+    assert data.ground_truths[8].areas[0] == pytest.approx(0.53 * 32 * 24)
 
 
 def test_categories_by_name_and_others_left_out(tmp_path):
@@ -157,9 +161,9 @@ def test_categories_by_name_and_others_left_out(tmp_path):
     content["categories"].append({"id": 1, "name": "dog"})
     content["annotations"][0]["category_id"] = 1
     data = read_coco(written(tmp_path, content), ["person"], 17)
-    assert data.truths[7].count == 0 and data.truths[8].count == 1
+    assert data.ground_truths[7].count == 0 and data.ground_truths[8].count == 1
     both = read_coco(written(tmp_path, content), ["person", "dog"], 17)
-    assert both.truths[7].classes.tolist() == [1]
+    assert both.ground_truths[7].classes.tolist() == [1]
     with pytest.raises(InputError, match="categories person, dog do not match the classes cat"):
         read_coco(written(tmp_path, content), ["cat"], 17)
 

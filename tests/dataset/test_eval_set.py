@@ -63,7 +63,7 @@ def test_labels_and_json_say_the_same(tmp_path):
     assert from_json.image_ids == [7, 8] and from_labels.image_ids == [1, 2]
     assert from_json.category_ids == [3] and from_labels.category_ids == [1]
     for i in range(2):
-        a, b = from_json.truth(i, (48, 64)), from_labels.truth(i, (48, 64))
+        a, b = from_json.ground_truth(i, (48, 64)), from_labels.ground_truth(i, (48, 64))
         assert np.allclose(a.boxes, b.boxes) and np.allclose(a.keypoints, b.keypoints)
         assert a.areas[0] == 48 * 64 / 8 and b.areas[0] == pytest.approx(0.53 * 48 * 64 / 4)
 
@@ -74,7 +74,7 @@ def test_ids_are_running_numbers_unless_all_names_are_numbers(tmp_path):
 
 def test_nobody_there_is_an_empty_file(tmp_path):
     eval_set = read(write_set(tmp_path, label=""))
-    assert eval_set.truth(0, (48, 64)).count == 0
+    assert eval_set.ground_truth(0, (48, 64)).count == 0
 
 
 def test_missing_images_and_labels_are_counted(tmp_path):
@@ -104,7 +104,7 @@ def test_json_of_other_images(tmp_path):
 def test_json_of_other_sizes(tmp_path):
     eval_set = read(write_set(tmp_path, with_json=True))
     with pytest.raises(InputError, match="64x48 px .* says 48x64"):
-        eval_set.truth(0, (64, 48))
+        eval_set.ground_truth(0, (64, 48))
 
 
 def test_one_name_in_two_folders(tmp_path):

@@ -19,8 +19,8 @@ def test_same_size_as_the_decoded_image(tmp_path, suffix, orientation):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_jpeg_of_several_pictures(tmp_path, orientation):
-    """As phones and cameras write them, with a small or a depth picture behind the first."""
+def test_jpeg_of_several_images(tmp_path, orientation):
+    """As phones and cameras write them, with a preview or a depth map behind the first image."""
     exif = PIL.Exif()
     exif[0x112] = orientation
     path = str(tmp_path / "a.jpg")

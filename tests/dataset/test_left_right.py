@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tests.data.make_people import FIGURE
-from utils.dataset.left_right import mirrored
+from utils.dataset.left_right import swap_reason
 from utils.pose.keypoints import COCO
 
 SWAP = list(COCO.flip_index)
@@ -17,21 +17,21 @@ def turned(degrees, v=2):
 @pytest.mark.parametrize("degrees", range(0, 360, 30))
 def test_any_rotation(degrees):
     points = turned(degrees)
-    assert mirrored(points, np.array([160, 70])) == ""
-    assert mirrored(points[SWAP], np.array([160, 70])) == "eyes and nose are mirrored"
+    assert swap_reason(points, np.array([160, 70])) == ""
+    assert swap_reason(points[SWAP], np.array([160, 70])) == "eyes and nose are mirrored"
 
 
 def test_part_of_the_body():
     box = np.array([160, 70])
     points = turned(0)
     points[[11, 12]] = points[[12, 11]]
-    assert mirrored(points, box) == "shoulders and hips point opposite ways"
+    assert swap_reason(points, box) == "shoulders and hips point opposite ways"
     points = turned(0)
     points[5:] = points[SWAP][5:]
-    assert mirrored(points, box) == "the face looks here, shoulders and hips away"
+    assert swap_reason(points, box) == "the face looks here, shoulders and hips away"
     points[0, 2] = 0  # from behind
-    assert mirrored(points, box) == ""
-    assert mirrored(turned(0, 0), box) == "" and mirrored(turned(0)[:5], box) == ""
+    assert swap_reason(points, box) == ""
+    assert swap_reason(turned(0, 0), box) == "" and swap_reason(turned(0)[:5], box) == ""
     profile = turned(0)
     profile[:, 0] *= 0.05
-    assert mirrored(profile[SWAP], box) == ""
+    assert swap_reason(profile[SWAP], box) == ""

@@ -37,9 +37,9 @@ def findings(data, tasks=("train", "val")):
     }  # fmt: skip
 
 
-def label(mirrored=False, box=None, shift=0.0):
+def label(swapped=False, box=None, shift=0.0):
     points = FIGURE * [0.05, 0.08] + [0.5 + shift, 0.2]
-    points = points[list(COCO.flip_index)] if mirrored else points
+    points = points[list(COCO.flip_index)] if swapped else points
     keypoints = np.concatenate([points, np.full((17, 1), 2)], 1)[None]
     box = np.array([[0.5, 0.5, 0.6, 0.8]] if box is None else [box])
     return format_labels(Labels(np.array([0]), box, keypoints))
@@ -69,7 +69,7 @@ def test_errors(data):
     (images / "train" / "people01.png").write_bytes(
         (images / "train" / "people01.jpg").read_bytes()
     )
-    (images / "train" / "people02.jpg").write_bytes(b"no picture")
+    (images / "train" / "people02.jpg").write_bytes(b"no image")
     (images / "val" / "leak.jpg").write_bytes((images / "train" / "people03.jpg").read_bytes())
     (data / "labels" / "val" / "people08.txt").unlink()
     found = findings(data)
@@ -106,7 +106,7 @@ def test_listed_images_that_are_missing(data):
 
 
 def test_warnings(data):
-    write(data, label(mirrored=True), name="people00")
+    write(data, label(swapped=True), name="people00")
     write(data, label(box=[0.9, 0.5, 0.4, 0.8], shift=0.3), name="people01")
     write(data, label() + "\n" + label(), name="people02")
     write(data, label(box=[0.5, 0.5, 0.01, 0.8]), name="people04")

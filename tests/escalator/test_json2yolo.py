@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from escalator.jobs import NO_IMAGE, NO_JSON
 from escalator.json2coco import json2coco
 from escalator.json2yolo import json2yolo
-from escalator.pairs import NO_IMAGE, NO_JSON
 from escalator.yolo2coco import yolo2coco
 from tests.conftest import ROOT, SHARED, needs_shared
 from tests.scripts import run_script
@@ -89,7 +89,7 @@ def test_what_fails_is_named_and_the_rest_is_converted(data, content, words):
 def test_images_that_are_missing_broken_or_of_one_stem(data):
     annotation(data / "annotations" / "none.json", [PERSON])
     annotation(data / "annotations" / "broken.json", [PERSON])
-    (data / "images" / "broken.jpg").write_bytes(b"no picture")
+    (data / "images" / "broken.jpg").write_bytes(b"no image")
     image(data / "images" / "甲.webp")
     image(data / "images" / "extra.png")
     tally = json2yolo(str(data / "annotations"), str(data / "labels"))
@@ -158,8 +158,8 @@ def test_an_image_in_a_coco_json_and_with_its_own(data):
         assert tally.images == 4
     boxes = read_labels(data / "labels" / "甲.txt", 17).boxes
     assert boxes.tolist() == [[65 / 200, 40 / 100, 50 / 200, 60 / 100]]
-    truths = read_coco(data / "x.json", ["person"], 17).truths.values()
-    assert sorted(t.count for t in truths) == [0, 1, 1, 1]
+    ground_truths = read_coco(data / "x.json", ["person"], 17).ground_truths.values()
+    assert sorted(t.count for t in ground_truths) == [0, 1, 1, 1]
 
 
 def test_names_as_macos_spells_them(tmp_path):
@@ -279,8 +279,8 @@ def test_json2coco_of_a_list(data):
     tally = json2coco(str(data / "val.txt"), str(path))
     coco = read_coco(path, ["person"], 17)
     assert tally.images == 2 and [i.file_name for i in coco.images.values()] == ["甲.png", "空.png"]
-    assert [t.count for t in coco.truths.values()] == [1, 0] and list(coco.images) == [1, 2]
-    assert coco.truths[1].areas == pytest.approx([0.53 * 3000])
+    assert [t.count for t in coco.ground_truths.values()] == [1, 0] and list(coco.images) == [1, 2]
+    assert coco.ground_truths[1].areas == pytest.approx([0.53 * 3000])
     (data / "annotations" / "空.json").unlink()
     tally = json2coco(str(data / "val.txt"), str(path))
     assert not tally.faults and tally.images == 1 and tally.notes[NO_JSON] == 1
@@ -302,7 +302,7 @@ def test_a_name_that_is_not_utf8(tmp_path):
 def test_json2coco_keeps_areas(data):
     source = coco_json(data / "x.json", ["甲.png"])
     json2coco(str(source), str(data / "y.json"), str(data / "images"))
-    assert read_coco(data / "y.json", ["person"], 17).truths[1].areas.tolist() == [1234.5]
+    assert read_coco(data / "y.json", ["person"], 17).ground_truths[1].areas.tolist() == [1234.5]
 
 
 def test_json2coco_writes_nothing_of_nothing(data):

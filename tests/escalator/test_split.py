@@ -66,8 +66,8 @@ def test_a_split_that_fails_leaves_the_earlier_one(tmp_path):
 
 
 def test_a_prefix_that_leads_nowhere(tmp_path, capsys):
-    split(folder(tmp_path), "./pictures/", str(tmp_path), ratios=RATIOS)
-    assert "warning: --prefix_path ./pictures/" in capsys.readouterr().out
+    split(folder(tmp_path), "./photos/", str(tmp_path), ratios=RATIOS)
+    assert "warning: --prefix_path ./photos/" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 3, 4, 9, 10, 99, 100, 101, 12345])

@@ -32,7 +32,7 @@ def visual(data, *flags):
     )  # fmt: skip
 
 
-def test_pictures(data):
+def test_images(data):
     (data / "list.txt").write_text("".join("./images/人%02d.jpg\n" % i for i in range(12)))
     done = visual(data, "--data_file", "list.txt", "--visual_num", 5, "--ids")
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from utils.dataset.coco import Rows
 from utils.errors import InputError
 from utils.evaluation.evaluate import STAGES, batches, evaluate, measure, predict, worst
 from utils.pipeline import StageTimer
-from utils.pose.ground_truth import empty_truth
+from utils.pose.ground_truth import empty_ground_truth
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 
@@ -96,12 +96,12 @@ def test_unreadable_image_is_named(tmp_path):
 def test_several_classes_each_count_alike():
     """Class 0: all found. Class 1: nobody found. Class 2: nobody there."""
     points = np.tile([32.0, 32.0, 2.0], (2, 17, 1))
-    truth = empty_truth(17)._replace(
+    ground_truth = empty_ground_truth(17)._replace(
         boxes=np.array([[10.0, 10, 20, 20], [40.0, 40, 20, 20]]), classes=np.array([0, 1]),
         keypoints=points, areas=np.array([200.0, 200.0]), crowd=np.zeros(2, bool),
     )  # fmt: skip
-    rows = Rows(truth.boxes[:1], np.array([0.8]), np.array([0]), points[:1])
-    found = measure([rows], [truth], [1], ["a", "b", "c"], (0.1,) * 17)
+    rows = Rows(ground_truth.boxes[:1], np.array([0.8]), np.array([0]), points[:1])
+    found = measure([rows], [ground_truth], [1], ["a", "b", "c"], (0.1,) * 17)
     assert found.pose["AP"] == pytest.approx(0.5) and found.box["AP"] == pytest.approx(0.5)
     by_name = {row.name: row for row in found.pose_rows}
     assert by_name["a"].ap == pytest.approx(1) and by_name["b"].ap == 0
@@ -112,7 +112,7 @@ def test_several_classes_each_count_alike():
 
 def test_no_predictions_at_all():
     none = Rows(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), np.zeros((0, 17, 3)))
-    found = measure([none], [empty_truth(17)], [1], ["a"], (0.1,) * 17)
+    found = measure([none], [empty_ground_truth(17)], [1], ["a"], (0.1,) * 17)
     assert found.pose["AP"] == -1 and np.isnan(found.keypoint_oks).all()
 
 

@@ -6,14 +6,14 @@ import pytest
 from utils.dataset.coco import Rows, coco_api_figures, result_json
 from utils.evaluation import metrics
 from utils.evaluation.metrics import Scored
-from utils.pose.ground_truth import Truth, empty_truth
+from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import SIGMAS
 
 NKPT = 17
 
 
 def random_image(rng, nc=1, persons=5, predictions=12):
-    """Truth and Rows as messy as real ones: crowds, hidden persons, near and far predictions."""
+    """GroundTruth and Rows with crowds, hidden persons, near and far predictions."""
     n = int(rng.integers(0, persons + 1))
     wh = rng.uniform(8, 220, (n, 2))
     xy = rng.uniform(0, 400, (n, 2))
@@ -24,7 +24,7 @@ def random_image(rng, nc=1, persons=5, predictions=12):
     keypoints[rng.random(n) < 0.2, :, 2] = 0
     keypoints[keypoints[..., 2] == 0] = 0
     areas = wh[:, 0] * wh[:, 1] * rng.uniform(0.3, 0.9, n)
-    truth = Truth(
+    ground_truth = GroundTruth(
         np.concatenate([xy, wh], 1), rng.integers(0, nc, n), keypoints, areas, rng.random(n) < 0.15
     )
     m = int(rng.integers(0, predictions + 1)) if n else int(rng.integers(0, 3))
@@ -40,28 +40,28 @@ def random_image(rng, nc=1, persons=5, predictions=12):
     boxes[:, 2:] = np.maximum(boxes[:, 2:], 1)
     scores = np.sort(rng.integers(1, 20, m) / 20)[::-1]  # many equal ones
     classes = rng.integers(0, nc, m)
-    return truth, Rows(np.round(boxes, 3), scores, classes, np.round(points, 3))
+    return ground_truth, Rows(np.round(boxes, 3), scores, classes, np.round(points, 3))
 
 
-def as_coco(truths, nc):
+def as_coco(ground_truths, nc):
     """The content of a COCO JSON."""
     annotations = []
-    for image_id, truth in truths.items():
-        for i in range(truth.count):
+    for image_id, ground_truth in ground_truths.items():
+        for i in range(ground_truth.count):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
-                    "category_id": int(truth.classes[i]) + 1,
-                    "bbox": truth.boxes[i].tolist(),
-                    "keypoints": truth.keypoints[i].ravel().tolist(),
-                    "num_keypoints": int((truth.keypoints[i, :, 2] > 0).sum()),
-                    "area": float(truth.areas[i]),
-                    "iscrowd": int(truth.crowd[i]),
+                    "category_id": int(ground_truth.classes[i]) + 1,
+                    "bbox": ground_truth.boxes[i].tolist(),
+                    "keypoints": ground_truth.keypoints[i].ravel().tolist(),
+                    "num_keypoints": int((ground_truth.keypoints[i, :, 2] > 0).sum()),
+                    "area": float(ground_truth.areas[i]),
+                    "iscrowd": int(ground_truth.crowd[i]),
                 }
             )
     return {
-        "images": [{"id": i, "width": 640, "height": 640} for i in truths],
+        "images": [{"id": i, "width": 640, "height": 640} for i in ground_truths],
         "annotations": annotations,
         "categories": [{"id": c + 1, "name": str(c)} for c in range(nc)],
     }
@@ -69,17 +69,19 @@ def as_coco(truths, nc):
 
 def both(images, nc, sigmas=SIGMAS):
     """(ours, pycocotools') poses and boxes of {image id: (ground truth, rows)}."""
-    truths = {k: t for k, (t, _) in images.items()}
+    ground_truths = {k: t for k, (t, _) in images.items()}
     results = [r for k, (_, rows) in images.items() for r in result_json(rows, k, range(1, nc + 1))]
     pairs = [images[k] for k in sorted(images)]
     poses, boxes = [], []
     for c in range(nc):
-        split = [metrics.of_class(rows, truth, c) for truth, rows in pairs]
+        split = [metrics.of_class(rows, ground_truth, c) for ground_truth, rows in pairs]
         poses.append([metrics.score_poses(r, t, sigmas) for r, t in split])
         boxes.append([metrics.score_boxes(r, t) for r, t in split])
     ours = metrics.pose_figures(poses), metrics.box_figures(boxes)
     theirs = tuple(
-        coco_api_figures(copy.deepcopy(as_coco(truths, nc)), results, list(images), kind, sigmas)
+        coco_api_figures(
+            copy.deepcopy(as_coco(ground_truths, nc)), results, list(images), kind, sigmas
+        )
         for kind in ("keypoints", "bbox")
     )
     return ours, theirs
@@ -121,22 +123,31 @@ def no_rows():
     return Rows(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), np.zeros((0, NKPT, 3)))
 
 
-@pytest.mark.parametrize("what", ["no predictions", "no truth", "neither", "perfect"])
+@pytest.mark.parametrize("what", ["no predictions", "no ground truth", "neither", "perfect"])
 def test_edges_equal_pycocotools(what):
     pytest.importorskip("pycocotools")
     rng = np.random.default_rng(1)
     images = {i: random_image(rng) for i in range(1, 9)}
-    for i, (truth, rows) in images.items():
-        points = np.concatenate([truth.keypoints[..., :2], np.full((truth.count, NKPT, 1), 2)], -1)
-        truth = truth._replace(crowd=np.zeros(truth.count, bool), keypoints=points)
-        if what in ("no truth", "neither"):
-            truth = empty_truth(NKPT)
+    for i, (ground_truth, rows) in images.items():
+        points = np.concatenate(
+            [ground_truth.keypoints[..., :2], np.full((ground_truth.count, NKPT, 1), 2)], -1
+        )
+        ground_truth = ground_truth._replace(
+            crowd=np.zeros(ground_truth.count, bool), keypoints=points
+        )
+        if what in ("no ground truth", "neither"):
+            ground_truth = empty_ground_truth(NKPT)
         if what in ("no predictions", "neither"):
             rows = no_rows()
         if what == "perfect":
-            count = truth.count
-            rows = Rows(truth.boxes, np.linspace(1, 0.5, count), truth.classes, truth.keypoints)
-        images[i] = (truth, rows)
+            count = ground_truth.count
+            rows = Rows(
+                ground_truth.boxes,
+                np.linspace(1, 0.5, count),
+                ground_truth.classes,
+                ground_truth.keypoints,
+            )
+        images[i] = (ground_truth, rows)
     ours, theirs = both(images, 1)
     for mine, reference in zip(ours, theirs):
         assert list(mine.values()) == pytest.approx(reference, abs=1e-9)
@@ -148,10 +159,10 @@ def test_oks_by_hand():
     """One point 10 px off on a person of 100 px^2: exp(-100 / (2 (2 sigma)^2 100))."""
     keypoints = np.zeros((1, 2, 3))
     keypoints[0, 0] = 50, 50, 2
-    truth = Truth(np.array([[40.0, 40, 20, 20]]), np.zeros(1, int), keypoints,
+    ground_truth = GroundTruth(np.array([[40.0, 40, 20, 20]]), np.zeros(1, int), keypoints,
                   np.array([100.0]), np.zeros(1, bool))  # fmt: skip
     rows = Rows(np.zeros((1, 4)), np.ones(1), np.zeros(1, int), keypoints + [10, 0, 0])
-    assert metrics.oks(rows, truth, (0.5, 0.1))[0, 0] == pytest.approx(np.exp(-0.5))
+    assert metrics.oks(rows, ground_truth, (0.5, 0.1))[0, 0] == pytest.approx(np.exp(-0.5))
 
 
 def scored(similarity, scores, **changes):
@@ -159,7 +170,7 @@ def scored(similarity, scores, **changes):
     d, g = similarity.shape
     plenty, nobody = np.full(max(d, g), 5000.0), np.zeros(g, bool)
     fields = {"similarity": similarity, "scores": np.asarray(scores, float)}
-    fields.update(areas=plenty[:d], truth_areas=plenty[:g], ignored=nobody, crowd=nobody)
+    fields.update(areas=plenty[:d], ground_truth_areas=plenty[:g], ignored=nobody, crowd=nobody)
     fields.update(changes)
     return Scored(**fields)
 
@@ -199,9 +210,9 @@ def test_order_of_images_does_not_matter_without_equal_scores():
     rng = np.random.default_rng(3)
     images = []
     for _ in range(300):
-        truth, rows = random_image(rng)
+        ground_truth, rows = random_image(rng)
         images.append(metrics.score_poses(rows._replace(scores=np.sort(rng.random(rows.count))[::-1]),
-                                          truth, SIGMAS))  # fmt: skip
+                                          ground_truth, SIGMAS))  # fmt: skip
     one = metrics.pose_figures([images])
     other = metrics.pose_figures([[images[i] for i in rng.permutation(len(images))]])
     assert one == pytest.approx(other, abs=1e-12)
@@ -219,8 +230,8 @@ def test_mean_curve_of_a_class_that_is_silent():
 
 
 def test_one_class_is_not_copied():
-    truth, rows = random_image(np.random.default_rng(0))
-    mine, persons = metrics.of_class(rows, truth, 0)
-    assert mine.keypoints is rows.keypoints and persons.keypoints is truth.keypoints
-    mine, persons = metrics.of_class(rows, truth, 1)
+    ground_truth, rows = random_image(np.random.default_rng(0))
+    mine, persons = metrics.of_class(rows, ground_truth, 0)
+    assert mine.keypoints is rows.keypoints and persons.keypoints is ground_truth.keypoints
+    mine, persons = metrics.of_class(rows, ground_truth, 1)
     assert mine.count == persons.count == 0

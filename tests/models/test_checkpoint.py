@@ -50,7 +50,7 @@ def test_own_format_loads_with_weights_only(tmp_path, model):
     assert content["state_dict"]["model.0.conv.conv.weight"].dtype == torch.float16
 
 
-def test_half_round_trip(tmp_path, model):
+def test_fp16_round_trip(tmp_path, model):
     save_checkpoint(tmp_path / "x.pt", model, half=True)
     half = load_checkpoint(tmp_path / "x.pt").model
     assert all(p.dtype == torch.float32 for p in half.parameters())
@@ -466,7 +466,7 @@ def test_what_cannot_be_loaded_cannot_be_saved(tmp_path, model):
         save_checkpoint(tmp_path / "x.pt", model.fuse())
 
 
-def test_half_file_keeps_statistics_and_anchors(tmp_path, model):
+def test_fp16_file_keeps_statistics_and_anchors(tmp_path, model):
     model.model[1].bn.running_var.fill_(1e5)
     model.head.anchor_grid[0, 0, 0] = 303.37
     save_checkpoint(tmp_path / "x.pt", model, half=True)

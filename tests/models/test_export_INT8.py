@@ -13,8 +13,8 @@ from utils.quantization.cache import read_cache  # noqa: E402
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(6):
         image = np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8)
@@ -22,9 +22,9 @@ def pictures(tmp_path):
     return folder
 
 
-def test_calibrate_quantise_report_detect(tmp_path, pictures):
+def test_calibrate_quantise_report_detect(tmp_path, image_folder):
     path = make_small_net(tmp_path / "x.onnx")
-    flags = ["--onnx", path, "--calib_path", pictures, "--calib-num", 5, "--cache_dir",
+    flags = ["--onnx", path, "--calib_path", image_folder, "--calib-num", 5, "--cache_dir",
              tmp_path / "caches"]  # fmt: skip
     done = run_script("models/export_INT8.py", *flags, "--report")
     assert done.returncode == 0, done.stderr
@@ -36,7 +36,7 @@ def test_calibrate_quantise_report_detect(tmp_path, pictures):
     before, after = (run_onnx(tmp_path / n, images)[0][..., 6:] for n in ("x.onnx", "x-INT8.onnx"))
     assert 0 < np.sqrt(np.mean((before - after) ** 2)) < 0.03 * before.std()
     done = run_script("detect_multi_backend.py", "--weights", tmp_path / "x-INT8.onnx", "--source",
-                      pictures, "--project", tmp_path / "out", "--save-json")  # fmt: skip
+                      image_folder, "--project", tmp_path / "out", "--save-json")  # fmt: skip
     assert done.returncode == 0 and "INT8" in done.stdout
     assert json.loads(next((tmp_path / "out").rglob("predictions.json")).read_text())
 
@@ -52,17 +52,17 @@ def refused(done, *words):
 
 
 @pytest.fixture
-def calibrated(tmp_path, pictures):
+def calibrated(tmp_path, image_folder):
     """(x.onnx, flags without images, flags) after a calibration on four images."""
     path = make_small_net(tmp_path / "x.onnx")
     bare = ["--onnx", path, "--cache_dir", tmp_path]
-    flags = [*bare, "--calib_path", pictures, "--calib_num", 4]
+    flags = [*bare, "--calib_path", image_folder, "--calib_num", 4]
     done = int8(*flags)
     assert done.returncode == 0, done.stderr
     return path, bare, flags
 
 
-def test_the_same_command_twice_gives_the_same_file(tmp_path, calibrated, pictures):
+def test_the_same_command_twice_gives_the_same_file(tmp_path, calibrated, image_folder):
     path, bare, flags = calibrated
     first, cache = (tmp_path / "x-INT8.onnx").read_bytes(), (tmp_path / "x.cache").read_bytes()
     (tmp_path / "x-INT8.onnx").unlink()
@@ -86,10 +86,10 @@ def test_report_rewrites_nothing(tmp_path, calibrated):
     assert now == files
 
 
-def test_a_cache_needs_no_images_and_says_what_is_left_out(tmp_path, calibrated, pictures):
+def test_a_cache_needs_no_images_and_says_what_is_left_out(tmp_path, calibrated, image_folder):
     path, bare, flags = calibrated
     content = (tmp_path / "x.cache").read_bytes()
-    pictures.rename(tmp_path / "elsewhere")
+    image_folder.rename(tmp_path / "elsewhere")
     for words in (bare, flags):  # a fitted file is not replaced by one that is not
         refused(int8(*words), "x-INT8.onnx", "--calib_path", "--no-bias-correction")
     (tmp_path / "x-INT8.onnx").unlink()
@@ -120,7 +120,7 @@ def test_a_cache_belongs_to_one_onnx_and_one_size(tmp_path, calibrated):
     assert done.returncode == 0 and "calibration from" in done.stdout
 
 
-def test_what_was_typed_is_not_ignored(tmp_path, calibrated, pictures):
+def test_what_was_typed_is_not_ignored(tmp_path, calibrated, image_folder):
     path, bare, flags = calibrated
     refused(int8(*bare, "--calib_num", 3), "made with --calib_num 4, not 3")
     refused(int8(*bare, "--calib_method", "mse"), "--calib_method Foreground, not Mse")
@@ -136,7 +136,7 @@ def test_what_was_typed_is_not_ignored(tmp_path, calibrated, pictures):
         assert reason in done.stdout and (tmp_path / "x.cache").read_bytes() != before
         assert "calibrating" not in int8(*flags[:-2], *words).stdout
     for i in range(6):
-        (pictures / ("%d.png" % i)).rename(pictures / ("%d-new.png" % i))
+        (image_folder / ("%d.png" % i)).rename(image_folder / ("%d-new.png" % i))
     assert "made from other images" in int8(*flags[:-2]).stdout
 
 
@@ -159,9 +159,9 @@ def test_a_cache_without_side_file_is_taken_with_a_warning(tmp_path, calibrated)
     refused(int8(*bare), "tensors that x.onnx needs")
 
 
-def test_int8_of_int8(tmp_path, pictures):
+def test_int8_of_int8(tmp_path, image_folder):
     path = make_small_net(tmp_path / "x.onnx")
-    flags = ["--calib_path", pictures, "--calib_num", 2, "--cache_dir", tmp_path]
+    flags = ["--calib_path", image_folder, "--calib_num", 2, "--cache_dir", tmp_path]
     assert run_script("models/export_INT8.py", "--onnx", path, *flags).returncode == 0
     done = run_script("models/export_INT8.py", "--onnx", tmp_path / "x-INT8.onnx", *flags)
     assert done.returncode == 1 and "has Q/DQ pairs already" in done.stderr

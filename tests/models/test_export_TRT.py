@@ -77,8 +77,8 @@ def facts(engine):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def image_folder(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(10):
         image = np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8)
@@ -87,9 +87,9 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def calib(tmp_path, pictures):
+def calib(tmp_path, image_folder):
     """Flags of a calibration."""
-    return ["--int8", "--calib_path", pictures, "--calib_num", 10, "--calib_batch", 4,
+    return ["--int8", "--calib_path", image_folder, "--calib_num", 10, "--calib_batch", 4,
             "--cache_dir", tmp_path / "caches"]  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def predictions(version, weights, source, folder):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_fp16_export_detect_test(tmp_path, pictures, version):
+def test_fp16_export_detect_test(tmp_path, image_folder, version):
     path = make_small_net(tmp_path / "x.onnx")
     out = good(run(version, "models/export_TRT.py", "--onnx", path, "--batch-size", 1, "--fp16"))
     engine = tmp_path / "x-FP16.trt"
@@ -135,9 +135,9 @@ def test_fp16_export_detect_test(tmp_path, pictures, version):
         assert built["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
         assert set(built["precisions"].values()) == {"FLOAT"}
         assert {"decode/m1", "decode/s1", "decode/m3"} <= set(built["precisions"])
-    text, rows = predictions(version, engine, pictures, tmp_path / "trt")
+    text, rows = predictions(version, engine, image_folder, tmp_path / "trt")
     assert "on Xavier" in text or "Xavier through pycuda" in text
-    _, expected = predictions(None, path, pictures, tmp_path / "onnx")
+    _, expected = predictions(None, path, image_folder, tmp_path / "onnx")
     assert len(rows) == len(expected) >= 10
     for a, b in zip(rows, expected):
         assert a["score"] == pytest.approx(b["score"], abs=5e-3)
@@ -178,7 +178,7 @@ def test_int8_from_images_and_from_the_cache_alone(tmp_path, calib, version):
     assert second["calibrated_images"] == 0
     if version != "v11":
         assert second["scales"] == pytest.approx(first["scales"], rel=1e-6)
-    _, rows = predictions(version, engine, tmp_path / "pictures", tmp_path / "out")
+    _, rows = predictions(version, engine, tmp_path / "images", tmp_path / "out")
     assert len(rows) >= 10
 
 
@@ -228,9 +228,9 @@ def test_explicit_on_an_old_version_and_ranges_of_onnx_runtime(tmp_path, calib):
     bad(run("v11", *export, "--quant", "implicit"), "--quant implicit", "no calibrators")
 
 
-def test_qdq_and_half_models_are_named_after_what_they_are(tmp_path, pictures):
+def test_qdq_and_fp16_models_are_named_after_what_they_are(tmp_path, image_folder):
     path = make_small_net(tmp_path / "x.onnx")
-    good(run(None, "models/export_INT8.py", "--onnx", path, "--calib_path", pictures,
+    good(run(None, "models/export_INT8.py", "--onnx", path, "--calib_path", image_folder,
              "--calib_num", 4, "--cache_dir", tmp_path))  # fmt: skip
     for version in ("v85", "v11"):
         good(run(version, "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx"))
@@ -238,16 +238,16 @@ def test_qdq_and_half_models_are_named_after_what_they_are(tmp_path, pictures):
         (tmp_path / "x-INT8.trt").unlink()
     bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "x-INT8.onnx", "--int8", "--quant",
             "implicit"), "--quant implicit", "has Q/DQ pairs")  # fmt: skip
-    from utils.graph.fp16 import to_half
+    from utils.graph.fp16 import to_fp16
 
     model = onnx.load(str(path))
-    to_half(model)
+    to_fp16(model)
     onnx.save(model, str(tmp_path / "h.onnx"))
     out = good(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "h.onnx"))
     assert "FP16 weights" in out and (tmp_path / "h-FP16.trt").is_file()
     assert facts(tmp_path / "h-FP16.trt")["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
     bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "h.onnx", "--int8", "--calib_path",
-            pictures), "FP16 weights", "without --half")  # fmt: skip
+            image_folder), "FP16 weights", "without --half")  # fmt: skip
 
 
 @pytest.mark.parametrize("version", ["v85", "v11"])
@@ -278,15 +278,15 @@ def test_fp16_weights_are_rounded_here(tmp_path, version, monkeypatch):
 
 
 @pytest.mark.parametrize("version", ["v85", "v11"])
-def test_dynamic(tmp_path, calib, pictures, version):
+def test_dynamic(tmp_path, calib, image_folder, version):
     path = make_small_net(tmp_path / "x-dynamic.onnx", None, None, imgsz=[128, 128])
     export = ["models/export_TRT.py", "--onnx", path]
     good(run(version, *export, "--dynamic", "--max-batch", 3, "--opt-size", 128))
     engine = tmp_path / "x-dynamic.trt"
     wanted = ((1, 3, 64, 64), (1, 3, 128, 128), (3, 3, 128, 128))
     assert facts(engine)["profile"] == {"input": wanted}
-    text = good(run(version, "detect_multi_backend.py", "--weights", engine, "--source", pictures,
-                    "--nosave", "--project", tmp_path / "out"))  # fmt: skip
+    text = good(run(version, "detect_multi_backend.py", "--weights", engine, "--source",
+                    image_folder, "--nosave", "--project", tmp_path / "out"))  # fmt: skip
     assert "?x3x?x?" in text
     good(run(version, *export, "--batch-size", 2))  # static, of a dynamic ONNX
     assert facts(engine)["profile"] == {"input": ((2, 3, 128, 128),) * 3}
@@ -301,7 +301,7 @@ def test_dynamic(tmp_path, calib, pictures, version):
 
 @pytest.mark.parametrize("form", ["static", "efficientnms"])
 @pytest.mark.parametrize("version", ["v85", "v11"])
-def test_nms_inside(tmp_path, pictures, version, form):
+def test_nms_inside(tmp_path, image_folder, version, form):
     from utils.graph.nms import Nms, add_nms
 
     model = onnx.load(str(make_small_net(tmp_path / "x.onnx", conf_thres=0.2, iou_thres=0.45,
@@ -314,14 +314,14 @@ def test_nms_inside(tmp_path, pictures, version, form):
     if version == "v85" and form == "efficientnms":
         plugins = [k for k in facts(engine)["precisions"] if k.startswith("nms/")]
         assert plugins  # NMS stays FP32
-    text, rows = predictions(version, engine, pictures, tmp_path / "trt")
+    text, rows = predictions(version, engine, image_folder, tmp_path / "trt")
     assert "embedded NMS (conf 0.2, iou 0.45, at most 8 poses)" in text
-    _, expected = predictions(None, tmp_path / "x-NMS.onnx", pictures, tmp_path / "onnx")
+    _, expected = predictions(None, tmp_path / "x-NMS.onnx", image_folder, tmp_path / "onnx")
     assert len(rows) == len(expected) >= 10
 
 
 @pytest.mark.parametrize("version", ["v85", "v11"])
-def test_nms_inside_in_int8(tmp_path, pictures, calib, version):
+def test_nms_inside_in_int8(tmp_path, image_folder, calib, version):
     from utils.graph.nms import Nms, add_nms
 
     model = onnx.load(str(make_small_net(tmp_path / "x.onnx", conf_thres=0.2, iou_thres=0.45,
@@ -331,7 +331,7 @@ def test_nms_inside_in_int8(tmp_path, pictures, calib, version):
     flags = ["--onnx", tmp_path / "x-NMS.onnx", *calib, "--quant", "explicit"]
     good(run(version, "models/export_TRT.py", *flags))
     for weights in ("x-NMS-INT8.trt", "x-NMS-INT8.onnx"):
-        _, rows = predictions(version, tmp_path / weights, pictures, tmp_path / weights[-4:])
+        _, rows = predictions(version, tmp_path / weights, image_folder, tmp_path / weights[-4:])
         assert len(rows) >= 10
     done = run(version, "models/export_INT8.py", "--onnx", tmp_path / "x-NMS.onnx", "--report",
                "--cache_dir", tmp_path / "caches")  # fmt: skip
@@ -394,7 +394,7 @@ def test_pairs_are_not_built_under_binding_precisions(tmp_path, calib):
     assert "OBEY_PRECISION_CONSTRAINTS" in flags
 
 
-def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, pictures, calib):
+def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, image_folder, calib):
     path = make_small_net(tmp_path / "x.onnx")
     dynamic = make_small_net(tmp_path / "d.onnx", None, None)
     for name in ("x.trt", "x-INT8.trt", "x-FP16.trt"):
@@ -414,7 +414,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     flags = ["--int8", "--cache_dir", tmp_path / "none", "--calib_path"]
     bad(run("v85", *export, *flags, empty), "--calib_path", "no images")
     bad(run("v85", *export, *flags, tmp_path / "nowhere"), "--calib_path", "expected a folder")
-    bad(run("v11", *export, *flags, pictures), "--calib_num 1024: only 10 images")
+    bad(run("v11", *export, *flags, image_folder), "--calib_num 1024: only 10 images")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "x.cache").write_text("TRT-8401-MinMaxCalibration\ninput: 3c010204\n")
@@ -422,7 +422,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
         bad(run(version, *export, "--int8", "--cache_dir", foreign), "x.cache", "1 of the")
     (foreign / "x.cache").write_text("nonsense")
     bad(run("v85", *export, "--int8", "--cache_dir", foreign), "not a calibration cache")
-    (pictures / "3.png").write_bytes(b"broken")
+    (image_folder / "3.png").write_bytes(b"broken")
     bad(run("v85", *export, *calib), "calibration", "3.png")
     bad(run("v85", *export, *calib, "--keep", "nothing"), "--keep nothing: no convolution")
     bad(run("v85", "models/export_TRT.py", "--onnx", dynamic, "--opt-size", 0), "--img-size 0")
@@ -434,35 +434,35 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, picture
     assert not list(tmp_path.rglob(".tmp*"))
 
 
-def stopped_at(error, picture, monkeypatch):
+def stopped_at(error, image_file, monkeypatch):
     """A image that cannot be read for a reason of its own."""
     from utils.dataset import images
 
     read = images.read_image
 
     def read_image(path):
-        if path.endswith(picture):
+        if path.endswith(image_file):
             raise error
         return read(path)
 
     monkeypatch.setattr(images, "read_image", read_image)
 
 
-def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, pictures, calib):
+def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, image_folder, calib):
     """The bindings swallow what a calibrator raises, and TensorRT goes on with half the images."""
     path = make_small_net(tmp_path / "x.onnx")
     engine, cache = tmp_path / "x-INT8.trt", tmp_path / "caches" / "x.cache"
     engine.write_bytes(b"old")
-    whole = (pictures / "3.png").read_bytes()
-    (pictures / "3.png").write_bytes(b"broken")
+    whole = (image_folder / "3.png").read_bytes()
+    (image_folder / "3.png").write_bytes(b"broken")
     bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", "3.png")
     assert engine.read_bytes() == b"old" and not cache.exists()
-    for picture in pictures.iterdir():  # then there is nothing to build from either
-        picture.write_bytes(b"broken")
+    for image_file in image_folder.iterdir():  # then there is nothing to build from either
+        image_file.write_bytes(b"broken")
     bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", ".png")
     assert engine.read_bytes() == b"old" and not cache.exists()
-    for picture in pictures.iterdir():
-        picture.write_bytes(whole)
+    for image_file in image_folder.iterdir():
+        image_file.write_bytes(whole)
     good(run("v85", "models/export_TRT.py", "--onnx", path, *calib))
     assert facts(engine)["calibrated_images"] == 10
 
@@ -500,7 +500,7 @@ def test_builds_on_the_gpu_asked_for(tmp_path):
         assert facts(tmp_path / "x.trt")["gpu_index"] == 0
 
 
-def test_half_static(tmp_path, pictures):
+def test_fp16_static(tmp_path, image_folder):
     """A dynamic batch of one size, or any size of one batch, as other exporters make."""
     for name, batch, hw in (("b.onnx", None, (64, 64)), ("s.onnx", 2, None)):
         dims = onnx.load(str(make_small_net(tmp_path / name, batch, None)))
@@ -519,11 +519,11 @@ def test_half_static(tmp_path, pictures):
     bad(run("v85", *export, "--batch-size", 4), "--batch-size 4", "static, 2")
 
 
-def test_engines_that_cannot_run(tmp_path, pictures):
+def test_engines_that_cannot_run(tmp_path, image_folder):
     path = make_small_net(tmp_path / "x.onnx")
     good(run("v85", "models/export_TRT.py", "--onnx", path))
     engine = tmp_path / "x.trt"
-    detect = ["detect_multi_backend.py", "--weights", engine, "--source", pictures, "--nosave",
+    detect = ["detect_multi_backend.py", "--weights", engine, "--source", image_folder, "--nosave",
               "--project", tmp_path / "out"]  # fmt: skip
     bad(run("v86", *detect), "built by TensorRT 8.5.2.2, here is TensorRT 8.6.1.6", "export_TRT.py")
     bad(run("v85", *detect, FAKE_GPU="Orin"), "built for Xavier, here is Orin")
@@ -539,21 +539,21 @@ def test_engines_that_cannot_run(tmp_path, pictures):
     bad(run("v85", *detect), "x.trt.json: not JSON")
 
 
-def test_an_engine_without_side_file_runs(tmp_path, pictures):
+def test_an_engine_without_side_file_runs(tmp_path, image_folder):
     path = make_small_net(tmp_path / "x.onnx")
     good(run("v10", "models/export_TRT.py", "--onnx", path))
     (tmp_path / "x.trt.json").unlink()
     (tmp_path / "x.trt").rename(tmp_path / "x.engine")
-    text, rows = predictions("v10", tmp_path / "x.engine", pictures, tmp_path / "out")
+    text, rows = predictions("v10", tmp_path / "x.engine", image_folder, tmp_path / "out")
     assert "unknown precision" in text and len(rows) >= 10
 
 
-def test_as_processes(tmp_path, pictures):
+def test_as_processes(tmp_path, image_folder):
     """Two of the above as users run them."""
     path = make_small_net(tmp_path / "x.onnx")
     good(process("v85", "models/export_TRT.py", "--onnx", path, "--fp16"))
     out = good(process("v85", "detect_multi_backend.py", "--weights", tmp_path / "x-FP16.trt",
-                       "--source", pictures, "--project", tmp_path / "out"))  # fmt: skip
+                       "--source", image_folder, "--project", tmp_path / "out"))  # fmt: skip
     assert "TensorRT 8.5.2.2, Xavier through pycuda, FP16" in out
     bad(process("v11", "models/export_TRT.py", "--onnx", path, "--dynamic"), "--dynamic")
 
@@ -566,15 +566,23 @@ def test_real_tensorrt_rtx(tmp_path, calib):
         out = good(run(None, "models/export_TRT.py", "--onnx", path, *flags))
         assert "TensorRT-RTX" in out and (tmp_path / name).stat().st_size > 1000
     done = run(None, "detect_multi_backend.py", "--weights", tmp_path / "x.trt", "--source",
-               tmp_path / "pictures", "--project", tmp_path / "out")  # fmt: skip
+               tmp_path / "images", "--project", tmp_path / "out")  # fmt: skip
     if "CUDA GPU" in done.stderr:
         bad(done, "needs a CUDA GPU")
 
 
-def test_int8_where_fp16_is_slow(tmp_path, pictures):
+def test_int8_where_fp16_is_slow(tmp_path, image_folder):
     """A GPU before Volta: nobody asked for FP16, so it is left out."""
     path = make_small_net(tmp_path / "x.onnx")
-    flags = ["--int8", "--calib_path", pictures, "--calib_num", 4, "--cache_dir", tmp_path / "c"]
+    flags = [
+        "--int8",
+        "--calib_path",
+        image_folder,
+        "--calib_num",
+        4,
+        "--cache_dir",
+        tmp_path / "c",
+    ]
     for quant in ("implicit", "explicit"):
         command = ["models/export_TRT.py", "--onnx", path, *flags, "--quant", quant]
         done = run("v85", *command, FAKE_NO_FP16="1")

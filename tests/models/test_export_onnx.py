@@ -73,7 +73,7 @@ def test_dynamic_export_takes_any_batch_and_size(weights, flags):
 
 
 @pytest.mark.parametrize("flags", [["--simplify"], ["--dynamic"]])
-def test_half_export_on_a_cpu(weights, flags):
+def test_fp16_export_on_a_cpu(weights, flags):
     run(weights, "--half", *flags, "--round", "nearest")
     name = "tiny-dynamic.onnx" if "--dynamic" in flags else "tiny.onnx"
     graph = onnx.load(str(weights.with_name(name)))
@@ -89,7 +89,7 @@ def test_half_export_on_a_cpu(weights, flags):
     assert np.abs(got - want)[..., 7::3].max() < 3 and np.abs(got - want)[..., 8::3].max() < 3
 
 
-def test_half_rounds_so_that_errors_cancel(weights):
+def test_fp16_rounds_so_that_errors_cancel(weights):
     x = images(1, 128, 128)
     x = np.round(x * 255) / np.float32(255)
     want = expected(weights, x)
@@ -219,12 +219,12 @@ def test_end2end_finds_what_nms_outside_finds(weights, form, flags, capsys):
     stem = "tiny-dynamic" if "--dynamic" in flags else "tiny"
     outside = load_backend(str(weights.with_name(stem + ".onnx")), "cpu")
     inside = load_backend(str(weights.with_name(stem + "-NMS.onnx")), "cpu")
-    assert inside.end2end and inside.baked == (0.1, 0.6, 60)
+    assert inside.end2end and inside.embedded_nms == (0.1, 0.6, 60)
     assert (inside.names, inside.nkpt, inside.stride) == (["cat", "狗"], 5, 64)
     assert inside.imgsz == (128, 128) and inside.input_shape == outside.input_shape
     assert ("replaced by standard ops" in inside.description) == (form == "efficientnms")
-    picture = onnx_check.check_image("")
-    batch = onnx_check.check_batch(picture, (128, 128), 2)
+    image_file = onnx_check.check_image("")
+    batch = onnx_check.check_batch(image_file, (128, 128), 2)
     found = detections_to_poses(inside(batch))
     wanted = raw_to_poses(outside(batch), 2, 0.1, 0.6, max_det=60)
     assert sum(p.count for p in wanted) > 20

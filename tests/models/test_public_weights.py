@@ -38,7 +38,7 @@ def test_the_shipped_weights_are_those_of_the_card(capsys, path, parameters, siz
 
 @pytest.mark.parametrize("path, limit", [(SHIPPED, 0.25), (LARGER, 0.12)])
 @pytest.mark.parametrize("hw, greys", [((640, 640), (100, 114)), ((320, 320), (0, 114, 200))])
-def test_nobody_is_seen_in_a_plain_picture(path, limit, hw, greys):
+def test_nobody_is_seen_in_a_plain_image(path, limit, hw, greys):
     """These two were trained without plain images, so nothing but this test guards them."""
     import torch
 

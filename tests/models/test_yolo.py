@@ -137,7 +137,7 @@ def test_training_and_eval_see_the_same_values():
     torch.testing.assert_close(raw[..., 8].sigmoid(), decoded[..., 8])
 
 
-def test_decode_stays_fp32_in_a_half_model():
+def test_decode_stays_fp32_in_a_fp16_model():
     model = randomized(Model(tiny_cfg())).fuse().half()
     with torch.no_grad():
         assert model(torch.rand(1, 3, 64, 64).half()).dtype == torch.float32

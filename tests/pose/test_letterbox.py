@@ -91,7 +91,7 @@ def test_boxes_are_clipped_by_columns_and_keypoints_are_not():
     np.testing.assert_allclose(back.keypoints[0, 0, :2], [-10, -10])
 
 
-def test_rectangle_never_shrinks_the_picture():
+def test_rectangle_never_shrinks_the_image():
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 4000, (2000, 2)).tolist() + [[2234, 225]]
     for h, w in sizes:

@@ -44,7 +44,7 @@ def test_mse_is_near_the_best_range(seed, shape):
     assert int8_error(values, activation_ranges.mse(filled(values))) < 1.15 * best
 
 
-def test_one_odd_picture_does_not_cost_the_others_their_bits():
+def test_one_odd_image_does_not_cost_the_others_their_bits():
     rng = np.random.default_rng(0)
     usual = [silu(rng.standard_normal(5000) * 2) for _ in range(50)]
     odd = silu(rng.standard_normal(5000) * 60)
@@ -81,7 +81,7 @@ def test_foreground_has_the_range_that_is_best_there(seed):
     )
 
 
-def test_foreground_on_few_pictures_are_not_cut_off():
+def test_foreground_on_few_images_are_not_cut_off():
     """What is large on one image in ten keeps more of its size than by the logarithm."""
     rng = np.random.default_rng(0)
     usual = [silu(rng.standard_normal(5000)) for _ in range(27)]

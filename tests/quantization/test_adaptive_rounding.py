@@ -8,7 +8,7 @@ from onnx import numpy_helper  # noqa: E402
 from tests.small_net import make_small_net, run_onnx  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.graph.analysis import Graph  # noqa: E402
-from utils.graph.fp16 import to_half  # noqa: E402
+from utils.graph.fp16 import to_fp16  # noqa: E402
 from utils.quantization import adaptive_rounding  # noqa: E402
 
 
@@ -117,7 +117,7 @@ def test_a_shared_constant_is_left_alone(tmp_path):
     assert not np.array_equal(before["block1.weight"], after["block1.weight"])
 
 
-def test_without_pictures_nothing_is_done(tmp_path):
+def test_without_images_nothing_is_done(tmp_path):
     model = load(tmp_path)
     before = model.SerializeToString()
     adaptive_rounding.round_weights(model, [])
@@ -132,12 +132,12 @@ def test_a_model_that_cannot_run(tmp_path):
         adaptive_rounding.round_weights(model, [pixels(0)])
 
 
-def test_prepare_and_half(tmp_path):
+def test_prepare_and_fp16(tmp_path):
     model = load(tmp_path)
     before = run_onnx(model, pixels(5))[0]
-    adaptive_rounding.prepare(model, adaptive_rounding.sample_pictures((64, 64)))
+    adaptive_rounding.prepare(model, adaptive_rounding.sample_images((64, 64)))
     weights = {c.input[1]: constants(model)[c.input[1]] for c in Graph(model).convs}
-    to_half(model, half_input=True)
+    to_fp16(model, fp16_input=True)
     onnx.checker.check_model(model, full_check=True)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
     typed = constants(model)
@@ -147,8 +147,8 @@ def test_prepare_and_half(tmp_path):
     assert np.abs(after - before).max() < 3e-3 * np.abs(before).max()
 
 
-def test_sample_pictures(tmp_path):
-    found = adaptive_rounding.sample_pictures((64, 128))
+def test_sample_images(tmp_path):
+    found = adaptive_rounding.sample_images((64, 128))
     assert len(found) >= 3 and {p.shape for p in found} == {(1, 3, 64, 128)}
-    one = next(adaptive_rounding.PICTURES.glob("*.jpg"))
-    assert len(adaptive_rounding.sample_pictures((64, 128), [str(one)])) == len(found)
+    one = next(adaptive_rounding.SAMPLE_IMAGES.glob("*.jpg"))
+    assert len(adaptive_rounding.sample_images((64, 128), [str(one)])) == len(found)

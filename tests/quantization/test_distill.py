@@ -20,7 +20,7 @@ IMAGES = np.random.default_rng(0).random((4, 1, 3, 64, 64), np.float32)
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def paths(tmp_path):
     paths = []
     for i in range(4):
         image = cv2.resize(np.random.default_rng(i).integers(0, 255, (9, 9, 3), np.uint8), (80, 60))
@@ -82,12 +82,10 @@ def test_gradients_of_a_pair():
     assert float(scale.grad) == pytest.approx(-0.2 - 0.3 - 0.4 + 127 - 1280, rel=1e-5)
 
 
-def test_no_steps_change_nothing(tmp_path, pictures):
+def test_no_steps_change_nothing(tmp_path, paths):
     teacher, model, plan = quantised(tmp_path)
     before = model.SerializeToString()
-    assert (
-        distill(model, teacher, plan, pictures=pictures, net_hw=(64, 64), options=Options(0)) == []
-    )
+    assert distill(model, teacher, plan, paths=paths, net_hw=(64, 64), options=Options(0)) == []
     assert model.SerializeToString() == before
 
 
@@ -102,7 +100,7 @@ def loss_of(model, teacher):
     return np.mean(losses)
 
 
-def test_it_comes_nearer_to_the_teacher_and_stays_a_model_of_the_same_kind(tmp_path, pictures):
+def test_it_comes_nearer_to_the_teacher_and_stays_a_model_of_the_same_kind(tmp_path, paths):
     teacher, model, plan = quantised(tmp_path)
     for constant in model.graph.initializer:  # a network that INT8 has spoilt
         if constant.name in ("fuse.bias", "block2.bias"):
@@ -111,7 +109,7 @@ def test_it_comes_nearer_to_the_teacher_and_stays_a_model_of_the_same_kind(tmp_p
     nodes = [node.SerializeToString() for node in model.graph.node]
     before = loss_of(model, teacher)
     options = Options(60, size=64, rate=3e-3, progress=False)
-    losses = distill(model, teacher, plan, pictures=pictures, net_hw=(64, 64), options=options)
+    losses = distill(model, teacher, plan, paths=paths, net_hw=(64, 64), options=options)
     assert len(losses) == 60 and loss_of(model, teacher) < 0.5 * before
     onnx.checker.check_model(model)
     assert [node.SerializeToString() for node in model.graph.node] == nodes
@@ -128,12 +126,12 @@ def test_it_comes_nearer_to_the_teacher_and_stays_a_model_of_the_same_kind(tmp_p
     assert run_onnx(model, IMAGES[0])[0].shape == (1, 64, 57)
 
 
-def test_the_same_seed_gives_the_same_model(tmp_path, pictures):
+def test_the_same_seed_gives_the_same_model(tmp_path, paths):
     results = []
     for seed in (1, 1, 2):
         teacher, model, plan = quantised(tmp_path)
         options = Options(2, size=64, seed=seed, progress=False)
-        distill(model, teacher, plan, pictures=pictures, net_hw=(64, 64), options=options)
+        distill(model, teacher, plan, paths=paths, net_hw=(64, 64), options=options)
         results.append(model.SerializeToString())
     assert results[0] == results[1] != results[2]
 
@@ -156,7 +154,7 @@ def test_operations_without_a_rule(tmp_path):
         TorchGraph(teacher, ["head_out"])
 
 
-def test_command(tmp_path, pictures, monkeypatch, capsys):
+def test_command(tmp_path, paths, monkeypatch, capsys):
     path = make_small_net(tmp_path / "x.onnx")
     words = ["--onnx", str(path), "--calib_path", str(tmp_path), "--calib_num", "4",
              "--cache_dir", str(tmp_path), "--device", "cpu"]  # fmt: skip

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.quantization.images import batches, choose_pictures, read_batch
+from utils.quantization.images import batches, choose_images, read_batch
 
 
 @pytest.fixture
@@ -17,45 +17,45 @@ def folder(tmp_path):
         suffix = suffixes[i % 6]
         data = cv2.imencode(suffix.lower(), image)[1].tobytes()
         (part / ("%02d%s" % (i, suffix))).write_bytes(data)
-    (tmp_path / "images" / "notes.txt").write_text("no picture")
+    (tmp_path / "images" / "notes.txt").write_text("no image")
     return tmp_path / "images"
 
 
 def test_choice_is_seeded_and_nested(folder):
-    every = choose_pictures(str(folder), 12)
+    every = choose_images(str(folder), 12)
     assert len(set(every)) == 12 and every != sorted(every)
-    assert choose_pictures(str(folder), 5) == every[:5]
-    assert choose_pictures(str(folder), 12, seed=1) != every
+    assert choose_images(str(folder), 5) == every[:5]
+    assert choose_images(str(folder), 12, seed=1) != every
 
 
 def test_list_file(folder, tmp_path):
-    names = choose_pictures(str(folder), 3)
+    names = choose_images(str(folder), 3)
     (tmp_path / "list.txt").write_text("\n".join(names))
-    assert set(choose_pictures(str(tmp_path / "list.txt"), 3)) == set(names)
+    assert set(choose_images(str(tmp_path / "list.txt"), 3)) == set(names)
 
 
 def test_too_few(folder, tmp_path):
     with pytest.raises(InputError, match="`calib_num` 13: only 12 images.*`calib_num` 12"):
-        choose_pictures(str(folder), 13)
+        choose_images(str(folder), 13)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images in it"):
-        choose_pictures(str(tmp_path / "empty"), 1)
+        choose_images(str(tmp_path / "empty"), 1)
     with pytest.raises(InputError, match="expected a folder"):
-        choose_pictures(str(tmp_path / "none"), 1)
+        choose_images(str(tmp_path / "none"), 1)
 
 
 @pytest.mark.parametrize("size", [1, 5, 12, 128])
-def test_every_picture_is_used_once(folder, size):
-    pictures = choose_pictures(str(folder), 12)
-    found = list(batches(pictures, (64, 64), size, title=None))
+def test_every_image_is_used_once(folder, size):
+    paths = choose_images(str(folder), 12)
+    found = list(batches(paths, (64, 64), size, title=None))
     assert [len(b) for b in found] == [size] * (12 // size) + ([12 % size] if 12 % size else [])
     grey = np.concatenate(found).mean((1, 2, 3)) * 255
     np.testing.assert_allclose(sorted(grey), np.arange(12) * 10, atol=2)
 
 
 def test_last_batch_is_filled_where_it_must_be_full(folder):
-    pictures = choose_pictures(str(folder), 12)
-    found = list(batches(pictures, (64, 64), 8, fixed=True, title=None))
+    paths = choose_images(str(folder), 12)
+    found = list(batches(paths, (64, 64), 8, fixed=True, title=None))
     assert [len(b) for b in found] == [8, 8]
     np.testing.assert_array_equal(found[1][4:], found[0][:4])
 
@@ -85,7 +85,7 @@ def test_plain_resize_fills_height_and_width(tmp_path):
     assert batch[0, :2].max() == 0  # RGB
 
 
-def test_broken_picture_is_named(tmp_path):
-    (tmp_path / "x.jpg").write_bytes(b"no picture")
+def test_broken_image_is_named(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="`calib_path`: .*x.jpg"):
         list(batches([str(tmp_path / "x.jpg")], (64, 64), 1, title=None))

@@ -106,12 +106,12 @@ def test_cuda_is_never_replaced_silently(tmp_path):
     assert "CPU" in load_backend(str(path), "").description
 
 
-def test_half_is_for_checkpoints(tmp_path):
+def test_fp16_is_for_checkpoints(tmp_path):
     with pytest.raises(InputError, match="`half`"):
         load_backend(str(make_pose_onnx(tmp_path / "x.onnx", ROWS)), "cpu", half=True)
 
 
-def test_onnx_runs_with_torch_not_installed(two_people_onnx, picture, tmp_path):
+def test_onnx_runs_with_torch_not_installed(two_people_onnx, image_file, tmp_path):
     """A finder that refuses torch stands in for an environment without it."""
     code = """
 import sys
@@ -125,7 +125,7 @@ import runpy
 runpy.run_path("detect_multi_backend.py", run_name="__main__")
 """
     command = [sys.executable, "-c", code, "--weights", str(two_people_onnx), "--source"]
-    command += [str(picture), "--project", str(tmp_path / "out")]
+    command += [str(image_file), "--project", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2 person" in done.stdout
@@ -211,7 +211,7 @@ def inner_onnx(path, form, **metadata):
 def test_nms_inside(tmp_path, form):
     pytest.importorskip("onnx")
     backend = load_backend(str(inner_onnx(tmp_path / "x.onnx", form)), "cpu")
-    assert backend.end2end and backend.baked == (0.3, 0.5, 2)
+    assert backend.end2end and backend.embedded_nms == (0.3, 0.5, 2)
     assert (backend.nc, backend.nkpt, backend.batch) == (1, 17, 2)
     assert "embedded NMS (conf 0.3, iou 0.5, at most 2 poses)" in backend.description
     out = backend(np.zeros((2, 3, 64, 64), np.float32))

@@ -61,7 +61,7 @@ def test_raw_layouts_are_read_in_place(tmp_path, case):
     backend = load_backend(str(path), "cpu")
     nc, kpt_shape = case.get("nc", 1), case.get("kpt_shape", (17, 3))
     assert (backend.nc, backend.nkpt, backend.stride) == (nc, kpt_shape[0], 16)
-    assert backend.imgsz == (128, 128) and backend.baked is None
+    assert backend.imgsz == (128, 128) and backend.embedded_nms is None
     assert backend.precision == ("FP16" if case.get("half") else "FP32")
     pixels = np.random.default_rng(0).random((1, 3, 128, 128)).astype(np.float32)
     raw = backend(pixels)
@@ -84,7 +84,7 @@ def test_raw_layouts_are_read_in_place(tmp_path, case):
 def test_nms_inside_is_never_read_as_raw_rows(tmp_path, case):
     path = make(tmp_path, form="nms", **case)
     backend = load_backend(str(path), "cpu")
-    assert backend.end2end and backend.baked == (None, None, 300)
+    assert backend.end2end and backend.embedded_nms == (None, None, 300)
     assert "embedded NMS (thresholds not recorded, at most 300 poses)" in backend.description
     low = Predictor(backend, conf_thres=0.0)([image()])[0]
     assert low.count == 300 and (np.diff(low.scores) <= 0).all()
@@ -147,7 +147,7 @@ def test_our_own_files_stay_what_they_are(tmp_path):
     rows = np.repeat(pose_row(16, 32, 20, 40)[None], 300, 0)
     path = make_pose_onnx(tmp_path / "x.onnx", rows, kpt_shape=[17, 3])
     backend = load_backend(str(path), "cpu")
-    assert backend.layout is None and backend.baked is None
+    assert backend.layout is None and backend.embedded_nms is None
     assert Predictor(backend)([image()])[0].count == 1
 
 
@@ -173,10 +173,10 @@ def test_json_before_a_plan():
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     import cv2
 
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.png").write_bytes(cv2.imencode(".png", image())[1].tobytes())
     return folder
@@ -191,7 +191,7 @@ def with_json(engine, target, **values):
 @pytest.mark.parametrize(
     "form, kpt_shape", [("turned", (17, 3)), ("turned", (21, 2)), ("nms", (17, 3))]
 )
-def test_engines(tmp_path, pictures, form, kpt_shape):
+def test_engines(tmp_path, images, form, kpt_shape):
     """With our side file, with a JSON inside, and bare: the same poses, or one line."""
     path = make(tmp_path, form=form, kpt_shape=kpt_shape)
     good(run("v10", "models/export_TRT.py", "--onnx", path))
@@ -199,18 +199,18 @@ def test_engines(tmp_path, pictures, form, kpt_shape):
     shape = list(kpt_shape)
     with_json(engine, other, task="pose", names={"0": "person"}, stride=16, kpt_shape=shape)
     bare.write_bytes(engine.read_bytes())
-    wanted = predictions(None, path, pictures, tmp_path / "onnx")[1]
+    wanted = predictions(None, path, images, tmp_path / "onnx")[1]
     assert len(wanted) > 1
     for file in (engine, other):
-        text, rows = predictions("v10", file, pictures, tmp_path / file.name[:-4])
+        text, rows = predictions("v10", file, images, tmp_path / file.name[:-4])
         assert "17 x (x y conf)" in text or "21 x (x y)" in text
         assert len(rows) == len(wanted)
         for a, b in zip(rows, wanted):
             np.testing.assert_allclose(a["keypoints"], b["keypoints"], atol=0.02)
     if kpt_shape == (17, 3):
-        assert len(predictions("v10", bare, pictures, tmp_path / "bare")[1]) == len(wanted)
+        assert len(predictions("v10", bare, images, tmp_path / "bare")[1]) == len(wanted)
     else:
-        flags = ["--weights", bare, "--source", pictures, "--project", tmp_path / "bare"]
+        flags = ["--weights", bare, "--source", images, "--project", tmp_path / "bare"]
         bad(run("v10", "detect_multi_backend.py", *flags), "without kpt_shape", "<engine>.json")
 
 

@@ -4,7 +4,7 @@ import pytest
 from tests.conftest import make_pose_onnx, pose_row
 from utils.errors import InputError, InputWarning
 from utils.pose.keypoints import COCO
-from utils.runtime.backend import Backend, BakedNms, Detections
+from utils.runtime.backend import Backend, Detections, EmbeddedNms
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor, resolve_size
 
@@ -112,7 +112,7 @@ def test_augment_merges_views_and_swaps_sides_back(hw):
     assert (mirrored.keypoints[0, 1::2, 0] > mirrored.keypoints[0, 2::2, 0]).all()
 
 
-def test_empty_picture_has_nobody():
+def test_empty_image_has_nobody():
     (poses,) = Predictor(SpotBackend(), (64, 64))([np.zeros((30, 40, 3), np.uint8)])
     assert poses.count == 0 and poses.keypoints.shape == (0, 17, 3)
 
@@ -145,7 +145,7 @@ def test_augment_needs_pairs():
         Predictor(backend, augment=True)
 
 
-def test_fixed_batch_of_any_size_takes_mixed_pictures():
+def test_fixed_batch_of_any_size_takes_mixed_images():
     backend = SpotBackend()
     backend.input_shape = (2, 3, None, None)
     wide, tall = spot(100, 1000, 50, 700), spot(200, 160, 100, 80)
@@ -166,7 +166,7 @@ def test_one_dynamic_side_is_not_rectangular():
 class InnerBackend(SpotBackend):
     """SpotBackend with embedded NMS: the spot in each image, twice in the first."""
 
-    baked = BakedNms(0.25, 0.45, 5)
+    embedded_nms = EmbeddedNms(0.25, 0.45, 5)
 
     def __call__(self, images):
         raw = super().__call__(images)

@@ -109,7 +109,7 @@ def test_class_names_cannot_leave_the_folder(tmp_path, name):
     assert crop.parent.parent == folder / "crops"
 
 
-def test_frames_and_pictures_of_one_name_keep_their_labels(tmp_path):
+def test_frames_and_images_of_one_name_keep_their_labels(tmp_path):
     writer = ResultWriter(tmp_path, ["person"], txt=True)
     writer.write_data(frame("clip_1.jpg"), poses(50))
     writer.write_data(frame("clip.mp4", 0, "video"), poses(50))
@@ -119,7 +119,7 @@ def test_frames_and_pictures_of_one_name_keep_their_labels(tmp_path):
     ]
 
 
-def test_picture_that_its_type_cannot_hold_becomes_png(tmp_path):
+def test_image_that_its_type_cannot_hold_becomes_png(tmp_path):
     writer = ResultWriter(tmp_path, ["person"])
     wide = frame("wide.webp", hw=(2, 20000))
     writer.write_image(wide, wide.image)

@@ -74,7 +74,9 @@ def test_gradients_of_replays_add_up(tmp_path, graphs):
             assert all(torch.equal(value, after[k]) for k, value in before.items())
             trainer._hold_gradients()
         trainer.network.train()
-        for step, (images, targets) in zip(range(2), trainer._pictures(trainer.batches.epoch(0))):
+        for step, (images, targets) in zip(
+            range(2), trainer._device_batches(trainer.batches.epoch(0))
+        ):
             trainer._step(images, targets, step=step, last=False)
         buffers = [b for k, b in trainer.model.named_buffers() if "running" in k]
         found.append([p.grad for p in trainer._parameters()] + buffers)
@@ -87,7 +89,7 @@ def test_an_update_forgets_gradients_in_place(tmp_path):
     trainer._hold_gradients()
     kept = [p.grad for p in trainer._parameters()]
     trainer.network.train()
-    images, targets = next(iter(trainer._pictures(trainer.batches.epoch(0))))
+    images, targets = next(iter(trainer._device_batches(trainer.batches.epoch(0))))
     trainer._step(images, targets, step=0, last=False)
     assert sum(float(g.abs().sum()) for g in kept) > 0
     trainer._step(images, targets, step=1, last=True)

@@ -66,4 +66,4 @@ def test_gradients_of_several_batches_add_up(tmp_path, monkeypatch, steps):
 def endless(trainer):
     """Batches of the trainer, epoch after epoch."""
     for epoch in range(3):
-        yield from trainer._pictures(trainer.batches.epoch(epoch))
+        yield from trainer._device_batches(trainer.batches.epoch(epoch))

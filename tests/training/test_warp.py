@@ -27,10 +27,10 @@ def test_plain_is_the_letterbox_of_detect():
     pixels, offsets, hws = pack(images)
     samples = augment.draw(rng, HYP, np.arange(2), hws=hws, size=(64, 64), plain=True)
     found = warp(make_plan(samples, offsets, hws), pixels, (64, 64)).numpy()
-    for image, picture in zip(images, found):
+    for image, warped in zip(images, found):
         box = letterbox.fit(image.shape[:2], (64, 64))
         wanted = letterbox.draw_canvas(image, box, (64, 64)).transpose(2, 0, 1) / 255
-        np.testing.assert_allclose(picture, wanted, atol=1e-6)
+        np.testing.assert_allclose(warped, wanted, atol=1e-6)
 
 
 def test_enlarged_is_close_to_opencv():
@@ -63,20 +63,20 @@ def test_pixels_and_labels_move_together(seed, mosaic):
     pixels, offsets, hws = pack(images)
     hyp = HYP._replace(mosaic=mosaic, degrees=20, shear=5, perspective=0.0003, flipud=0.5, hsv_v=0)
     samples = augment.draw(rng, hyp, np.arange(6), hws=hws, size=(160, 192))
-    pictures = warp(make_plan(samples, offsets, hws), pixels, (160, 192)).numpy()
+    warped = warp(make_plan(samples, offsets, hws), pixels, (160, 192)).numpy()
     found = augment.transform_labels(samples, labels, np.arange(7), hws=hws, size=(160, 192))
     seen = found.keypoints[:, 0, 2] > 0
     assert seen.sum() >= 2
     for image, box, (x, y, _) in zip(
         found.image[seen], found.boxes[seen], found.keypoints[seen, 0]
     ):
-        assert pictures[image, :, int(y), int(x)].min() > 0.9
+        assert warped[image, :, int(y), int(x)].min() > 0.9
         x1, y1, x2, y2 = box  # and there is nothing white just outside its box
         for u, v in ((x1 - 4, (y1 + y2) / 2), (x2 + 4, (y1 + y2) / 2), ((x1 + x2) / 2, y1 - 4)):
             others = found.boxes[found.image == image]
             covered = ((others[:, :2] < [u + 2, v + 2]) & (others[:, 2:] > [u - 2, v - 2])).all(1)
             if 0 <= u < 192 and 0 <= v < 160 and not covered.any():
-                assert pictures[image, :, int(v), int(u)].max() < 0.5
+                assert warped[image, :, int(v), int(u)].max() < 0.5
 
 
 def test_outside_is_grey():
@@ -90,18 +90,18 @@ def test_outside_is_grey():
 
 
 @pytest.mark.parametrize("mosaic", [0.0, 1.0])
-def test_blank_pictures_show_nobody_and_nothing(mosaic):
+def test_blank_images_show_nobody_and_nothing(mosaic):
     rng = np.random.default_rng(0)
     pixels, offsets, hws = pack([rng.integers(0, 255, (40, 32, 3), np.uint8) for _ in range(40)])
     hyp = HYP._replace(mosaic=mosaic, blank=0.5, perspective=0.0005, degrees=20, mixup=0.9)
     samples = augment.draw(rng, hyp, np.arange(40), hws=hws, size=(64, 64))
     assert 10 < samples.blank.sum() < 30
     plan = make_plan(samples, offsets, hws)
-    pictures = blend(plan, warp(plan, pixels, (64, 64))).numpy()
+    warped = blend(plan, warp(plan, pixels, (64, 64))).numpy()
     assert (samples.blend < 1).any()
-    uniform = np.ptp(pictures, axis=(2, 3)).max(1) < 1e-6
+    uniform = np.ptp(warped, axis=(2, 3)).max(1) < 1e-6
     np.testing.assert_array_equal(uniform, samples.blank)
-    assert len(np.unique(pictures[samples.blank, 0, 0, 0])) > 5  # of many greys
+    assert len(np.unique(warped[samples.blank, 0, 0, 0])) > 5  # of many greys
     box, point = [[0.5, 0.5, 0.4, 0.4]] * 40, [[[0.5, 0.5, 2]]] * 40
     labels = Labels(np.zeros(40, np.int64), np.array(box), np.array(point, np.float64))
     found = augment.transform_labels(samples, labels, np.arange(41), hws=hws, size=(64, 64))

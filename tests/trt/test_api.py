@@ -48,7 +48,7 @@ def quantise(model):
 @pytest.mark.parametrize("form", ["fp32", "fp16", "int8", "int8 fp16", "static nms", "nms fp16"])
 @pytest.mark.parametrize("batch, hw", [(2, (64, 64)), (None, None)], ids=["static", "dynamic"])
 def test_tensorrt_rtx_parses_and_builds(tmp_path, form, batch, hw):
-    from utils.graph.fp16 import to_half
+    from utils.graph.fp16 import to_fp16
     from utils.graph.nms import Nms, add_nms
 
     trt = rtx()
@@ -59,7 +59,7 @@ def test_tensorrt_rtx_parses_and_builds(tmp_path, form, batch, hw):
     if "nms" in form:
         add_nms(model, 1, Nms("static", topk=8, candidates=16, steps=3))
     if "fp16" in form:
-        to_half(model)
+        to_fp16(model)
     profile = None if hw else Profile((1, 3, 64, 64), (2, 3, 64, 128), (4, 3, 128, 128))
     built = make(trt, model, workspace_gb=1, profile=profile)
     assert len(built.plan) > 1000

@@ -1,7 +1,7 @@
 """Annotations as people have them: read from JSON, checked person by person, fitted to the image.
 
     annotation = read_annotation("annotations/a.json", ["person"], nkpt=17)
-    fitted = fit(annotation, image_hw)                # fitted.truth, fitted.faults, fitted.notes
+    fitted = fit(annotation, image_hw)                # .ground_truth, .faults, .notes
 
 One file an image, either our own format, a list of persons
 
@@ -17,7 +17,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX
 from utils.pose.letterbox import HW
 
@@ -40,7 +40,7 @@ CROWDS = "crowds left out"
 class Annotation(NamedTuple):
     """What a file says about one image; boxes and areas that it does not give are NaN."""
 
-    truth: Truth
+    ground_truth: GroundTruth
     persons: List[str]  # of each row of the ground truth, how a message calls it
     image: Optional[str] = None  # file name of the image, if the file says it
     hw: Optional[HW] = None  # (height, width) px, if the file says it
@@ -51,7 +51,7 @@ class Annotation(NamedTuple):
 class Fitted(NamedTuple):
     """An Annotation that has been brought onto its image."""
 
-    truth: Truth
+    ground_truth: GroundTruth
     faults: List[str]
     notes: Dict[str, int]
 
@@ -78,10 +78,10 @@ def parse_persons(content: Any, nc: int, nkpt: int) -> Annotation:
 Row = Tuple[np.ndarray, int, np.ndarray, float]  # box (4,) xywh, class, keypoints (K, 3), area
 
 
-def stack(rows: Sequence[Row], nkpt: int) -> Truth:
-    """Persons, one after the other, as a Truth."""
+def stack(rows: Sequence[Row], nkpt: int) -> GroundTruth:
+    """Persons, one after the other, as GroundTruth."""
     count = len(rows)
-    return Truth(
+    return GroundTruth(
         np.array([r[0] for r in rows], np.float64).reshape(count, 4),
         np.array([r[1] for r in rows], np.int64),
         np.array([r[2] for r in rows], np.float64).reshape(count, nkpt, 3),
@@ -154,13 +154,17 @@ def fit(annotation: Annotation, hw: HW) -> Fitted:
     missing boxes are made of the labelled points; boxes are cut at the border; missing areas are
     AREA_OF_BOX of the box; crowds are left out. All of it is counted.
     """
-    truth, faults, notes = annotation.truth, list(annotation.faults), Counter(annotation.notes)
-    keypoints = _fit_points(truth.keypoints, hw, notes)
+    ground_truth, faults, notes = (
+        annotation.ground_truth,
+        list(annotation.faults),
+        Counter(annotation.notes),
+    )
+    keypoints = _fit_points(ground_truth.keypoints, hw, notes)
     labelled = keypoints[..., 2] > 0
-    boxes = truth.boxes.copy()
+    boxes = ground_truth.boxes.copy()
     limit = np.array([hw[1], hw[0]], np.float64)
-    keep = ~truth.crowd
-    notes[CROWDS] += int(truth.crowd.sum())
+    keep = ~ground_truth.crowd
+    notes[CROWDS] += int(ground_truth.crowd.sum())
     for i in np.flatnonzero(keep):
         try:
             boxes[i] = _fit_box(boxes[i], keypoints[i, labelled[i], :2], limit, notes=notes)
@@ -168,10 +172,14 @@ def fit(annotation: Annotation, hw: HW) -> Fitted:
             faults.append("%s: %s" % (annotation.persons[i], e))
             keep[i] = False
     notes[NO_POINTS] += int((keep & ~labelled.any(1)).sum())
-    areas = np.where(np.isnan(truth.areas), boxes[:, 2] * boxes[:, 3] * AREA_OF_BOX, truth.areas)
-    fitted = Truth(boxes, truth.classes, keypoints, areas, truth.crowd)
+    areas = np.where(
+        np.isnan(ground_truth.areas), boxes[:, 2] * boxes[:, 3] * AREA_OF_BOX, ground_truth.areas
+    )
+    fitted = GroundTruth(boxes, ground_truth.classes, keypoints, areas, ground_truth.crowd)
     return Fitted(
-        Truth(*(field[keep] for field in fitted)), faults, {k: v for k, v in notes.items() if v}
+        GroundTruth(*(field[keep] for field in fitted)),
+        faults,
+        {k: v for k, v in notes.items() if v},
     )
 
 

@@ -1,8 +1,8 @@
 """COCO JSON: annotations in and out, results out.
 
 coco = read_coco("person_keypoints_val2017.json", ["person"], nkpt=17)
-coco.truths[139]                                  # Truth of image 139
-write_coco("val.json", coco.images, coco.truths, ["person"])
+coco.ground_truths[139]                           # GroundTruth of image 139
+write_coco("val.json", coco.images, coco.ground_truths, ["person"])
 rows = result_rows(poses)                         # predictions as a results file holds them
 
 Format: cocodataset.org/#format-data and #format-results.
@@ -17,7 +17,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import atomic_path, check_utf8
-from utils.pose.ground_truth import Truth, empty_truth
+from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES, keypoint_name, skeleton
 from utils.pose.poses import Poses, xyxy_to_xywh
 
@@ -36,7 +36,7 @@ class CocoData(NamedTuple):
 
     path: str
     images: Dict[int, CocoImage]  # by id
-    truths: Dict[int, Truth]  # by image id, of every image; the order of the file
+    ground_truths: Dict[int, GroundTruth]  # by image id, of every image; the order of the file
     category_ids: List[int]  # category id of each class index
 
 
@@ -91,8 +91,8 @@ def read_coco(
             by_image[annotation["image_id"]].append(annotation)
     if strict and found_faults:
         raise InputError("%s: %s" % (path, found_faults[0]))
-    truths = {k: _truth(found, category_ids, nkpt) for k, found in by_image.items()}
-    return CocoData(str(path), images, truths, category_ids)
+    ground_truths = {k: _ground_truth(found, category_ids, nkpt) for k, found in by_image.items()}
+    return CocoData(str(path), images, ground_truths, category_ids)
 
 
 def api_content(path: Union[str, Path], category_ids: Sequence[int], nkpt: int) -> Dict[str, Any]:
@@ -242,10 +242,12 @@ def _numbers(values: Any) -> bool:
     )
 
 
-def _truth(annotations: List[Dict[str, Any]], category_ids: List[int], nkpt: int) -> Truth:
+def _ground_truth(
+    annotations: List[Dict[str, Any]], category_ids: List[int], nkpt: int
+) -> GroundTruth:
     if not annotations:
-        return empty_truth(nkpt)
-    return Truth(
+        return empty_ground_truth(nkpt)
+    return GroundTruth(
         np.array([a["bbox"] for a in annotations], np.float64),
         np.array([category_ids.index(a["category_id"]) for a in annotations], np.int64),
         np.array([a["keypoints"] for a in annotations], np.float64).reshape(-1, nkpt, 3),
@@ -257,14 +259,15 @@ def _truth(annotations: List[Dict[str, Any]], category_ids: List[int], nkpt: int
 def write_coco(
     path: Union[str, Path],
     images: Dict[int, CocoImage],
-    truths: Dict[int, Truth],
+    ground_truths: Dict[int, GroundTruth],
     *,
     names: Sequence[str],
     nkpt: int = len(COCO_NAMES),
 ) -> None:
     """Write a COCO JSON: one entry an image, annotations numbered from 1, class c category c + 1.
 
-    Args: images, truths: by image id; every image needs its Truth, of nobody if need be.
+    Args: images, ground_truths: by image id; each image has an entry, an empty one if it
+        shows no person.
 
     Raises InputError for a file name that is not UTF-8.
     """
@@ -273,17 +276,17 @@ def write_coco(
     skel = skeleton(nkpt)
     annotations: List[Dict[str, Any]] = []
     for key in images:
-        truth = truths[key]
-        for i in range(truth.count):
-            points = np.round(truth.keypoints[i], PX_DIGITS)
+        ground_truth = ground_truths[key]
+        for i in range(ground_truth.count):
+            points = np.round(ground_truth.keypoints[i], PX_DIGITS)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": key,
-                    "category_id": int(truth.classes[i]) + 1,
-                    "iscrowd": int(truth.crowd[i]),
-                    "bbox": np.round(truth.boxes[i], PX_DIGITS).tolist(),
-                    "area": round(float(truth.areas[i]), PX_DIGITS),
+                    "category_id": int(ground_truth.classes[i]) + 1,
+                    "iscrowd": int(ground_truth.crowd[i]),
+                    "bbox": np.round(ground_truth.boxes[i], PX_DIGITS).tolist(),
+                    "area": round(float(ground_truth.areas[i]), PX_DIGITS),
                     "num_keypoints": int((points[:, 2] > 0).sum()),
                     "keypoints": [v for x, y, s in points.tolist() for v in (x, y, int(s))],
                 }
@@ -389,17 +392,17 @@ def coco_api_figures(  # noqa: PLR0917
     except ImportError:
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
-        truth = COCO() if isinstance(annotations, dict) else COCO(str(annotations))
+        ground_truth = COCO() if isinstance(annotations, dict) else COCO(str(annotations))
         if isinstance(annotations, dict):
-            truth.dataset = annotations
-            truth.createIndex()
+            ground_truth.dataset = annotations
+            ground_truth.createIndex()
         if not results:  # loadRes fails on an empty list
             found = COCO()
-            found.dataset = {**truth.dataset, "annotations": []}
+            found.dataset = {**ground_truth.dataset, "annotations": []}
             found.createIndex()
         else:
-            found = truth.loadRes(results)
-        evaluation = COCOeval(truth, found, kind)
+            found = ground_truth.loadRes(results)
+        evaluation = COCOeval(ground_truth, found, kind)
         evaluation.params.imgIds = sorted(image_ids)
         if category_ids is not None:
             evaluation.params.catIds = list(category_ids)

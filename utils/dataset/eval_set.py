@@ -1,7 +1,7 @@
 """The images a model is tested on, and the ground truth about them.
 
     eval_set = read_eval_set(read_data("data/coco_kpts.yaml"), "val")
-    truth = eval_set.truth(0, image_hw)
+    ground_truth = eval_set.ground_truth(0, image_hw)
 
 The ground truth is the COCO JSON if the data yaml names one for the task, else the label files.
 """
@@ -12,9 +12,9 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from utils.dataset.coco import CocoImage, image_ids, read_coco
 from utils.dataset.data_yaml import DataYaml
-from utils.dataset.labels import Labels, label_path, labels_to_truth, read_labels
+from utils.dataset.labels import Labels, label_path, labels_to_ground_truth, read_labels
 from utils.errors import InputError
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import oks_sigmas
 
 
@@ -23,7 +23,7 @@ class EvalSet(NamedTuple):
 
     paths: List[str]
     image_ids: List[int]  # of the JSON; else the number in the file name, or 1, 2, ...
-    known: List[Union[Truth, Labels]]  # what is on each image
+    known: List[Union[GroundTruth, Labels]]  # what is on each image
     sizes: List[Optional[Tuple[int, int]]]  # (height, width) px as the JSON says, None: unknown
     names: List[str]
     nkpt: int
@@ -45,11 +45,11 @@ class EvalSet(NamedTuple):
                 % ((self.paths[index],) + tuple(image_hw) + (self.annotations,) + size)
             )
 
-    def truth(self, index: int, image_hw: Tuple[int, int]) -> Truth:
+    def ground_truth(self, index: int, image_hw: Tuple[int, int]) -> GroundTruth:
         """What is on an image of (height, width) px; see check_size."""
         self.check_size(index, image_hw)
         known = self.known[index]
-        return labels_to_truth(known, image_hw) if isinstance(known, Labels) else known
+        return labels_to_ground_truth(known, image_hw) if isinstance(known, Labels) else known
 
 
 def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> EvalSet:
@@ -71,7 +71,7 @@ def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> 
     if annotations is not None:
         coco = read_coco(annotations, data.names, data.nkpt)
         ids = _ids_in_json(paths, coco.images, annotations)
-        known: List[Union[Truth, Labels]] = [coco.truths[i] for i in ids]
+        known: List[Union[GroundTruth, Labels]] = [coco.ground_truths[i] for i in ids]
         sizes: List[Optional[Tuple[int, int]]] = [coco.images[i].hw for i in ids]
         category_ids = coco.category_ids
     else:

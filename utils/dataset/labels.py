@@ -17,7 +17,7 @@ import numpy as np
 from utils.dataset.images import IMAGE_SUFFIXES
 from utils.errors import InputError
 from utils.files import atomic_path, walk_files
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX
 
 # Label files are rounded to some digits, so a box that ends at the border may end a bit outside.
@@ -143,23 +143,25 @@ def read_labels(
         raise InputError("%s, %s" % (path, e)) from e
 
 
-def labels_to_truth(labels: Labels, image_hw: Tuple[int, int]) -> Truth:
-    """Labels over image size -> Truth. Areas are AREA_OF_BOX of the boxes, nobody is a crowd."""
+def labels_to_ground_truth(labels: Labels, image_hw: Tuple[int, int]) -> GroundTruth:
+    """Labels over image size -> GroundTruth. Areas are AREA_OF_BOX of the boxes, without crowds."""
     h, w = image_hw
     boxes = labels.boxes * np.array([w, h, w, h], np.float64)
     boxes[:, :2] -= boxes[:, 2:] / 2
     keypoints = labels.keypoints * np.array([w, h, 1.0])
     areas = boxes[:, 2] * boxes[:, 3] * AREA_OF_BOX
-    return Truth(boxes, labels.classes, keypoints, areas, np.zeros(labels.count, bool))
+    return GroundTruth(boxes, labels.classes, keypoints, areas, np.zeros(labels.count, bool))
 
 
-def truth_to_labels(truth: Truth, image_hw: Tuple[int, int]) -> Labels:
-    """Truth -> labels over image size. Areas and what is a crowd are lost."""
+def ground_truth_to_labels(ground_truth: GroundTruth, image_hw: Tuple[int, int]) -> Labels:
+    """GroundTruth -> labels over image size. Areas and what is a crowd are lost."""
     h, w = image_hw
-    boxes = truth.boxes.copy()
+    boxes = ground_truth.boxes.copy()
     boxes[:, :2] += boxes[:, 2:] / 2
     size = np.array([w, h, w, h], np.float64)
-    return Labels(truth.classes, boxes / size, truth.keypoints / np.array([w, h, 1.0]))
+    return Labels(
+        ground_truth.classes, boxes / size, ground_truth.keypoints / np.array([w, h, 1.0])
+    )
 
 
 def format_labels(labels: Labels) -> str:

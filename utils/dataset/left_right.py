@@ -20,7 +20,7 @@ BODY = 0.10  # likewise shoulders and hips
 CLEAR = 0.5  # sine or cosine of the angle between two directions that makes them clearly apart
 
 
-def mirrored(points: np.ndarray, box_hw: np.ndarray) -> str:
+def swap_reason(points: np.ndarray, box_hw: np.ndarray) -> str:
     """Why a person looks mirrored, empty if it does not.
 
     Args: points (17, 3) x, y px, v. box_hw: height and width of its box, px.

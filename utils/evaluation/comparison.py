@@ -13,7 +13,7 @@ from utils.errors import InputWarning
 from utils.evaluation import charts, latency
 from utils.evaluation.evaluate import Evaluation, read_or_say
 from utils.evaluation.latency import Latency
-from utils.evaluation.report import Picture, Section, Table
+from utils.evaluation.report import ReportImage, Section, Table
 from utils.evaluation.results import Outcome
 from utils.files import atomic_path
 from utils.runtime.predictor import Predictor
@@ -74,15 +74,15 @@ def compare(
     with atomic_path(folder / "compare.md") as tmp:  # a file name need not be UTF-8
         tmp.write_text(text, encoding="utf-8", errors="backslashreplace")
     print("\n" + text, end="")
-    pictures = []
+    images = []
     if with_chart:
         ap = [e["kpt_ap"] for e in content]
         names = [e["file"] for e in content]
         chart = folder / "compare.png"
         charts.compare_chart(chart, names, ap, ms=[e["inference_ms"] for e in content])
-        pictures.append(Picture("Accuracy and latency", chart))
+        images.append(ReportImage("Accuracy and latency", chart))
     all_content = {"files": content, "nms": nms_content}
-    return Comparison(all_content, Section("Comparison", [], tables, pictures))
+    return Comparison(all_content, Section("Comparison", [], tables, images))
 
 
 def _take_turns(predictors: Sequence[Predictor], eval_set: EvalSet) -> List[Latency]:
@@ -139,10 +139,10 @@ def _nms(
     plain = next((o for o in outcomes if not o.predictor.backend.end2end), None)
     entries: List[Dict[str, Any]] = []
     for inside in outcomes:
-        baked = inside.predictor.backend.baked
-        if plain is None or baked is None:
+        embedded_nms = inside.predictor.backend.embedded_nms
+        if plain is None or embedded_nms is None:
             continue
-        if baked.conf_thres is None:
+        if embedded_nms.conf_thres is None:
             warnings.warn(
                 "%s does not record the thresholds of its NMS: no comparison with NMS outside"
                 % inside.name,

@@ -20,7 +20,7 @@ from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.metrics import Curve, Matches, Precision, Scored
 from utils.pipeline import StageTimer, parallel_map, prefetch
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.letterbox import HW, rectangle
 from utils.pose.poses import Poses
 from utils.runtime.predictor import Predictor, Prepared
@@ -51,7 +51,7 @@ class ImageErrors(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Predictions measured against the truth."""
+    """Predictions measured against the ground truth."""
 
     pose: Dict[str, float]  # COCO's ten figures, see metrics.POSE_FIGURES
     box: Dict[str, float]  # COCO's twelve, see metrics.BOX_FIGURES
@@ -72,7 +72,7 @@ class Evaluation(NamedTuple):
     accuracy: Accuracy
     # of each image of the set; classes as the model and the data say also where one counts
     rows: List[Rows]
-    truths: List[Truth]
+    ground_truths: List[GroundTruth]
     sizes: List[HW]  # (height, width) px
     count: int  # images
     ms_each: Dict[str, float]  # milliseconds an image of each stage, added over threads
@@ -89,7 +89,7 @@ class Evaluation(NamedTuple):
 
     def figures_only(self) -> "Evaluation":
         """Without what it holds of each image: up to a gigabyte for 5,000."""
-        return self._replace(rows=[], truths=[], sizes=[])
+        return self._replace(rows=[], ground_truths=[], sizes=[])
 
 
 def evaluate(
@@ -123,23 +123,23 @@ def evaluate(
     for i in range(eval_set.count):  # one by one: both together are a gigabyte for 5,000 images
         rows.append(result_rows(found[i]))  # type: ignore  # predict has been at every image
         found[i] = None
-    truths = [eval_set.truth(i, hw) for i, hw in enumerate(sizes)]
+    ground_truths = [eval_set.ground_truth(i, hw) for i, hw in enumerate(sizes)]
     if predictor.backend.nc != len(eval_set.names):  # the data does not know the model's classes
         rows = [_one_class(r) for r in rows]
     names = eval_set.names
     if single_class and len(names) > 1:
         names = ["object"]
-        measured = [_one_class(r) for r in rows], [_one_class(t) for t in truths]
+        measured = [_one_class(r) for r in rows], [_one_class(t) for t in ground_truths]
     else:
-        measured = rows, truths
+        measured = rows, ground_truths
     accuracy = measure(*measured, eval_set.image_ids, names, eval_set.sigmas)
     spent = time.perf_counter() - started
     each = timer.milliseconds_each(eval_set.count)
-    return Evaluation(accuracy, rows, truths, sizes, eval_set.count, each, wall, spent)
+    return Evaluation(accuracy, rows, ground_truths, sizes, eval_set.count, each, wall, spent)
 
 
 def _one_class(items: Any) -> Any:
-    """Rows or Truth with everybody in class 0."""
+    """Rows or GroundTruth with everybody in class 0."""
     return items._replace(classes=np.zeros_like(items.classes))
 
 
@@ -265,7 +265,7 @@ def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:
 
 def measure(  # noqa: PLR0917
     rows: Sequence[Rows],
-    truths: Sequence[Truth],
+    ground_truths: Sequence[GroundTruth],
     image_ids: Sequence[int],
     names: Sequence[str],
     sigmas: Sequence[float],
@@ -278,7 +278,7 @@ def measure(  # noqa: PLR0917
         poses.append([])
         boxes.append([])
         for i in order:
-            r, t = metrics.of_class(rows[i], truths[i], c)
+            r, t = metrics.of_class(rows[i], ground_truths[i], c)
             poses[c].append(metrics.score_poses(r, t, sigmas))
             boxes[c].append(metrics.score_boxes(r, t))
     pose_matches = [metrics.match(p) for p in poses]
@@ -289,7 +289,7 @@ def measure(  # noqa: PLR0917
     by_image = [
         _per_image(
             rows,
-            truths,
+            ground_truths,
             order,
             cls=c,
             scored=poses[c],
@@ -344,7 +344,7 @@ def _ap(precision: Optional[Precision]) -> Tuple[float, float]:
 
 def _per_image(
     rows: Sequence[Rows],
-    truths: Sequence[Truth],
+    ground_truths: Sequence[GroundTruth],
     order: np.ndarray,
     *,
     cls: int,
@@ -368,7 +368,7 @@ def _per_image(
         oks = float(image.similarity[hits, person[hits]].mean()) if len(hits) else 0.0
         errors.append(ImageErrors(int(i), missed, false, oks))
         if len(hits):
-            r, t = metrics.of_class(rows[i], truths[i], cls)
+            r, t = metrics.of_class(rows[i], ground_truths[i], cls)
             best = np.argsort(-r.scores, kind="stable")[hits]
             each, _ = metrics.keypoint_similarity(r.keypoints[best], t, sigmas)
             each = each[np.arange(len(hits)), person[hits]]

@@ -13,7 +13,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from utils.dataset.coco import Rows
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of OKS or IoU
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -30,38 +30,38 @@ _TINY = np.spacing(1)
 _CHUNK = 128  # images matched at a time
 
 
-def oks(rows: Rows, truth: Truth, sigmas: Sequence[float]) -> np.ndarray:
+def oks(rows: Rows, ground_truth: GroundTruth, sigmas: Sequence[float]) -> np.ndarray:
     """(D, G) object keypoint similarity of D predictions with G persons, 0..1.
 
     exp(-d^2 / (2 (2 sigma)^2 area)) averaged over the labelled keypoints of the person. Without
     a labelled keypoint d is the distance to the box grown to twice its size on each side.
     """
-    return keypoint_similarity(rows.keypoints, truth, sigmas)[1]
+    return keypoint_similarity(rows.keypoints, ground_truth, sigmas)[1]
 
 
 def keypoint_similarity(
-    keypoints: np.ndarray, truth: Truth, sigmas: Sequence[float]
+    keypoints: np.ndarray, ground_truth: GroundTruth, sigmas: Sequence[float]
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Args: keypoints: (D, K, 3). Returns: (D, G, K) of each keypoint, and (D, G) the OKS."""
     variances = (2 * np.asarray(sigmas, np.float64)) ** 2
-    d = keypoints[:, None, :, :2] - truth.keypoints[None, :, :, :2]  # (D, G, K, 2)
-    labelled = truth.keypoints[..., 2] > 0  # (G, K)
+    d = keypoints[:, None, :, :2] - ground_truth.keypoints[None, :, :, :2]  # (D, G, K, 2)
+    labelled = ground_truth.keypoints[..., 2] > 0  # (G, K)
     blank = ~labelled.any(1)
     if blank.any():
-        start, size = truth.boxes[blank][:, None, :2], truth.boxes[blank][:, None, 2:]
+        start, size = ground_truth.boxes[blank][:, None, :2], ground_truth.boxes[blank][:, None, 2:]
         points = keypoints[:, None, :, :2]  # with start: (D, blank, K, 2)
         below = np.maximum(0, start - size - points)
         d[:, blank] = below + np.maximum(0, points - (start + 2 * size))
     squared = (d**2).sum(-1)
-    scale = variances * (truth.areas[:, None] + _TINY) * 2  # (G, K)
+    scale = variances * (ground_truth.areas[:, None] + _TINY) * 2  # (G, K)
     each = np.exp(-squared / scale)
     counted = labelled | blank[:, None]
     return each, (each * counted).sum(-1) / counted.sum(-1)
 
 
-def box_iou(boxes: np.ndarray, truth_boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def box_iou(boxes: np.ndarray, ground_truth_boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """(D, G) IoU of (D, 4) with (G, 4) x y width height; a crowd's is intersection / own area."""
-    a, b = boxes[:, None], truth_boxes[None]
+    a, b = boxes[:, None], ground_truth_boxes[None]
     wh = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
     wh = (wh - np.maximum(a[..., :2], b[..., :2])).clip(0)
     inter = wh[..., 0] * wh[..., 1]
@@ -76,22 +76,29 @@ class Scored(NamedTuple):
     similarity: np.ndarray  # (D, G) OKS or IoU
     scores: np.ndarray  # (D,) descending
     areas: np.ndarray  # (D,) px^2 of the predicted boxes
-    truth_areas: np.ndarray  # (G,) px^2
+    ground_truth_areas: np.ndarray  # (G,) px^2
     ignored: np.ndarray  # (G,) bool; neither finding nor missing it counts
     crowd: np.ndarray  # (G,) bool; may be found several times
 
 
-def score_poses(rows: Rows, truth: Truth, sigmas: Sequence[float]) -> Scored:
+def score_poses(rows: Rows, ground_truth: GroundTruth, sigmas: Sequence[float]) -> Scored:
     """Keypoints of one class. A person without a labelled keypoint is ignored."""
     rows = _best(rows, MAX_POSES)
-    blank = ~(truth.keypoints[..., 2] > 0).any(1)
-    return _scored(oks(rows, truth, sigmas), rows, truth, ignored=truth.crowd | blank)
+    blank = ~(ground_truth.keypoints[..., 2] > 0).any(1)
+    return _scored(
+        oks(rows, ground_truth, sigmas), rows, ground_truth, ignored=ground_truth.crowd | blank
+    )
 
 
-def score_boxes(rows: Rows, truth: Truth) -> Scored:
+def score_boxes(rows: Rows, ground_truth: GroundTruth) -> Scored:
     """Boxes of one class."""
     rows = _best(rows, MAX_BOXES)
-    return _scored(box_iou(rows.boxes, truth.boxes, truth.crowd), rows, truth, ignored=truth.crowd)
+    return _scored(
+        box_iou(rows.boxes, ground_truth.boxes, ground_truth.crowd),
+        rows,
+        ground_truth,
+        ignored=ground_truth.crowd,
+    )
 
 
 def _best(rows: Rows, count: int) -> Rows:
@@ -99,16 +106,18 @@ def _best(rows: Rows, count: int) -> Rows:
     return Rows(*(field[order] for field in rows))
 
 
-def _scored(similarity: np.ndarray, rows: Rows, truth: Truth, *, ignored: np.ndarray) -> Scored:
+def _scored(
+    similarity: np.ndarray, rows: Rows, ground_truth: GroundTruth, *, ignored: np.ndarray
+) -> Scored:
     areas = rows.boxes[:, 2] * rows.boxes[:, 3]
-    return Scored(similarity, rows.scores, areas, truth.areas, ignored, truth.crowd)
+    return Scored(similarity, rows.scores, areas, ground_truth.areas, ignored, ground_truth.crowd)
 
 
-def of_class(rows: Rows, truth: Truth, index: int) -> Tuple[Rows, Truth]:
+def of_class(rows: Rows, ground_truth: GroundTruth, index: int) -> Tuple[Rows, GroundTruth]:
     """The predictions and the persons of one class."""
-    r, t = rows.classes == index, truth.classes == index
+    r, t = rows.classes == index, ground_truth.classes == index
     mine = rows if r.all() else Rows(*(f[r] for f in rows))  # most data has one class: no copy
-    return mine, truth if t.all() else Truth(*(f[t] for f in truth))
+    return mine, ground_truth if t.all() else GroundTruth(*(f[t] for f in ground_truth))
 
 
 class Matches(NamedTuple):
@@ -167,7 +176,7 @@ def _match_chunk(
     for i, (image, index) in enumerate(zip(images, near)):
         g = image.similarity.shape[1]
         similarity[i, : len(index), :g] = image.similarity[index]
-        out = (image.truth_areas < area[0]) | (image.truth_areas > area[1])
+        out = (image.ground_truth_areas < area[0]) | (image.ground_truth_areas > area[1])
         ignored[i, :g] = image.ignored | out
         positives += int(g - ignored[i, :g].sum())
         crowd[i, :g] = image.crowd

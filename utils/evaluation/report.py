@@ -19,7 +19,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-class Picture(NamedTuple):
+class ReportImage(NamedTuple):
     """A PNG or JPEG file, and what it shows."""
 
     title: str
@@ -32,7 +32,7 @@ class Section(NamedTuple):
     title: str
     figures: Sequence[Tuple[str, str]]  # (name, value), shown large
     tables: Sequence[Table]
-    pictures: Sequence[Picture]
+    images: Sequence[ReportImage]
 
 
 STYLE = """
@@ -90,7 +90,7 @@ def _section(section: Section) -> str:
         )
         parts.append('<div class="figures">%s</div>' % "".join(cells))
     parts += [_table(t) for t in section.tables]
-    parts += [_picture(p) for p in section.pictures]
+    parts += [_image(p) for p in section.images]
     return "\n".join(parts) + "</section>"
 
 
@@ -106,8 +106,8 @@ def _table(table: Table) -> str:
     )
 
 
-def _picture(picture: Picture) -> str:
-    kind = "png" if picture.path.suffix.lower() == ".png" else "jpeg"
-    data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
-    title = html.escape(picture.title)
+def _image(image: ReportImage) -> str:
+    kind = "png" if image.path.suffix.lower() == ".png" else "jpeg"
+    data = base64.b64encode(image.path.read_bytes()).decode("ascii")
+    title = html.escape(image.title)
     return '<h3>%s</h3><img alt="%s" src="data:image/%s;base64,%s">' % (title, title, kind, data)

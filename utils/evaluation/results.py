@@ -13,9 +13,9 @@ from utils.dataset.labels import Labels, format_labels
 from utils.errors import InputWarning
 from utils.evaluation.evaluate import Accuracy, Evaluation, read_or_say, worst
 from utils.evaluation.metrics import BOX_FIGURES, MAX_BOXES, POSE_FIGURES, box_iou
-from utils.evaluation.report import Picture, Section, Table
+from utils.evaluation.report import ReportImage, Section, Table
 from utils.files import atomic_path
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.poses import Poses
 from utils.runtime.predictor import DEFAULT_CONF, Predictor
 from utils.runtime.writers import label_text, unique_name, write_image
@@ -88,14 +88,21 @@ def coco_api_lines(eval_set: EvalSet, evaluation: Evaluation, single_class: bool
         return ["pycocotools: the data yaml names no COCO JSON; figures are from the label files"]
     if single_class and len(eval_set.names) > 1:
         return ["pycocotools: not comparable, it knows no `single_cls`"]
-    truth = api_content(eval_set.annotations, eval_set.category_ids, eval_set.nkpt)
+    ground_truth = api_content(eval_set.annotations, eval_set.category_ids, eval_set.nkpt)
     found = list(_that_count(eval_set, evaluation))
     lines = []
     for kind, names, ours in (
         ("keypoints", POSE_FIGURES, evaluation.pose),
         ("bbox", BOX_FIGURES, evaluation.box),
     ):
-        args = (truth, found, eval_set.image_ids, kind, eval_set.sigmas, eval_set.category_ids)
+        args = (
+            ground_truth,
+            found,
+            eval_set.image_ids,
+            kind,
+            eval_set.sigmas,
+            eval_set.category_ids,
+        )
         theirs = coco_api_figures(*args)
         if theirs is None:
             return ["pycocotools: not installed (pip install pycocotools); figures are ours"]
@@ -149,13 +156,17 @@ def write_hybrid_labels(
             stacklevel=2,
         )
     for i, name in enumerate(_names(eval_set)):
-        rows, truth, hw = evaluation.rows[i], evaluation.truths[i], evaluation.sizes[i]
-        iou = box_iou(rows.boxes, truth.boxes, np.zeros(truth.count, bool))
+        rows, ground_truth, hw = (
+            evaluation.rows[i],
+            evaluation.ground_truths[i],
+            evaluation.sizes[i],
+        )
+        iou = box_iou(rows.boxes, ground_truth.boxes, np.zeros(ground_truth.count, bool))
         new = (rows.scores >= least) & ~(iou > iou_thres).any(1)
-        persons = Truth(*(f[~truth.crowd] for f in truth))
+        persons = GroundTruth(*(f[~ground_truth.crowd] for f in ground_truth))
         with atomic_path(folder / "labels" / name) as tmp:
             text = format_labels(_as_labels(persons, hw)) + format_labels(
-                _as_labels(_as_truth(Rows(*(f[new] for f in rows))), hw)
+                _as_labels(_as_ground_truth(Rows(*(f[new] for f in rows))), hw)
             )
             tmp.write_text(text, encoding="utf-8")
 
@@ -165,24 +176,24 @@ def _names(eval_set: EvalSet) -> List[str]:
     return [unique_name(Path(p).stem, taken) + ".txt" for p in eval_set.paths]
 
 
-def _as_truth(rows: Rows) -> Truth:
+def _as_ground_truth(rows: Rows) -> GroundTruth:
     keypoints = rows.keypoints.copy()
     keypoints[..., 2] = np.where(keypoints[..., 2] > VISIBLE, 2, 0)
     none = np.zeros(rows.count)
-    return Truth(rows.boxes, rows.classes, keypoints, none, none.astype(bool))
+    return GroundTruth(rows.boxes, rows.classes, keypoints, none, none.astype(bool))
 
 
-def _as_labels(truth: Truth, hw: Sequence[int]) -> Labels:
-    """Truth -> Labels without empty boxes; points outside the image become unlabelled."""
+def _as_labels(ground_truth: GroundTruth, hw: Sequence[int]) -> Labels:
+    """GroundTruth -> Labels without empty boxes; points outside the image become unlabelled."""
     size = np.array([hw[1], hw[0], hw[1], hw[0]], np.float64)
-    boxes = truth.boxes.copy()
+    boxes = ground_truth.boxes.copy()
     boxes[:, :2] += boxes[:, 2:] / 2
-    keypoints = truth.keypoints / np.array([hw[1], hw[0], 1.0])
+    keypoints = ground_truth.keypoints / np.array([hw[1], hw[0], 1.0])
     outside = ((keypoints[..., :2] < 0) | (keypoints[..., :2] > 1)).any(-1)
     keypoints[outside | (keypoints[..., 2] == 0)] = 0
     boxes = (boxes / size).clip(0, 1)
     real = (boxes[:, 2:] >= LEAST_SIDE).all(1)  # a box clipped at the border may have no width
-    return Labels(truth.classes[real], boxes[real], keypoints[real])
+    return Labels(ground_truth.classes[real], boxes[real], keypoints[real])
 
 
 def to_poses(rows: Rows) -> Poses:
@@ -196,7 +207,7 @@ def to_poses(rows: Rows) -> Poses:
     )
 
 
-def write_charts(outcome: Outcome, eval_set: EvalSet) -> List[Picture]:
+def write_charts(outcome: Outcome, eval_set: EvalSet) -> List[ReportImage]:
     """Curves, bars and the worst images as files; what they show, in order of interest."""
     from utils.evaluation import charts
 
@@ -204,17 +215,17 @@ def write_charts(outcome: Outcome, eval_set: EvalSet) -> List[Picture]:
     charts.pr_chart(folder / "pr.png", accuracy)
     charts.confidence_chart(folder / "confidence.png", accuracy)
     charts.keypoint_chart(folder / "keypoints.png", accuracy.keypoint_oks)
-    pictures = [
-        Picture("Precision over recall", folder / "pr.png"),
-        Picture("Precision, recall and F1 over confidence", folder / "confidence.png"),
-        Picture("Keypoints", folder / "keypoints.png"),
+    images = [
+        ReportImage("Precision over recall", folder / "pr.png"),
+        ReportImage("Precision, recall and F1 over confidence", folder / "confidence.png"),
+        ReportImage("Keypoints", folder / "keypoints.png"),
     ]
     errors = worst(accuracy.errors, WORST)
     if errors:
         write_image(folder / "worst.jpg", _worst_sheet(outcome.evaluation, eval_set, errors))
         title = "Worst images: labels left, predictions (confidence >= %.3f) right"
-        pictures.append(Picture(title % accuracy.confidence, folder / "worst.jpg"))
-    return pictures
+        images.append(ReportImage(title % accuracy.confidence, folder / "worst.jpg"))
+    return images
 
 
 def _worst_sheet(evaluation: Evaluation, eval_set: EvalSet, errors: Sequence) -> np.ndarray:
@@ -222,24 +233,31 @@ def _worst_sheet(evaluation: Evaluation, eval_set: EvalSet, errors: Sequence) ->
 
     tiles = []
     for e in errors:
-        found, truth = to_poses(evaluation.rows[e.index]), evaluation.truths[e.index]
+        found, ground_truth = to_poses(evaluation.rows[e.index]), evaluation.ground_truths[e.index]
         shown = found.select(found.scores >= evaluation.accuracy.confidence)
         title = "%s: %d missed, %d false" % (Path(eval_set.paths[e.index]).name, e.missed, e.false)
         if e.oks:
             title += ", OKS %.2f" % e.oks
-        tiles.append(Tile(read_or_say(eval_set.paths[e.index]), _truth_poses(truth), shown, title))
+        tiles.append(
+            Tile(
+                read_or_say(eval_set.paths[e.index]),
+                _ground_truth_poses(ground_truth),
+                shown,
+                title,
+            )
+        )
     return contact_sheet(tiles, eval_set.names)
 
 
-def _truth_poses(truth: Truth) -> Poses:
+def _ground_truth_poses(ground_truth: GroundTruth) -> Poses:
     """Persons as Poses; labelled keypoints have confidence 1."""
-    keypoints = truth.keypoints.copy()
+    keypoints = ground_truth.keypoints.copy()
     keypoints[..., 2] = keypoints[..., 2] > 0
-    rows = Rows(truth.boxes, np.ones(truth.count), truth.classes, keypoints)
+    rows = Rows(ground_truth.boxes, np.ones(ground_truth.count), ground_truth.classes, keypoints)
     return to_poses(rows)
 
 
-def section(outcome: Outcome, pictures: Sequence[Picture]) -> Section:
+def section(outcome: Outcome, images: Sequence[ReportImage]) -> Section:
     """This model's part of the report."""
     evaluation = outcome.evaluation
     figures = [
@@ -257,7 +275,7 @@ def section(outcome: Outcome, pictures: Sequence[Picture]) -> Section:
               [["%.1f" % v for v in evaluation.ms_each.values()]]),
     ]  # fmt: skip
     title = "%s (%s)" % (outcome.weights, outcome.predictor.backend.description)
-    return Section(title, figures, tables, pictures)
+    return Section(title, figures, tables, images)
 
 
 def _workers(outcome: Outcome) -> int:

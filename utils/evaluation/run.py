@@ -40,9 +40,11 @@ def load(
     conf, iou = config.conf_thres, config.iou_thres
     backend = load_backend(weights, config.device, config.half, throughput=throughput)
     fast = config.task == "speed"
-    if backend.baked is None or backend.baked.conf_thres is None:  # embedded NMS has its own
+    if (
+        backend.embedded_nms is None or backend.embedded_nms.conf_thres is None
+    ):  # embedded NMS has its own
         conf = (0.25 if fast else 0.001) if conf is None else conf
-    if backend.baked is None:
+    if backend.embedded_nms is None:
         iou = (0.45 if fast else 0.6) if iou is None else iou
     return Predictor(
         backend,
@@ -175,8 +177,8 @@ def test(
         outcome = Outcome(weights, name, target, predictor, evaluation)
         save(config, outcome, eval_set)
         if not config.no_report:
-            pictures = results.write_charts(outcome, eval_set)
-            sections.append(results.section(outcome, pictures))
+            images = results.write_charts(outcome, eval_set)
+            sections.append(results.section(outcome, images))
         outcomes.append(outcome._replace(evaluation=evaluation.figures_only()))
     check_any(outcomes, failed)
     content: Dict[str, Any] = {"weights": [results.content(o) for o in outcomes]}
@@ -200,7 +202,7 @@ def test(
                 usual.net_hw,
                 limits.conf_thres,
                 iou_thres=limits.iou_thres,
-                max_det=min(limits.max_det, limits.backend.baked.topk),
+                max_det=min(limits.max_det, limits.backend.embedded_nms.topk),
                 auto=usual.auto,
                 flip=usual.flip,
             )
@@ -261,7 +263,7 @@ def facts(config: EvaluateConfig, eval_set: EvalSet) -> List[Tuple[str, str]]:
     return [
         ("data", "%s, %s" % (config.data, config.task)),
         ("images", "%d, %d persons labelled" % (eval_set.count, persons)),
-        ("truth", eval_set.annotations or "label files"),
+        ("ground truth", eval_set.annotations or "label files"),
         ("date", datetime.datetime.now().strftime("%Y-%m-%d %H:%M")),
     ]
 

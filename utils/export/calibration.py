@@ -19,7 +19,7 @@ from utils.quantization.cache_origin import (
     read_origin,
     write_origin,
 )
-from utils.quantization.images import batches, choose_pictures
+from utils.quantization.images import batches, choose_images
 from utils.trt.sidecar import sha256
 
 CALIB_PATH, CALIB_NUM, CALIB_IMGSZ = "data/custom_kpts/images", 1024, (832,)  # where none is named
@@ -94,7 +94,7 @@ class CalibrationConfig:
 
     def images(self) -> List[str]:
         """Paths of the calibration images. Raises InputError if there are too few."""
-        return choose_pictures(self.calib_path or CALIB_PATH, self.count, self.calib_seed or 0)
+        return choose_images(self.calib_path or CALIB_PATH, self.count, self.calib_seed or 0)
 
     def images_if_there(self) -> Optional[List[str]]:
         """The same; None where they are not on this machine. Raises InputError if there are too

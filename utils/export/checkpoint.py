@@ -184,10 +184,10 @@ def rounding_images(config: ExportConfig, net_hw: Tuple[int, int]) -> List[np.nd
     """Images on which the errors of FP16 weights shall cancel; none: round to the nearest."""
     if not config.half or config.round == "nearest":
         return []
-    from utils.quantization.adaptive_rounding import sample_pictures
+    from utils.quantization.adaptive_rounding import sample_images
 
     print("rounding the weights so that errors cancel, a minute or two", flush=True)
-    return sample_pictures(net_hw, [config.check_image] if config.check_image else [])
+    return sample_images(net_hw, [config.check_image] if config.check_image else [])
 
 
 def describe(difference: Difference) -> str:

@@ -25,8 +25,8 @@ def put_nms(
 
     from utils.graph.nms import add_nms, swap_efficientnms
 
-    baked = {"conf_thres": nms.conf_thres, "iou_thres": nms.iou_thres, "topk": nms.topk}
-    add_metadata(graph, {**baked, "nms": nms.form})
+    embedded_nms = {"conf_thres": nms.conf_thres, "iou_thres": nms.iou_thres, "topk": nms.topk}
+    add_metadata(graph, {**embedded_nms, "nms": nms.form})
     both = onnx.ModelProto()
     both.CopyFrom(graph)
     nms = add_nms(graph, nc, nms)

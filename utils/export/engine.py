@@ -25,7 +25,7 @@ from utils.export.int8 import with_pairs, write_onnx
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8
 from utils.files import atomic_path, check_writable
 from utils.graph.analysis import Graph
-from utils.graph.fp16 import has_qdq, is_half, to_half
+from utils.graph.fp16 import has_qdq, is_fp16, to_fp16
 from utils.graph.nms import PLUGIN, has_efficientnms, swap_efficientnms
 from utils.pipeline import elapsed
 from utils.pose.letterbox import parse_size, stride_multiple
@@ -159,7 +159,7 @@ def build_engine(config: EngineConfig) -> Path:
         dla=config.dla,
         timing_cache=timing,
         layers=config.layers,
-        fp16_asked=config.fp16 or is_half(source.model),
+        fp16_asked=config.fp16 or is_fp16(source.model),
     )
     known = timing is not None and timing.is_file()
     print("building %s with %s; %s" % (target, trt, "kernel timings from %s" % timing if known
@@ -273,7 +273,7 @@ def prepare(
             "`quant` implicit: %s has Q/DQ pairs; name the ONNX it was made of" % source.path.name
         )
     int8 = config.int8 or pairs
-    fp16 = config.fp16 or is_half(model) or int8  # INT8 leaves the rest to FP16
+    fp16 = config.fp16 or is_fp16(model) or int8  # INT8 leaves the rest to FP16
     calibrator, how = None, {}
     if config.int8 and not pairs:
         refuse_for_int8(source)
@@ -285,11 +285,11 @@ def prepare(
             print("%s has Q/DQ pairs: building INT8, the rest in FP16" % source.path.name)
     elif fp16 and not config.fp16:
         print("%s has FP16 weights: building FP16" % source.path.name)
-    if fp16 and not int8 and not is_half(model) and config.round != "nearest":
+    if fp16 and not int8 and not is_fp16(model) and config.round != "nearest":
         round_weights(config, source, profile)
     float32, not_int8 = precise_names(model, config.calibration.keep)
     if trt.typed and fp16:
-        to_half(model)
+        to_fp16(model)
     explicit = how.get("quantization") == "explicit"
     return Prepared(
         data=model.SerializeToString(),
@@ -315,7 +315,7 @@ def round_weights(config: EngineConfig, source: OnnxFile, profile: Optional[Prof
     print("rounding the weights so that errors cancel, a minute or two", flush=True)
     try:
         hw = source.hw if profile is None else profile.common[2:]
-        adaptive_rounding.prepare(source.model, adaptive_rounding.sample_pictures(hw))
+        adaptive_rounding.prepare(source.model, adaptive_rounding.sample_images(hw))
     except InputError as e:
         if config.round:
             raise InputError("`round` %s: %s" % (config.round, e)) from e

@@ -176,7 +176,7 @@ def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, *, de
         result.model,
         source.model,
         result.plan,
-        pictures=images,
+        paths=images,
         net_hw=calibration.image_hw(source),
         options=options,
         letterboxed=calibration.letterboxed,

@@ -71,7 +71,7 @@ def export(
     if simplify:
         graph = _simplify(graph)
     if half:
-        _to_half(graph, images)
+        _to_fp16(graph, images)
     # The tracer loses the known width of the rows when height and width are dynamic.
     graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value = model.head.no
     graph.ir_version = ir_version  # simplifiers stamp their own, which old parsers refuse
@@ -82,12 +82,12 @@ def export(
     return graph
 
 
-def _to_half(graph: Any, images: Sequence[np.ndarray]) -> None:
+def _to_fp16(graph: Any, images: Sequence[np.ndarray]) -> None:
     from utils.graph import fp16
     from utils.quantization import adaptive_rounding
 
     adaptive_rounding.prepare(graph, images)
-    fp16.to_half(graph, half_input=True)
+    fp16.to_fp16(graph, fp16_input=True)
 
 
 def _exporter_options() -> Dict[str, Any]:

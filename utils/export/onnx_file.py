@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Optional, Tuple
 
 from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
-from utils.graph.fp16 import has_qdq, is_half
+from utils.graph.fp16 import has_qdq, is_fp16
 from utils.graph.nms import has_efficientnms, swap_efficientnms
 from utils.pose.layout import Layout
 from utils.runtime.metadata import identify
@@ -87,7 +87,7 @@ def refuse_for_int8(source: OnnxFile) -> None:
         )
     if has_qdq(source.model):
         raise InputError("`onnx` %s: has Q/DQ pairs already" % source.path)
-    if is_half(source.model):
+    if is_fp16(source.model):
         raise InputError("`onnx` %s: FP16 weights; export it without `half` for INT8" % source.path)
 
 

@@ -1,7 +1,7 @@
 """FP16 as types in the ONNX: `--half`, and TensorRT 11 and RTX, whose precision is the types.
 
     rounding.prepare(model, images)     # weights that lose little by it
-    to_half(model)
+    to_fp16(model)
 
 Weights and convolutions become FP16; the decode (and NMS behind it) stays FP32, because an FP16
 coordinate has steps of 0.5 px above 512 and of 1 px above 1024.
@@ -21,7 +21,7 @@ SMALLEST = 2.0**-14  # below, FP16 loses bits
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 
-def is_half(model: Any) -> bool:
+def is_fp16(model: Any) -> bool:
     """Whether convolutions of the model compute in FP16."""
     from onnx import TensorProto
 
@@ -38,15 +38,15 @@ def has_qdq(model: Any) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
-def to_half(model: Any, half_input: bool = False) -> None:
+def to_fp16(model: Any, fp16_input: bool = False) -> None:
     """Type everything before the decode FP16, in place. Nothing happens to a model that is.
 
-    Input and outputs stay FP32; with `half_input` the input is FP16, too. Scales of Q/DQ pairs
+    Input and outputs stay FP32; with `fp16_input` the input is FP16, too. Scales of Q/DQ pairs
     become FP16 (TensorRT: what they dequantise to has their type).
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    if is_half(model):
+    if is_fp16(model):
         return
     graph = Graph(model)
     halved: Dict[str, str] = {}  # float32 constant -> its FP16 twin
@@ -79,7 +79,7 @@ def to_half(model: Any, half_input: bool = False) -> None:
                 body.append(node)
                 made |= set(node.output)
     nodes: List[Any] = []
-    if half_input:
+    if fp16_input:
         for entry in model.graph.input:
             if entry.name in graph.inputs:
                 entry.type.tensor_type.elem_type = TensorProto.FLOAT16
@@ -93,7 +93,7 @@ def to_half(model: Any, half_input: bool = False) -> None:
             for i, name in enumerate(node.input):
                 if i in PARAMETERS.get(node.op_type, ()):
                     continue
-                if name in graph.inputs and not half_input:
+                if name in graph.inputs and not fp16_input:
                     node.input[i] = name + "/half"
                 elif name in floats:
                     node.input[i] = twin(name)

@@ -6,7 +6,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import side_color, skeleton
 from utils.pose.poses import Poses
 
@@ -102,13 +102,18 @@ def draw_keypoints(
         cv2.circle(image, center, radius, side_color(skel.sides[k]), -1, cv2.LINE_AA, SHIFT)
 
 
-def draw_truth(
-    image: np.ndarray, truth: Truth, names: Sequence[str], *, line_width: int = 0, ids: bool = False
+def draw_ground_truth(
+    image: np.ndarray,
+    ground_truth: GroundTruth,
+    names: Sequence[str],
+    *,
+    line_width: int = 0,
+    ids: bool = False,
 ) -> None:
     """Draw annotated persons into a (H, W, 3) uint8 BGR image, in place.
 
     Args:
-        truth: in pixels of this image.
+        ground_truth: in pixels of this image.
         names: class names; a single one is not written at each box.
         line_width: px, 0: by image size.
         ids: the number of each keypoint beside it.
@@ -117,19 +122,19 @@ def draw_truth(
     """
     hw = (image.shape[0], image.shape[1])
     width = line_width or default_line_width(hw)
-    skel = skeleton(truth.keypoints.shape[1])
-    for i in range(truth.count):
-        color = CLASS_COLORS[int(truth.classes[i]) % len(CLASS_COLORS)]
-        low, size = truth.boxes[i, :2], truth.boxes[i, 2:]
+    skel = skeleton(ground_truth.keypoints.shape[1])
+    for i in range(ground_truth.count):
+        color = CLASS_COLORS[int(ground_truth.classes[i]) % len(CLASS_COLORS)]
+        low, size = ground_truth.boxes[i, :2], ground_truth.boxes[i, 2:]
         box = np.concatenate([low, low + size])
         draw_box(image, box, color, width=width)
-        draw_keypoints(image, truth.keypoints[i], skel, width=width, kpt_thres=0.0)
-        for x, y in _fixed(truth.keypoints[i][truth.keypoints[i, :, 2] == 1, :2]):
+        draw_keypoints(image, ground_truth.keypoints[i], skel, width=width, kpt_thres=0.0)
+        for x, y in _fixed(ground_truth.keypoints[i][ground_truth.keypoints[i, :, 2] == 1, :2]):
             cv2.circle(image, (x, y), (width + 1) << (SHIFT - 1), (0, 0, 0), -1, cv2.LINE_AA, SHIFT)
         if len(names) > 1:
-            draw_label(image, names[int(truth.classes[i])], box, color=color, width=width)
+            draw_label(image, names[int(ground_truth.classes[i])], box, color=color, width=width)
     if ids:
-        for points in truth.keypoints:
+        for points in ground_truth.keypoints:
             for k in np.flatnonzero(points[:, 2] > 0):
                 _draw_id(image, str(k), points[k, :2], width=width)
 
@@ -180,7 +185,7 @@ class Tile(NamedTuple):
     """One image of a contact sheet."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
-    truth: Poses  # px of the image
+    ground_truth: Poses  # px of the image
     found: Poses
     title: str
 
@@ -190,14 +195,14 @@ def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2)
     cells = []
     for tile in tiles:
         pair = []
-        for poses, labels in ((tile.truth, False), (tile.found, True)):
-            picture, scale = _fit_tile(tile.image)
+        for poses, labels in ((tile.ground_truth, False), (tile.found, True)):
+            fitted, scale = _fit_tile(tile.image)
             factor = np.array([scale, scale, 1], np.float32)
             scaled = poses._replace(
                 boxes=poses.boxes * np.float32(scale), keypoints=poses.keypoints * factor
             )
-            draw_poses(picture, scaled, names, line_width=1, labels=labels, confidences=labels)
-            pair.append(_center(picture, TILE_HW))
+            draw_poses(fitted, scaled, names, line_width=1, labels=labels, confidences=labels)
+            pair.append(_center(fitted, TILE_HW))
         bar = np.full((BAR, 2 * TILE_HW[1] + GAP, 3), 255, np.uint8)
         title = _ascii(tile.title[:95])
         cv2.putText(bar, title, (2, BAR - 8), _FONT, 0.42, (50, 50, 50), 1, cv2.LINE_AA)

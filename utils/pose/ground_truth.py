@@ -1,11 +1,14 @@
-"""Truth: what is really on an image, in pixels; what predictions are measured against."""
+"""GroundTruth: the annotated persons of one image, in pixels.
+
+Predictions are measured against it.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
 
 
-class Truth(NamedTuple):
+class GroundTruth(NamedTuple):
     """The n annotated persons of one image, in its pixels."""
 
     boxes: np.ndarray  # (n, 4) float64 x y width height px, as COCO JSON has them
@@ -20,9 +23,9 @@ class Truth(NamedTuple):
         return int(self.boxes.shape[0])
 
 
-def empty_truth(nkpt: int) -> Truth:
+def empty_ground_truth(nkpt: int) -> GroundTruth:
     """Truth of an image with nobody on it."""
     none = np.zeros(0)
-    return Truth(
+    return GroundTruth(
         np.zeros((0, 4)), none.astype(np.int64), np.zeros((0, nkpt, 3)), none, none.astype(bool)
     )

@@ -1,7 +1,7 @@
 """FP16 weights whose rounding errors cancel: as many bits, a fraction of the error.
 
-    prepare(model, sample_pictures((640, 640)))
-    to_half(model)                                # utils/graph/fp16.py
+    prepare(model, sample_images((640, 640)))
+    to_fp16(model)                                # utils/graph/fp16.py
 
 Rounding each weight of a convolution to the nearest FP16 leaves an error that is the same at every
 pixel, and it is most of what FP16 costs a keypoint. Rounded one after the other instead, with the
@@ -27,10 +27,10 @@ LARGEST = float(np.finfo(np.float16).max)
 # what passes pixels on unchanged
 MOVING = ("Slice", "Concat", "Reshape", "Transpose", "SpaceToDepth", "Identity")
 PREFIX = "half/"  # of everything that is put into the graph
-PICTURES = Path(__file__).resolve().parents[2] / "data" / "images"
+SAMPLE_IMAGES = Path(__file__).resolve().parents[2] / "data" / "images"
 
 
-def prepare(model: Any, pictures: Sequence[np.ndarray]) -> None:
+def prepare(model: Any, images: Sequence[np.ndarray]) -> None:
     """Get a float32 ONNX ready for FP16, in place: exact_pixels, then round_weights.
 
     It computes the same, in float32 and in FP16, of images with 8 bits a colour.
@@ -38,15 +38,17 @@ def prepare(model: Any, pictures: Sequence[np.ndarray]) -> None:
     Raises InputError if ONNX Runtime is not there or cannot run the model.
     """
     exact_pixels(model)
-    round_weights(model, pictures)
+    round_weights(model, images)
 
 
-def sample_pictures(hw: Any, more: Sequence[str] = ()) -> List[np.ndarray]:
+def sample_images(hw: Any, more: Sequence[str] = ()) -> List[np.ndarray]:
     """(1, 3, height, width) float32 of the images in data/images, and of further files."""
     from utils.dataset.images import IMAGE_SUFFIXES
     from utils.quantization.images import read_batch
 
-    files = [p.resolve() for p in sorted(PICTURES.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    files = [
+        p.resolve() for p in sorted(SAMPLE_IMAGES.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES
+    ]
     files += [p for p in (Path(name).resolve() for name in more) if p not in files]
     return [read_batch([str(file)], hw, letterboxed=True) for file in files]
 
@@ -116,7 +118,7 @@ def _alone(graph: Graph, conv: Any, index: int) -> bool:
     return name in graph.constants and len(graph.readers[name]) == 1
 
 
-def round_weights(model: Any, pictures: Sequence[np.ndarray]) -> None:
+def round_weights(model: Any, images: Sequence[np.ndarray]) -> None:
     """Make weights and biases of the convolutions FP16 numbers, in place; they stay float32.
 
     Args: images: (1, 3, H, W) float32 RGB 0..1, all of one size.
@@ -126,14 +128,14 @@ def round_weights(model: Any, pictures: Sequence[np.ndarray]) -> None:
     """
     from onnx import numpy_helper
 
-    if not pictures:
+    if not images:
         return
 
     graph = Graph(model)
     convs = [conv for conv in graph.convs if _alone(graph, conv, 1)]
     for start in range(0, len(convs), AT_ONCE):
         part = convs[start : start + AT_ONCE]
-        for conv, seen in zip(part, _inputs(model, graph, part, pictures=pictures)):
+        for conv, seen in zip(part, _inputs(model, graph, part, images=images)):
             own = _alone(graph, conv, 2)
             weights = numpy_helper.to_array(graph.constants[conv.input[1]]).astype(np.float64)
             bias = np.zeros(len(weights))
@@ -146,7 +148,7 @@ def round_weights(model: Any, pictures: Sequence[np.ndarray]) -> None:
 
 
 def _inputs(
-    model: Any, graph: Graph, convs: Sequence[Any], *, pictures: Iterable[np.ndarray]
+    model: Any, graph: Graph, convs: Sequence[Any], *, images: Iterable[np.ndarray]
 ) -> List[np.ndarray]:
     """What each convolution sees at random places of the images: (N, C, k, k) float32."""
     import onnx
@@ -154,9 +156,9 @@ def _inputs(
 
     from utils.quantization.activation_ranges import open_session
 
-    pictures = list(pictures)
+    images = list(images)
     names = sorted({conv.input[0] for conv in convs})
-    body = with_input_hw(model, *_batch_hw(pictures[0]))
+    body = with_input_hw(model, *_batch_hw(images[0]))
     nodes = [n for old, n in zip(graph.nodes, body.graph.node) if id(old) not in graph.decode]
     kept = onnx.ModelProto()
     kept.CopyFrom(body)
@@ -171,9 +173,9 @@ def _inputs(
         raise InputError("ONNX Runtime cannot run the model (%s)" % one_line(e, 150)) from e
     rng = np.random.default_rng(0)
     seen: List[List[np.ndarray]] = [[] for _ in convs]
-    for picture in pictures:
+    for image in images:
         try:
-            found = dict(zip(names, session.run(names, {graph.inputs[0]: picture})))
+            found = dict(zip(names, session.run(names, {graph.inputs[0]: image})))
         except Exception as e:
             raise InputError("ONNX Runtime cannot run the model (%s)" % one_line(e, 150)) from e
         for conv, part in zip(convs, seen):
@@ -181,8 +183,8 @@ def _inputs(
     return [np.concatenate(part) for part in seen]
 
 
-def _batch_hw(picture: np.ndarray) -> Any:
-    return picture.shape[0], (picture.shape[2], picture.shape[3])
+def _batch_hw(image: np.ndarray) -> Any:
+    return image.shape[0], (image.shape[2], image.shape[3])
 
 
 def _patches(conv: Any, graph: Graph, x: np.ndarray, *, rng: Any) -> np.ndarray:

@@ -88,7 +88,7 @@ def read_levels(graph: Graph) -> List[List[str]]:
 
 
 def crops(
-    pictures: Sequence[str], net_hw: HW, options: Options, *, letterboxed: bool
+    paths: Sequence[str], net_hw: HW, options: Options, *, letterboxed: bool
 ) -> Iterator[np.ndarray]:
     """Endless batches (B, 3, size, size) of pieces, zoomed and mirrored at random.
 
@@ -103,7 +103,7 @@ def crops(
         batch = []
         for _ in range(options.batch):
             if not order:
-                order = list(pictures)
+                order = list(paths)
                 dice.shuffle(order)
             zoom = math.exp(dice.uniform(math.log(least), math.log(max(LARGEST_ZOOM, least))))
             hw = (max(round(net_hw[0] * zoom), h), max(round(net_hw[1] * zoom), w))
@@ -239,7 +239,7 @@ def distill(
     teacher: Any,
     plan: Plan,
     *,
-    pictures: Sequence[str],
+    paths: Sequence[str],
     net_hw: HW,
     options: Options,
     letterboxed: bool = False,
@@ -264,7 +264,7 @@ def distill(
     reference = TorchGraph(teacher, heads + features, options.device)
     optimizer = torch.optim.Adam(student.parameters(options), lr=0.0, betas=(0.9, 0.99))
     losses = []
-    batches = crops(pictures, net_hw, options, letterboxed=letterboxed)
+    batches = crops(paths, net_hw, options, letterboxed=letterboxed)
     with tqdm(range(options.steps), "distil", disable=not options.progress) as bar:
         for step in bar:
             images = torch.from_numpy(next(batches)).to(options.device)

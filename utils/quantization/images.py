@@ -1,7 +1,7 @@
 """Images for INT8 calibration, prepared exactly as detect prepares them.
 
-images = choose_pictures("data/custom_kpts/images", 256)
-for batch in batches(images, (640, 640), 8): ...     # (B, 3, 640, 640) float32 RGB 0..1
+paths = choose_images("data/custom_kpts/images", 256)
+for batch in batches(paths, (640, 640), 8): ...     # (B, 3, 640, 640) float32 RGB 0..1
 """
 
 import random
@@ -17,7 +17,7 @@ from utils.pose.letterbox import HW
 SEED = 0
 
 
-def choose_pictures(folder: str, count: int, seed: int = SEED) -> List[str]:
+def choose_images(folder: str, count: int, seed: int = SEED) -> List[str]:
     """`count` images of a folder and its subfolders (or of a list file), the same each time.
 
     The first n of a larger choice are the choice of n.
@@ -49,7 +49,7 @@ def choose_pictures(folder: str, count: int, seed: int = SEED) -> List[str]:
     return files[:count]
 
 
-def read_batch(pictures: Sequence[str], net_hw: HW, letterboxed: bool = False) -> np.ndarray:
+def read_batch(paths: Sequence[str], net_hw: HW, letterboxed: bool = False) -> np.ndarray:
     """(B, 3, net_h, net_w) float32 RGB 0..1 of image files, resized or letterboxed.
 
     Raises InputError for a file that cannot be read.
@@ -58,19 +58,19 @@ def read_batch(pictures: Sequence[str], net_hw: HW, letterboxed: bool = False) -
 
     images, boxes = [], []
     place = letterbox.fit if letterboxed else letterbox.stretch
-    for picture in pictures:
+    for path in paths:
         try:
-            image = read_image(picture)
+            image = read_image(path)
         except (ValueError, OSError) as e:
             reason = getattr(e, "strerror", None) or e
-            raise InputError("`calib_path`: %s: %s" % (picture, reason)) from e
+            raise InputError("`calib_path`: %s: %s" % (path, reason)) from e
         images.append(image)
         boxes.append(place((image.shape[0], image.shape[1]), net_hw))
     return letterbox.to_batch(images, boxes, net_hw)
 
 
 def batches(
-    pictures: Sequence[str],
+    paths: Sequence[str],
     net_hw: HW,
     size: int,
     *,
@@ -87,11 +87,11 @@ def batches(
     """
     from tqdm import tqdm
 
-    with tqdm(total=len(pictures), desc=title or "", unit="image", disable=title is None) as bar:
-        for start in range(0, len(pictures), size):
-            part = list(pictures[start : start + size])
+    with tqdm(total=len(paths), desc=title or "", unit="image", disable=title is None) as bar:
+        for start in range(0, len(paths), size):
+            part = list(paths[start : start + size])
             count = len(part)
             if fixed and count < size:
-                part += [pictures[i % len(pictures)] for i in range(size - count)]
+                part += [paths[i % len(paths)] for i in range(size - count)]
             yield read_batch(part, net_hw, letterboxed)
             bar.update(count)

@@ -115,11 +115,11 @@ class Steps:
     Of each image only what later pieces read is kept.
     """
 
-    def __init__(self, model: Any, pictures: Sequence[np.ndarray], names: Sequence[str]):
+    def __init__(self, model: Any, images: Sequence[np.ndarray], names: Sequence[str]):
         self.model = model
         self.maker = {name: node for node in model.graph.node for name in node.output if name}
         entry = model.graph.input[0].name
-        self.known: List[Dict[str, np.ndarray]] = [{entry: picture} for picture in pictures]
+        self.known: List[Dict[str, np.ndarray]] = [{entry: image} for image in images]
         self.done: Set[int] = set()
         self.useful = self._behind(names)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from utils.runtime.metadata import Identity
 
 
-class BakedNms(NamedTuple):
+class EmbeddedNms(NamedTuple):
     """NMS that is inside a model; nothing at run time changes it.
 
     Other exporters do not record the thresholds: None.
@@ -52,7 +52,7 @@ class Backend:
         dtype: NumPy dtype of the input.
         names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
         imgsz: (height, width) the model was trained or exported for, None if unknown.
-        baked: the embedded NMS, None if it has none.
+        embedded_nms: the embedded NMS, None if it has none.
         layout: how another exporter lays the output out, None: as we do.
         max_batch: most images at once where `input_shape` says any, None: no limit.
         workers: calls that may run at the same time, from as many threads.
@@ -68,7 +68,7 @@ class Backend:
     nkpt: int
     stride: int
     imgsz: Optional[Tuple[int, int]]
-    baked: Optional[BakedNms] = None
+    embedded_nms: Optional[EmbeddedNms] = None
     layout: Optional[Layout] = None
     max_batch: Optional[int] = None
     workers: int = 1
@@ -81,7 +81,7 @@ class Backend:
     @property
     def end2end(self) -> bool:
         """NMS is inside the model."""
-        return self.baked is not None
+        return self.embedded_nms is not None
 
     @property
     def batch(self) -> Optional[int]:
@@ -118,12 +118,16 @@ class Backend:
     def _set_identity(self, found: "Identity") -> None:
         """Adopt what utils/runtime/metadata.py read off the file."""
         self.names, self.nkpt, self.stride, self.imgsz = found.info
-        self.baked, self.layout, self._outputs = found.baked, found.layout, found.outputs
+        self.embedded_nms, self.layout, self._outputs = (
+            found.embedded_nms,
+            found.layout,
+            found.outputs,
+        )
 
     def _read(self, found: List[Any]) -> Any:
         """The outputs named `_outputs` -> what __call__ returns."""
         if self.layout is None:
-            return found[0] if self.baked is None else Detections(*map(_on_host, found))
+            return found[0] if self.embedded_nms is None else Detections(*map(_on_host, found))
         if self.layout.suppressed:
             return Detections(*self.layout.to_detections(found[0]))
         return self.layout.to_raw(found[0])

@@ -4,7 +4,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from utils.pose.keypoints import COCO_NAMES
 from utils.pose.layout import SUPPRESSED_ROWS, WAY_OUT, Dims, Layout, decode_text, find_layout
-from utils.runtime.backend import BakedNms, Detections
+from utils.runtime.backend import Detections, EmbeddedNms
 
 DEFAULT_STRIDE = 64
 
@@ -23,7 +23,7 @@ class Identity(NamedTuple):
 
     info: ModelInfo
     layout: Optional[Layout]  # of the only output; None: the five of embedded NMS, or ours raw
-    baked: Optional[BakedNms]
+    embedded_nms: Optional[EmbeddedNms]
     outputs: List[str]  # that are read, in order
 
 
@@ -58,24 +58,24 @@ def identify(properties: Dict[str, str], outputs: Dict[str, Dims]) -> Identity:
     suppressed = _is_suppressed(properties)
     layout = find_layout(dims, len(names), _kpt_shape(properties), suppressed=suppressed)
     info = read_metadata(properties, 5 + len(names) + 3 * layout.nkpt)
-    baked = None
+    embedded_nms = None
     if layout.suppressed:  # the thresholds are not recorded
-        baked = BakedNms(None, None, dims[1] or SUPPRESSED_ROWS)
-    return Identity(info, layout, baked, [name])
+        embedded_nms = EmbeddedNms(None, None, dims[1] or SUPPRESSED_ROWS)
+    return Identity(info, layout, embedded_nms, [name])
 
 
 def _embedded(properties: Dict[str, str], outputs: Dict[str, Dims]) -> Identity:
     """The five outputs of our own embedded NMS."""
     try:
         shapes = {name: list(dims) for name, dims in outputs.items()}
-        baked = read_baked_nms(properties, shapes)
+        embedded_nms = read_embedded_nms(properties, shapes)
         width = 5 + len(read_names(properties)) + shapes["det_pose"][2]
         info = read_metadata(properties, width)
     except ValueError as e:
         raise ValueError(
             "embedded NMS, but not as this version writes it (%s); export it again" % e
         ) from e
-    return Identity(info, None, baked, list(Detections._fields))
+    return Identity(info, None, embedded_nms, list(Detections._fields))
 
 
 def _is_plain(properties: Dict[str, str], dims: Dims) -> bool:
@@ -93,7 +93,7 @@ def _is_suppressed(properties: Dict[str, str]) -> bool:
     return _metadata_value(properties, "end2end", None) is True or inside is True
 
 
-def is_half(properties: Dict[str, str]) -> bool:
+def is_fp16(properties: Dict[str, str]) -> bool:
     """The metadata of another exporter says that weights are FP16, whatever the input is."""
     settings = _metadata_value(properties, "args", {})
     if not isinstance(settings, dict):
@@ -159,7 +159,7 @@ def read_names(properties: Dict[str, str]) -> List[str]:
     return names
 
 
-def read_baked_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) -> BakedNms:
+def read_embedded_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) -> EmbeddedNms:
     """The NMS of a model from its metadata and the shapes of its outputs.
 
     Raises ValueError (reason only) if something is missing or contradicts.
@@ -177,7 +177,7 @@ def read_baked_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) -> 
             raise ValueError("metadata %s: %s" % (key, str(value)[:60]))
     if _metadata_value(properties, "topk", topk) != topk:
         raise ValueError("metadata topk %s, output %d" % (properties["topk"], topk))
-    return BakedNms(float(values[0]), float(values[1]), topk)
+    return EmbeddedNms(float(values[0]), float(values[1]), topk)
 
 
 def _metadata_value(properties: Dict[str, str], key: str, default: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from utils.device import available_cores
 from utils.errors import InputError, InputWarning, one_line
 from utils.runtime.backend import Backend, format_shape
-from utils.runtime.metadata import DEFAULT_STRIDE, identify, is_half
+from utils.runtime.metadata import DEFAULT_STRIDE, identify, is_fp16
 
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
 
@@ -76,8 +76,8 @@ class OnnxBackend(Backend):
         )
         if self.layout is not None:
             self.description += ", " + str(self.layout)
-        if self.baked is not None:
-            self.description += ", " + str(self.baked)
+        if self.embedded_nms is not None:
+            self.description += ", " + str(self.embedded_nms)
         if swapped:
             self.description += ", TensorRT's EfficientNMS replaced by standard ops"
 
@@ -107,7 +107,7 @@ class OnnxBackend(Backend):
             self._set_identity(identify(properties, dims))
         except ValueError as e:
             raise InputError(foreign % e) from e
-        if self.precision == "FP32" and is_half(properties):
+        if self.precision == "FP32" and is_fp16(properties):
             self.precision = "FP16"
 
     def _run_once(self, path: Path, properties: Dict[str, str]) -> List[Optional[int]]:

@@ -17,7 +17,7 @@ from utils.pose import letterbox, nms
 from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW, Letterbox
 from utils.pose.poses import Poses
-from utils.runtime.backend import Backend, BakedNms
+from utils.runtime.backend import Backend, EmbeddedNms
 
 DEFAULT_SIZE = 640
 DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
@@ -73,17 +73,17 @@ class Predictor:
         self.backend = backend
         self.net_hw = resolve_size(backend, img_size)
         self.auto = auto and backend.input_shape[2:] == (None, None)
-        if backend.baked is not None:
+        if backend.embedded_nms is not None:
             if augment:
                 raise InputError(
                     "`augment` merges views before NMS, and this model has embedded NMS; drop "
                     "`augment`, or export without `end2end`"
                 )
             agnostic = agnostic and backend.nc > 1  # with one class it is the same
-            warn_if_baked(backend.baked, conf_thres, iou_thres, agnostic=agnostic)
-            if backend.baked.conf_thres is not None:
-                conf_thres = max(conf_thres or 0.0, backend.baked.conf_thres)
-                iou_thres = backend.baked.iou_thres
+            warn_about_embedded_nms(backend.embedded_nms, conf_thres, iou_thres, agnostic=agnostic)
+            if backend.embedded_nms.conf_thres is not None:
+                conf_thres = max(conf_thres or 0.0, backend.embedded_nms.conf_thres)
+                iou_thres = backend.embedded_nms.iou_thres
             agnostic = False
         self.conf_thres = DEFAULT_CONF if conf_thres is None else conf_thres
         self.iou_thres = DEFAULT_IOU if iou_thres is None else iou_thres
@@ -242,22 +242,26 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
     return rounded
 
 
-def warn_if_baked(
-    baked: BakedNms, conf_thres: Optional[float], iou_thres: Optional[float], *, agnostic: bool
+def warn_about_embedded_nms(
+    embedded_nms: EmbeddedNms,
+    conf_thres: Optional[float],
+    iou_thres: Optional[float],
+    *,
+    agnostic: bool,
 ) -> None:
     """Say which settings the embedded NMS a model does not take; None: not asked for."""
-    if baked.conf_thres is None:
+    if embedded_nms.conf_thres is None:
         if iou_thres is not None:
             _warn("`iou_thres` %g is ignored: the model has embedded NMS" % iou_thres)
-    elif conf_thres is not None and conf_thres < baked.conf_thres:
+    elif conf_thres is not None and conf_thres < embedded_nms.conf_thres:
         _warn(
             "`conf_thres` %g: the model has embedded NMS and returns nothing below %g; "
-            "export it again for a lower one" % (conf_thres, baked.conf_thres)
+            "export it again for a lower one" % (conf_thres, embedded_nms.conf_thres)
         )
-    if baked.iou_thres is not None and iou_thres not in (None, baked.iou_thres):
+    if embedded_nms.iou_thres is not None and iou_thres not in (None, embedded_nms.iou_thres):
         _warn(
             "`iou_thres` %g is ignored: the model has embedded NMS, with %g"
-            % (iou_thres, baked.iou_thres)
+            % (iou_thres, embedded_nms.iou_thres)
         )
     if agnostic:
         _warn(

@@ -49,8 +49,8 @@ class TensorrtBackend(Backend):
         self.description = "%s, %s, %s" % (trt, where, self.precision)
         if self.layout is not None:
             self.description += ", " + str(self.layout)
-        if self.baked is not None:
-            self.description += ", " + str(self.baked)
+        if self.embedded_nms is not None:
+            self.description += ", " + str(self.embedded_nms)
 
     @staticmethod
     def _check_size(path: Path, plan: bytes, info: Dict[str, Any]) -> None:

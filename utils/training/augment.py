@@ -137,10 +137,10 @@ def random_matrices(
     shift = eyes()
     shift[:, :2, 2] = rng.uniform(0.5 - hyp.translate, 0.5 + hyp.translate, (count, 2)) * (w, h)
     flip = eyes()
-    mirrored = rng.random((count, 2)) < (hyp.fliplr, hyp.flipud)
+    flipped = rng.random((count, 2)) < (hyp.fliplr, hyp.flipud)
     for axis, side in enumerate((w, h)):
-        flip[:, axis, axis] = np.where(mirrored[:, axis], -1, 1)
-        flip[:, axis, 2] = np.where(mirrored[:, axis], side, 0)
+        flip[:, axis, axis] = np.where(flipped[:, axis], -1, 1)
+        flip[:, axis, 2] = np.where(flipped[:, axis], side, 0)
     return flip @ shift @ shear @ rotation @ perspective @ center
 
 
@@ -198,7 +198,7 @@ def transform_labels(
     keypoints = np.concatenate([np.where(v[..., None] > 0, points, 0), v[..., None]], 2)
     flip_index = skeleton(keypoints.shape[1]).flip_index
     if flip_index is not None:
-        swapped = mirrors(matrix)
+        swapped = is_reflection(matrix)
         keypoints[swapped] = keypoints[swapped][:, list(flip_index)]
     found = Persons(sample, labels.classes[row], boxes, keypoints)
     return _blended(Persons(*(part[kept] for part in found)), samples)
@@ -216,7 +216,7 @@ def _blended(persons: Persons, samples: Samples) -> Persons:
     return Persons(*(np.concatenate([p[k] for p in parts]) for k in range(len(persons))))
 
 
-def mirrors(matrices: np.ndarray) -> np.ndarray:
+def is_reflection(matrices: np.ndarray) -> np.ndarray:
     """(n,) bool for (n, 3, 3): whether left becomes right, the orientation of the plane changes."""
     return np.linalg.det(matrices[:, :2, :2]) < 0
 

@@ -124,7 +124,7 @@ def describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:
         batch = trainer.batches.one(0, i)
         images, _ = to_device(batch, trainer.options.device)
         path = folder / ("train_batch%d.jpg" % i)
-        run_log.write_pictures(path, images, batch.persons, names=trainer.ema.model.names)
+        run_log.write_images(path, images, batch.persons, names=trainer.ema.model.names)
 
 
 def epoch_line(row: Dict[str, float], epochs: int) -> str:

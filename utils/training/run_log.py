@@ -15,12 +15,12 @@ import numpy as np
 
 from utils.evaluation import charts
 from utils.files import atomic_path
-from utils.pose.drawing import draw_truth
-from utils.pose.ground_truth import Truth
+from utils.pose.drawing import draw_ground_truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX
 from utils.training.augment import Persons
 
-PICTURES = 16  # of a batch that are drawn
+DRAWN_IMAGES = 16  # of a batch that are drawn
 TILE = 320  # px
 Row = Dict[str, float]
 
@@ -71,26 +71,28 @@ def read_rows(path: Union[str, Path], epochs: int) -> List[Row]:
     return [row for row in rows if row.get("epoch", 0) <= epochs]
 
 
-def write_pictures(path: Path, images: Any, persons: Persons, *, names: Sequence[str]):
+def write_images(path: Path, images: Any, persons: Persons, *, names: Sequence[str]):
     """The first images of a batch as the network gets them, persons drawn.
 
     Args:
         images: (B, 3, H, W) torch tensor, RGB 0..1.
     """
-    count = min(PICTURES, len(images))
+    count = min(DRAWN_IMAGES, len(images))
     pixels = (images[:count].float().cpu().numpy().transpose(0, 2, 3, 1) * 255).round()
     tiles = []
-    for i, picture in enumerate(pixels.astype(np.uint8)):
+    for i, whole in enumerate(pixels.astype(np.uint8)):
         some = Persons(*(part[persons.image == i] for part in persons))
-        scale = TILE / max(picture.shape[:2])
-        hw = (round(picture.shape[0] * scale), round(picture.shape[1] * scale))
-        tile = cv2.resize(picture[..., ::-1], hw[::-1], interpolation=cv2.INTER_AREA)
+        scale = TILE / max(whole.shape[:2])
+        hw = (round(whole.shape[0] * scale), round(whole.shape[1] * scale))
+        tile = cv2.resize(whole[..., ::-1], hw[::-1], interpolation=cv2.INTER_AREA)
         boxes = some.boxes * scale
         boxes[:, 2:] -= boxes[:, :2]
         areas = boxes[:, 2:].prod(1) * AREA_OF_BOX
         keypoints = some.keypoints * np.array([scale, scale, 1])
-        truth = Truth(boxes, some.classes, keypoints, areas, np.zeros(len(areas), bool))
-        draw_truth(tile, truth, names, line_width=1)
+        ground_truth = GroundTruth(
+            boxes, some.classes, keypoints, areas, np.zeros(len(areas), bool)
+        )
+        draw_ground_truth(tile, ground_truth, names, line_width=1)
         tiles.append(cv2.copyMakeBorder(tile, 0, 4, 0, 4, cv2.BORDER_CONSTANT, value=(255,) * 3))
     columns = math.ceil(math.sqrt(count))
     tiles += [np.full_like(tiles[0], 255)] * (-count % columns)

@@ -164,10 +164,10 @@ class Trainer:
         started = time.perf_counter()
         self._forget_gradients()
         source = batches.epoch(epoch)
-        pictures = self._pictures(source)
+        device_batches = self._device_batches(source)
         try:
             with self._bar(epoch) as bar:
-                for i, (images, targets) in enumerate(pictures):
+                for i, (images, targets) in enumerate(device_batches):
                     step = epoch * batches.steps + i
                     last = i + 1 == batches.steps
                     total += self._step(images, targets, step=step, last=last)
@@ -189,7 +189,7 @@ class Trainer:
         losses = dict(zip((*PARTS, "loss"), means))
         return EpochStats(losses, images / elapsed, memory, self.optimizer.param_groups[0]["lr"])
 
-    def _pictures(self, source: Iterator[TrainBatch]) -> Iterator[Any]:
+    def _device_batches(self, source: Iterator[TrainBatch]) -> Iterator[Any]:
         """(images on the device, targets on the device); a batch is warped while the one before
         it is being learnt from."""
         device = self.options.device

@@ -66,7 +66,7 @@ def warp(plan: Plan, pixels: Any, size: HW) -> Any:
         return _compiled()(pixels, *plan[:5], h, w)
     step = max(CHUNK_PIXELS // (h * w), 1)
     parts = [
-        _pictures(pixels, *(part[i : i + step] for part in plan[:5]), h, w)
+        _warp_part(pixels, *(part[i : i + step] for part in plan[:5]), h, w)
         for i in range(0, len(plan.inverse), step)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -83,10 +83,10 @@ def _compiles() -> bool:
 def _compiled() -> Any:
     import torch
 
-    return torch.compile(_pictures)
+    return torch.compile(_warp_part)
 
 
-def _pictures(
+def _warp_part(
     pixels: Any, inverse: Any, center: Any, tiles: Any, offsets: Any, color: Any, h: int, w: int
 ) -> Any:
     """(b, 3, h, w) float32 0..1 of a part of a plan."""

@@ -1,7 +1,7 @@
-"""Which image an annotation belongs to, and what is on it.
+"""Jobs of a conversion: which image an annotation belongs to, and the persons on it.
 
     found = find_jobs("data/custom_kpts/annotations", "", ["person"], nkpt=17)
-    loaded = load(found.jobs[0])                      # loaded.truth in pixels of the image
+    loaded = load(found.jobs[0])                      # loaded.ground_truth in px
 
 Annotations are a folder of JSON files (ours or labelme's, one an image), a COCO JSON, a folder
 with COCO JSONs in it, or a list file of images.
@@ -20,7 +20,7 @@ from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import list_images
 from utils.errors import InputError, one_line
 from utils.files import walk_files
-from utils.pose.ground_truth import Truth, empty_truth
+from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.letterbox import HW
 
 NO_IMAGE = "images that are not there, sizes taken from the JSON"
@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
     """A Job done: persons in pixels of an image of (height, width) px, None if that failed."""
 
     job: Job
-    truth: Truth
+    ground_truth: GroundTruth
     hw: Optional[HW]
     faults: List[str]  # complete messages
     notes: Dict[str, int]
@@ -281,9 +281,9 @@ def coco_jobs(
             if not below:
                 faults.append("%s: file_name is not the name of a file" % name)
                 continue
-            truth = coco.truths[key]
-            persons = ["person %d" % (i + 1) for i in range(truth.count)]
-            annotation = Annotation(truth, persons, entry.file_name, entry.hw)
+            ground_truth = coco.ground_truths[key]
+            persons = ["person %d" % (i + 1) for i in range(ground_truth.count)]
+            annotation = Annotation(ground_truth, persons, entry.file_name, entry.hw)
             entries.append((name, below, annotation))
     stems = [os.path.splitext(below)[0] for _, below, _ in entries]
     taken = {path for stem in stems for path in images.exact(stem)}
@@ -327,7 +327,7 @@ def _apart(jobs: List[Job], faults: List[str]) -> Tuple[List[Job], List[str]]:
 
 def load(job: Job) -> Loaded:
     """Read annotation and image size; persons in pixels of the image, fitted to it."""
-    failed = Loaded(job, empty_truth(job.nkpt), None, [], {})
+    failed = Loaded(job, empty_ground_truth(job.nkpt), None, [], {})
     annotation = job.annotation
     if annotation is None:
         assert job.json is not None
@@ -346,10 +346,12 @@ def load(job: Job) -> Loaded:
         notes[NO_IMAGE] += 1
     elif annotation.hw is not None and hw != annotation.hw:
         notes[RESIZED] += 1
-        annotation = annotation._replace(truth=_scaled(annotation.truth, annotation.hw, hw))
+        annotation = annotation._replace(
+            ground_truth=_scaled(annotation.ground_truth, annotation.hw, hw)
+        )
     fitted = fit(annotation._replace(notes=notes), hw)
     faults = ["%s, %s" % (job.name, fault) for fault in fitted.faults]
-    return Loaded(job._replace(annotation=None), fitted.truth, hw, faults, fitted.notes)
+    return Loaded(job._replace(annotation=None), fitted.ground_truth, hw, faults, fitted.notes)
 
 
 def _size(job: Job, annotation: Annotation) -> HW:
@@ -373,10 +375,10 @@ def _size(job: Job, annotation: Annotation) -> HW:
     return hw
 
 
-def _scaled(truth: Truth, old: HW, new: HW) -> Truth:
+def _scaled(ground_truth: GroundTruth, old: HW, new: HW) -> GroundTruth:
     x, y = new[1] / old[1], new[0] / old[0]
-    return truth._replace(
-        boxes=truth.boxes * [x, y, x, y],
-        keypoints=truth.keypoints * [x, y, 1.0],
-        areas=truth.areas * x * y,
+    return ground_truth._replace(
+        boxes=ground_truth.boxes * [x, y, x, y],
+        keypoints=ground_truth.keypoints * [x, y, 1.0],
+        areas=ground_truth.areas * x * y,
     )

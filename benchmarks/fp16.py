@@ -1,6 +1,6 @@
 """How far FP16 moves keypoints: the rows of a --half ONNX against those of the FP32 one.
 
-    python benchmarks/half.py --weights weights/yolov5s6_pose.pt --img-size 1280
+    python benchmarks/fp16.py --weights weights/yolov5s6_pose.pt --img-size 1280
 
 Exports FP32 and --half, the latter with --round nearest and cancel, and runs all on the val
 images, letterboxed. Prints a Markdown table of the keypoints of all rows above a score, before
@@ -39,7 +39,7 @@ HEADER = (
 
 def get_args_parser():
     parser = argparse.ArgumentParser(
-        "half.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "fp16.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--weights", default="weights/yolov5s6_pose.pt")
@@ -103,14 +103,14 @@ def write_models(folder: Path, weights: str, hw: Any) -> Dict[Any, Path]:
 
     from models.checkpoint import load_checkpoint
     from utils.export.onnx_export import export
-    from utils.quantization.adaptive_rounding import sample_pictures
+    from utils.quantization.adaptive_rounding import sample_images
 
     paths = {("FP32", ""): folder / "x.onnx"}
     export(load_checkpoint(weights).model.fuse(), paths["FP32", ""], hw, simplify=True)
-    for name, pictures in (("nearest", []), ("cancel", sample_pictures(hw))):
+    for name, images in (("nearest", []), ("cancel", sample_images(hw))):
         path = paths[name, "ONNX Runtime"] = folder / (name + ".onnx")
         model = load_checkpoint(weights).model.fuse()
-        graph = export(model, path, hw, half=True, simplify=True, images=pictures)
+        graph = export(model, path, hw, half=True, simplify=True, images=images)
         paths[name, "fused"] = folder / (name + "-fused.onnx")
         onnx.save(fused(graph), str(paths[name, "fused"]))
     return paths
