@@ -9,7 +9,7 @@ from tests.runtime.test_sources import encode, video
 from tests.scripts import run_inside
 from utils.errors import InputWarning
 from utils.pose import nms
-from utils.runtime.backend import Backend, BakedNms
+from utils.runtime.backend import Backend, EmbeddedNms
 from utils.runtime.sources import Frame, Source
 from utils.runtime.tracks import Tracks, check_sequence, thresholds
 from utils.runtime.writers import ResultWriter, label_text
@@ -66,13 +66,13 @@ def test_a_stream_that_restarts_is_told_and_gets_new_ids():
 )
 def test_thresholds(inside, conf, expected):
     backend = Backend()
-    backend.baked = None if inside is None else BakedNms(inside, 0.45, 100)
+    backend.embedded_nms = None if inside is None else EmbeddedNms(inside, 0.45, 100)
     assert thresholds(backend, conf, 0.1) == expected
 
 
 def test_embedded_nms_without_low_scores_is_told():
     backend = Backend()
-    backend.baked = BakedNms(0.5, 0.45, 100)
+    backend.embedded_nms = EmbeddedNms(0.5, 0.45, 100)
     with pytest.warns(InputWarning, match="returns nothing below 0.5.*`conf_thres` 0.1"):
         assert thresholds(backend, None, 0.1) == (0.5, 0.5)
 

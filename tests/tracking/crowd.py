@@ -30,7 +30,7 @@ class Moment(NamedTuple):
     ids: np.ndarray  # (G,) int64
     keypoints: np.ndarray  # (G, 17, 3) px, confidence 1
     found: Poses  # what the model says
-    truth_of: np.ndarray  # (D,) row of `boxes` that each detection shows, -1: false
+    ground_truth_of: np.ndarray  # (D,) row of `boxes` that each detection shows, -1: false
 
 
 def walk(start, velocity, frames: int, *, height: float = 160.0, sway: float = 0.0) -> Person:
@@ -89,7 +89,7 @@ def film(
         keypoints[..., :2] += rng.normal(0, noise, (len(seen), 17, 2)) * height[..., None]
         keypoints[..., 2] = 0.9
         scores = np.clip(share[seen] * 0.9 + rng.normal(0, 0.03, len(seen)) - 0.05, 0.05, 0.99)
-        truth_of = seen
+        ground_truth_of = seen
         false = rng.random(3) < false_rate
         if false.any():
             corner = rng.uniform(0, 1000, (false.sum(), 2))
@@ -97,7 +97,7 @@ def film(
             found = np.concatenate([found, wrong])
             keypoints = np.concatenate([keypoints, gait(wrong, t, rng.uniform(0, 6, len(wrong)))])
             scores = np.concatenate([scores, rng.uniform(0.3, 0.6, len(wrong))])
-            truth_of = np.concatenate([truth_of, np.full(len(wrong), -1)])
+            ground_truth_of = np.concatenate([ground_truth_of, np.full(len(wrong), -1)])
         order = np.argsort(-scores, kind="stable")
         poses = Poses(
             found[order].astype(np.float32),
@@ -105,7 +105,7 @@ def film(
             np.zeros(len(order), np.int64),
             keypoints[order].astype(np.float32),
         )
-        moments.append(Moment(boxes, ids, points, poses, truth_of[order]))
+        moments.append(Moment(boxes, ids, points, poses, ground_truth_of[order]))
     return moments
 
 

@@ -30,17 +30,17 @@ def mot_figures(moments: Sequence[Moment], results: Sequence[Tracked]) -> Dict[s
     """Figures of a film: HOTA (mean over its thresholds), AssA, IDF1, MOTA and IDSW."""
     from trackeval.metrics import CLEAR, HOTA, Identity
 
-    truth, names = spells(moments), {}
+    ground_truth, names = spells(moments), {}
     tracks = [
         np.array([names.setdefault(i, len(names)) for i in r.ids.tolist()], int) for r in results
     ]
     data = {
         "num_timesteps": len(moments),
-        "gt_ids": truth,
+        "gt_ids": ground_truth,
         "tracker_ids": tracks,
-        "num_gt_ids": 1 + max(int(ids.max(initial=0)) for ids in truth),
+        "num_gt_ids": 1 + max(int(ids.max(initial=0)) for ids in ground_truth),
         "num_tracker_ids": len(names),
-        "num_gt_dets": sum(map(len, truth)),
+        "num_gt_dets": sum(map(len, ground_truth)),
         "num_tracker_dets": sum(map(len, tracks)),
         "similarity_scores": [
             pairwise_iou(m.boxes, r.poses.boxes.astype(float)) for m, r in zip(moments, results)

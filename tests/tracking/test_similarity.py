@@ -2,7 +2,7 @@ import numpy as np
 
 from tests.tracking.crowd import gait
 from utils.evaluation.metrics import keypoint_similarity
-from utils.pose.ground_truth import Truth
+from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX, SIGMAS
 from utils.tracking.similarity import follow_box, paired_oks, pairwise_iou
 
@@ -25,8 +25,8 @@ def test_oks_is_that_of_the_evaluation():
     points = gait(boxes, 0, np.zeros(6))
     other = points + RNG.normal(0, 3, points.shape) * [1, 1, 0]
     area = AREA_OF_BOX * (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    truth = Truth(boxes, np.zeros(6, int), points, area, np.zeros(6, bool))
-    expected = keypoint_similarity(other, truth, SIGMAS)[1].diagonal()
+    ground_truth = GroundTruth(boxes, np.zeros(6, int), points, area, np.zeros(6, bool))
+    expected = keypoint_similarity(other, ground_truth, SIGMAS)[1].diagonal()
     np.testing.assert_allclose(paired_oks(points, other, boxes, sigmas=SIGMAS), expected)
 
 

@@ -19,8 +19,8 @@ def run(people, config=SURE, **film_flags):
     for moment, tracked in zip(moments, results):
         for box, track in zip(tracked.poses.boxes, tracked.ids):
             row = np.flatnonzero((moment.found.boxes == box).all(1))[0]
-            if moment.truth_of[row] >= 0:
-                person = int(moment.ids[moment.truth_of[row]])
+            if moment.ground_truth_of[row] >= 0:
+                person = int(moment.ids[moment.ground_truth_of[row]])
                 ids = given.setdefault(person, [])
                 if not ids or ids[-1] != track:
                     ids.append(int(track))
