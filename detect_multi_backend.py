@@ -62,6 +62,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         "a person who is not found is forgotten [30]")  # fmt: skip
     add("--track-oks", type=float, default=0.0, metavar="SHARE", help="with --track: share of the "
         "keypoints (OKS) in the similarity, 0..1; the rest is boxes (IoU) [0]")  # fmt: skip
+    add("--smooth", action="store_true", help="with --track: take the jitter out of the keypoints "
+        "(One-Euro filter)")  # fmt: skip
+    add("--smooth-cutoff", type=float, default=1.0, metavar="HZ", help="cutoff frequency of a "
+        "point at rest; lower: less jitter, more lag [1]")  # fmt: skip
+    add("--smooth-beta", type=float, default=10.0, metavar="B", help="Hz more for each body length "
+        "a second; higher: less lag [10]")  # fmt: skip
     add("--save-mot", action="store_true", help="with --track: mot/*.txt in MOTChallenge format")
     return parser
 

@@ -13,6 +13,7 @@ from utils.runtime.backend import Backend, EmbeddedNms
 from utils.runtime.sources import Frame, Source
 from utils.runtime.tracks import Tracks, check_sequence, thresholds
 from utils.runtime.writers import ResultWriter, label_text
+from utils.tracking.smoothing import SmoothConfig
 from utils.tracking.tracker import TrackerConfig
 
 DETECT = "detect_multi_backend.py"
@@ -42,6 +43,18 @@ def test_images_are_one_sequence():
     tracks = Tracks(TrackerConfig())
     assert tracks.update(frame("1.jpg", kind="image"), poses(50)).ids.tolist() == [1]
     assert tracks.update(frame("2.jpg", kind="image"), poses(51)).ids.tolist() == [1]
+
+
+def test_smooth_keypoints_use_the_time_of_the_frame():
+    def second(fps_frame):
+        tracks = Tracks(TrackerConfig(), SmoothConfig())
+        tracks.update(fps_frame(0), poses(50))
+        return tracks.update(fps_frame(1), poses(54)).poses.keypoints[0, 0, 0]
+
+    slow = second(lambda i: frame(index=i)._replace(time_s=float(i)))
+    fast = second(lambda i: frame(index=i)._replace(time_s=i / 100))
+    images = second(lambda i: frame("%d.jpg" % i, kind="image")._replace(time_s=0.0))
+    assert 40 < fast < images < slow < 44.01
 
 
 def test_a_stream_that_restarts_is_told_and_gets_new_ids():
@@ -163,6 +176,9 @@ def test_detect_on_unrelated_images_warns(tmp_path):
         (["--track", "--track-lost", "0"], "--track-lost 0"),
         (["--track", "--track-oks", "2"], "--track-oks 2"),
         (["--track", "--track-low-thres", "-1"], "--track-low-thres -1"),
+        (["--smooth"], "--smooth goes with --track"),
+        (["--track", "--smooth", "--smooth-cutoff", "0"], "--smooth-cutoff 0"),
+        (["--track", "--smooth", "--smooth-beta", "nan"], "--smooth-beta nan"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, flags, words):

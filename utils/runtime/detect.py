@@ -5,6 +5,7 @@ folder = detect(DetectConfig("weights/x.onnx", source="data/images"))
 
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -21,6 +22,7 @@ from utils.runtime.predictor import Predictor
 from utils.runtime.sources import Frame, Source, display_name, open_source
 from utils.runtime.tracks import Tracks, check_sequence, thresholds
 from utils.runtime.writers import ResultWriter
+from utils.tracking.smoothing import SmoothConfig
 from utils.tracking.tracker import TrackerConfig
 
 LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
@@ -60,6 +62,9 @@ class DetectConfig:
     track_lost: int = 30  # frames after which a person who is not found is forgotten
     track_oks: float = 0.0  # share of keypoints in the similarity, 0..1; the rest is boxes
     save_mot: bool = False  # with track: mot/*.txt
+    smooth: bool = False  # with track: keypoints without jitter
+    smooth_cutoff: float = 1.0  # Hz of a point at rest; lower: less jitter, more lag
+    smooth_beta: float = 10.0  # Hz more for each body length a second; higher: less lag
 
     def __post_init__(self) -> None:
         for name in ("conf_thres", "iou_thres", "kpt_thres", "track_low_thres", "track_oks"):
@@ -78,6 +83,12 @@ class DetectConfig:
             raise InputError("`track_lost` %d: expected at least 1 frame" % self.track_lost)
         if self.save_mot and not self.track:
             raise InputError("`save_mot` goes with `track`")
+        if self.smooth and not self.track:
+            raise InputError("`smooth` goes with `track`")
+        if not 0 < self.smooth_cutoff < math.inf:
+            raise InputError("`smooth_cutoff` %g: expected Hz above 0" % self.smooth_cutoff)
+        if not 0 <= self.smooth_beta < math.inf:
+            raise InputError("`smooth_beta` %g: expected at least 0" % self.smooth_beta)
 
 
 def check_window() -> None:
@@ -173,7 +184,8 @@ def make_tracks(
     check_sequence(source)
     high, low = thresholds(backend, config.conf_thres, config.track_low_thres)
     tracker = TrackerConfig(high, low, oks_weight=config.track_oks, max_lost=config.track_lost)
-    return low, Tracks(tracker)
+    smooth = SmoothConfig(config.smooth_cutoff, config.smooth_beta) if config.smooth else None
+    return low, Tracks(tracker, smooth)
 
 
 def check_not_own_input(config: DetectConfig, source: Source) -> None:

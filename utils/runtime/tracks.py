@@ -8,23 +8,30 @@ from utils.pose.poses import Poses
 from utils.runtime.backend import Backend
 from utils.runtime.predictor import DEFAULT_CONF
 from utils.runtime.sources import Frame, Source, display_name
+from utils.tracking.smoothing import KeypointSmoother, SmoothConfig
 from utils.tracking.tracker import Tracked, Tracker, TrackerConfig
 
 ALL_IMAGES = ""  # the images of a source are one sequence
+IMAGES_FPS = 30.0  # that of images, which carry none; only the smoothing asks for it
 
 
 class _Sequence(NamedTuple):
     """What belongs to one camera."""
 
     tracker: Tracker
+    smoother: Optional[KeypointSmoother]
     restarts: int  # of the stream, so far
+    frames: int
 
 
 class Tracks:
-    """IDs for the frames of a source; those of different videos and streams count on their own."""
+    """IDs for the frames of a source; those of different videos and streams count on their own.
 
-    def __init__(self, config: TrackerConfig):
-        self.config = config
+    Args: smooth: also take the jitter out of the keypoints; None: leave them as they are.
+    """
+
+    def __init__(self, config: TrackerConfig, smooth: Optional[SmoothConfig] = None):
+        self.config, self.smooth = config, smooth
         self._sequences: Dict[str, _Sequence] = {}
 
     @property
@@ -35,16 +42,23 @@ class Tracks:
     def update(self, frame: Frame, poses: Poses) -> Tracked:
         """The persons of the next frame of its video or stream that have an ID."""
         key = ALL_IMAGES if frame.kind == "image" else frame.path
-        before = self._sequences.get(key)
-        tracker = before.tracker if before is not None else Tracker(self.config)
-        if before is not None and frame.restarts > before.restarts:
-            tracker.restart()
+        now = self._sequences.get(key) or self._new_sequence()
+        if frame.restarts > now.restarts and now.frames:
+            now.tracker.restart()
             _warn(
                 "%s: the stream broke off and was connected again; its persons get new IDs"
                 % display_name(frame.path)
             )
-        self._sequences[key] = _Sequence(tracker, frame.restarts)
-        return tracker.update(poses)
+        self._sequences[key] = now._replace(restarts=frame.restarts, frames=now.frames + 1)
+        tracked = now.tracker.update(poses)
+        if now.smoother is None:
+            return tracked
+        time_s = now.frames / IMAGES_FPS if frame.kind == "image" else frame.time_s
+        return tracked._replace(poses=now.smoother.update(*tracked, time_s))
+
+    def _new_sequence(self) -> _Sequence:
+        smoother = None if self.smooth is None else KeypointSmoother(self.smooth)
+        return _Sequence(Tracker(self.config), smoother, restarts=0, frames=0)
 
 
 def thresholds(
