@@ -4,9 +4,10 @@
     python benchmarks/tracking.py --persons 100 --films 1
 
 Films of walkers with known identities (tests/tracking/crowd.py): crossings, two pillars, false
-detections, persons who leave and return. Figures by TrackEval. A person who returns counts as another one. And what
---smooth does: jitter of standing persons beside that of the raw points, and how far the trunk of
-a walker (0.8 body lengths a second, 30 frames/s) stays behind; noise 1 % of the body length.
+detections, persons who leave and return. Figures by TrackEval; a person who returns counts as
+another one. And what --smooth does: jitter of standing persons beside that of the raw points, and
+how far the trunk of a walker (0.8 body lengths a second, 30 frames/s) stays behind; noise 1 % of
+the body length.
 """
 
 import argparse
