@@ -12,6 +12,7 @@ import numpy as np
 from utils.pose.layout import Layout
 
 if TYPE_CHECKING:
+    from utils.pose.fixed_nms import NmsSettings
     from utils.runtime.metadata import Identity
 
 
@@ -110,6 +111,15 @@ class Backend:
         With embedded NMS: -> Detections.
         """
         raise NotImplementedError
+
+    def find(self, images: np.ndarray, settings: "NmsSettings") -> Any:
+        """What the model says, and as little of it as its device can leave.
+
+        Returns List[Poses] on the canvas where the device suppressed itself; a list of (n, 5 + nc
+        + 3K) arrays, one an image, where it filtered the candidates; else what __call__ returns.
+        The last two are for nms.raw_to_poses. Embedded NMS: Detections.
+        """
+        return self(images)
 
     def engine_ms(self) -> Optional[np.ndarray]:
         """GPU times, ms, of the network alone on the last input, None where they are not known."""

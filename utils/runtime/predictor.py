@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.errors import InputError, InputWarning
 from utils.pose import letterbox, nms
+from utils.pose.fixed_nms import NmsSettings
 from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW, Letterbox
 from utils.pose.poses import Poses
@@ -98,6 +99,14 @@ class Predictor:
                 )
         self.flip = flip
         self.views = AUGMENT_VIEWS if augment else FLIP_VIEWS if flip else ((1.0, False),)
+        self.merges_raw = augment  # views are merged before NMS
+        self.settings = NmsSettings(
+            self.conf_thres,
+            self.iou_thres,
+            agnostic,
+            max_det,
+            None if self.classes is None else tuple(self.classes),
+        )
         self.flip_index = skeleton(backend.nkpt).flip_index
         if len(self.views) > 1 and self.flip_index is None:
             raise InputError(
@@ -159,8 +168,10 @@ class Predictor:
         return View(batch, boxes, mirrored)
 
     def infer(self, prepared: Prepared) -> List[Any]:
-        """What the model says of each view, see Backend.__call__."""
-        return [self.backend(view.batch) for view in prepared]  # type: ignore
+        """What the model says of each view, see Backend.find."""
+        if self.merges_raw:
+            return [self.backend(view.batch) for view in prepared]  # type: ignore
+        return [self.backend.find(view.batch, self.settings) for view in prepared]  # type: ignore
 
     def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
         """What the model said of each view -> Poses in image pixels, one an image."""
@@ -190,20 +201,14 @@ class Predictor:
     def _suppressed(self, raw: Any, view: View) -> List[Poses]:
         """NMS on the canvas, as a model with embedded NMS does it, then Poses in image pixels."""
         boxes = view.letterboxes
-        if self.backend.end2end:  # a batch that was filled up has more images than boxes
+        if isinstance(raw, list) and raw and isinstance(raw[0], Poses):
+            found = raw  # suppressed on the device
+        elif self.backend.end2end:  # a batch that was filled up has more images than boxes
             found = nms.detections_to_poses(
                 raw, self.conf_thres, self.max_det, classes=self.classes
             )
         else:
-            found = nms.raw_to_poses(
-                raw[: len(boxes)],
-                self.backend.nc,
-                self.conf_thres,
-                self.iou_thres,
-                self.agnostic,
-                self.max_det,
-                self.classes,
-            )
+            found = nms.raw_to_poses(raw[: len(boxes)], self.backend.nc, *self.settings)
         found = [box.to_original(poses) for box, poses in zip(boxes, found)]
         if view.mirrored:
             found = [self.mirror(poses, box.image_hw[1]) for box, poses in zip(boxes, found)]

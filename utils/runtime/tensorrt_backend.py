@@ -7,7 +7,9 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.pose.fixed_nms import NmsSettings
 from utils.runtime.backend import Backend
+from utils.runtime.engine_readers import open_reader
 from utils.runtime.metadata import identify
 from utils.trt.api import Tensorrt, import_tensorrt
 from utils.trt.engine import Engine
@@ -20,8 +22,8 @@ REBUILD = "build it again here: python models/export_TRT.py --onnx %s"
 class TensorrtBackend(Backend):
     """An engine on a GPU: `engine`. Shapes and types come from it, names from the side file.
 
-    Where PyTorch with CUDA is there, raw outputs stay on the GPU, and candidates are filtered
-    there; with pycuda they are NumPy.
+    Raw outputs stay on the GPU (engine_readers.py); what __call__ returns is a tensor there where
+    PyTorch with CUDA holds the memory, else NumPy.
 
     Raises InputError without GPU or TensorRT, and for a file of another version, GPU or network.
     """
@@ -45,6 +47,7 @@ class TensorrtBackend(Backend):
         self.on_gpu = True
         self.precision = str(info.get("precision", "unknown precision"))
         self._read_tensors(path, info)
+        self._reader = open_reader(memory, self.nc, self.layout)
         where = "%s through %s" % (memory.device_name, memory.kind)
         self.description = "%s, %s, %s" % (trt, where, self.precision)
         if self.layout is not None:
@@ -96,16 +99,32 @@ class TensorrtBackend(Backend):
         """GPU times, ms, of the network alone on the last input."""
         return self.engine.milliseconds()
 
+    def find(self, images: np.ndarray, settings: NmsSettings) -> Any:
+        """Poses leave the GPU through PyTorch, candidates through pycuda; never the raw output."""
+        raw = self._outputs[0]
+        if (
+            self.baked is not None
+            or self.engine.dtype(raw) != np.float32
+            or not self._reader.serves(settings, len(images))
+        ):
+            return self(images)
+        found = self._run(images, self._reader.reading(self.engine, raw, settings))
+        poses = self._reader.result(found[raw], settings, len(images))
+        return self(images) if poses is None else poses
+
     def __call__(self, images: np.ndarray) -> Any:
+        found = self._run(images)
+        return self._read([found[name] for name in self._outputs])
+
+    def _run(self, images: np.ndarray, read: Any = None) -> Dict[str, Any]:
         self._check_input(images)
         try:
-            found = self.engine({self._input: images})
+            return self.engine({self._input: images}, read)
         except ValueError as e:
             raise InputError(
                 "%s; choose `img_size` and `batch_size` within it, or build the engine for other "
                 "sizes" % e
             ) from e
-        return self._read([found[name] for name in self._outputs])
 
 
 def _check_version(path: Path, trt: Tensorrt, info: Dict[str, Any]) -> None:

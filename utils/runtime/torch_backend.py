@@ -1,16 +1,32 @@
 """A `.pt` checkpoint as a Backend."""
 
+import collections
+import contextlib
 import threading
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from utils.errors import InputError
+from utils.pose.fixed_nms import FixedNms, NmsSettings
+from utils.pose.nms import raw_to_poses
 from utils.runtime.backend import Backend
+from utils.runtime.fixed_suppression import FixedSuppression
+from utils.trt.memory import HostPool
 
-GPU_WORKERS = 2  # PyTorch: while one computes, the other copies and suppresses
-MAX_GRAPHS = 8  # input shapes
+GPU_WORKERS = 2  # PyTorch: while one computes, the other copies
+MAX_GRAPHS = 8  # input shapes of a thread; each holds the memory of its activations
+RUNS_BEFORE_GRAPH = 2  # shapes that come once or twice are not worth a recording
+
+
+class _Recorded(NamedTuple):
+    """A CUDA graph and the tensors it reads and writes."""
+
+    graph: Any
+    images: Any  # (B, H, W, 3) uint8
+    raw: Any
+    packed: Any  # of FixedNms, or None
 
 
 class TorchBackend(Backend):
@@ -56,6 +72,8 @@ class TorchBackend(Backend):
         model = model.half() if half else model
         self._model = model.to(self._device)
         self._half, self._local, self._capture = half, threading.local(), threading.Lock()
+        self._host = HostPool(self._page_locked)
+        self._fixed = FixedSuppression(self.nc, self._device)
         self.takes_pixels = gpu >= 0
         self.workers = GPU_WORKERS if throughput and gpu >= 0 else 1
         self.input_shape = (None, 3, None, None)
@@ -64,51 +82,97 @@ class TorchBackend(Backend):
         self.on_gpu, self.precision = gpu >= 0, "FP16" if half else "FP32"
         self.description = "PyTorch %s, %s, %s" % (torch.__version__, where, self.precision)
 
+    def _page_locked(self, size: int) -> np.ndarray:
+        torch = self._torch
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+
+    def new_batch(self, shape: Tuple[int, int, int]) -> np.ndarray:
+        """Page-locked memory on a GPU, which is copied without a stop on the way."""
+        if not self.on_gpu:
+            return super().new_batch(shape)
+        batch, height, width = shape
+        return self._host.array((batch, height, width, 3), np.uint8)
+
     def __call__(self, images: np.ndarray) -> Any:
         self._check_input(images)
-        torch = self._torch
-        with torch.inference_mode():
-            if self._device.type == "cpu":
-                return self._model(torch.from_numpy(images))
-            # Streams of their own: one call copies while another computes.
-            with torch.cuda.device(self._device), torch.cuda.stream(self._stream()):
-                try:
-                    raw = self._on_gpu(torch.from_numpy(images))
-                    torch.cuda.current_stream().synchronize()  # so that timings mean something
-                except torch.cuda.OutOfMemoryError as e:
-                    raise InputError(
-                        "`batch_size` %d: the GPU memory does not suffice for %d calls at a time; "
-                        "try %d" % (len(images), self.workers, max(len(images) // 2, 1))
-                    ) from e
+        if not self.on_gpu:
+            with self._torch.inference_mode():
+                return self._model(self._torch.from_numpy(images))
+        with self._on_gpu(images):
+            raw, _ = self._run(images, None)
+            raw = raw.clone()  # a graph writes to the same place again
+            self._torch.cuda.current_stream().synchronize()  # so that timings mean something
             return raw
 
-    def _on_gpu(self, images: Any) -> Any:
-        """Predictions of a (B, H, W, 3) uint8 host tensor, on the stream of this thread.
+    def find(self, images: np.ndarray, settings: NmsSettings) -> Any:
+        """On a GPU network and NMS are one CUDA graph, and only poses are copied to the host."""
+        if not self.on_gpu or not self._fixed.serves(settings, len(images)):
+            return self(images)
+        self._check_input(images)
+        with self._on_gpu(images):
+            raw, packed = self._run(images, settings)
+            poses = self._fixed.poses(settings, packed.cpu().numpy())  # waits for the stream
+            if poses is None:
+                poses = raw_to_poses(raw, self.nc, *settings)
+            return poses
 
-        Where several calls run at a time, a shape seen before becomes a CUDA graph: launching
-        kernels one by one needs the interpreter, which the threads that decode need, too.
+    @contextlib.contextmanager
+    def _on_gpu(self, images: np.ndarray) -> Iterator[None]:
+        """The device and a stream of this thread: one call copies while another computes.
+
+        Raises InputError if the memory of the GPU does not suffice.
         """
+        torch = self._torch
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream(self._device)
+            self._local.graphs = {}
+            self._local.seen = collections.Counter()
+            self._local.pool = torch.cuda.graph_pool_handle()
+        try:
+            # stream() also makes the device of the stream current
+            with torch.inference_mode(), torch.cuda.stream(self._local.stream):
+                yield
+        except torch.cuda.OutOfMemoryError as e:
+            raise InputError(
+                "`batch_size` %d: the GPU memory does not suffice for %d calls at a time; "
+                "try %d" % (len(images), self.workers, max(len(images) // 2, 1))
+            ) from e
+
+    def _run(self, images: np.ndarray, settings: Optional[NmsSettings]) -> Tuple[Any, Any]:
+        """(raw predictions, packed NMS or None) of (B, H, W, 3) uint8, on this thread's stream.
+
+        A shape that comes back becomes a CUDA graph: launching kernels one by one takes several
+        times as long as running them. What a graph returns is valid until the next call.
+        """
+        local, key = self._local, (images.shape, settings)
+        suppress = None if settings is None else self._fixed.of(settings)
+        recorded = local.graphs.get(key)
+        if recorded is None:
+            local.seen[key] += 1
+            if local.seen[key] <= RUNS_BEFORE_GRAPH or len(local.graphs) >= MAX_GRAPHS:
+                raw = self._forward(self._upload(images))
+                return raw, None if suppress is None else suppress(raw)
+            recorded = local.graphs[key] = self._record(images, suppress)
+        self._upload(images, into=recorded.images)
+        recorded.graph.replay()
+        return recorded.raw, recorded.packed
+
+    def _record(self, images: np.ndarray, suppress: Optional[FixedNms]) -> "_Recorded":
         torch, local = self._torch, self._local
-        if self.workers == 1:
-            return self._forward(images.to(self._device))
-        if not hasattr(local, "graphs"):
-            local.graphs, local.seen, local.pool = {}, set(), torch.cuda.graph_pool_handle()
-        key = tuple(images.shape)
-        if key not in local.graphs:
-            if key not in local.seen or len(local.graphs) >= MAX_GRAPHS:
-                local.seen.add(key)
-                return self._forward(images.to(self._device))
-            fixed = images.to(self._device)
-            graph = torch.cuda.CUDAGraph()
-            with self._capture, torch.cuda.graph(
-                graph, pool=local.pool, stream=self._stream(), capture_error_mode="thread_local"
-            ):
-                output = self._forward(fixed)
-            local.graphs[key] = graph, fixed, output
-        graph, fixed, output = local.graphs[key]
-        fixed.copy_(images)
-        graph.replay()
-        return output.clone()
+        fixed, graph = self._upload(images), torch.cuda.CUDAGraph()
+        with self._capture, torch.cuda.graph(
+            graph, pool=local.pool, stream=local.stream, capture_error_mode="thread_local"
+        ):
+            raw = self._forward(fixed)
+            packed = None if suppress is None else suppress(raw)
+        return _Recorded(graph, fixed, raw, packed)
+
+    def _upload(self, images: np.ndarray, into: Any = None) -> Any:
+        """A copy on the GPU, in stream order; page-locked images must live until it is done."""
+        torch, locked = self._torch, self._host.holds(images)
+        if into is None:
+            into = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
+        return into.copy_(torch.from_numpy(images), non_blocking=locked)
 
     def _forward(self, images: Any) -> Any:
         """(B, H, W, 3) uint8 BGR on the GPU -> raw predictions."""
@@ -128,9 +192,3 @@ class TorchBackend(Backend):
             return raw
 
         return run
-
-    def _stream(self) -> Any:
-        """The CUDA stream of this thread."""
-        if not hasattr(self._local, "stream"):
-            self._local.stream = self._torch.cuda.Stream(self._device)
-        return self._local.stream

@@ -73,6 +73,7 @@ class Engine:
                     "the GPU memory does not suffice to run the engine (%s)" % log.reason()
                 )
         self.tensors = [self._tensor(i) for i in range(self._engine.num_io_tensors)]
+        self._dtypes = {t.name: t.dtype for t in self.tensors}
         self.inputs = [t for t in self.tensors if t.is_input]
         self.outputs = [t for t in self.tensors if not t.is_input]
         self.profile: Optional[Profile] = None
@@ -94,8 +95,13 @@ class Engine:
         shape = tuple(int(v) for v in engine.get_tensor_shape(name))
         return IoTensor(name, is_input, shape, np.dtype(DTYPES[kind]))
 
-    def __call__(self, feed: Dict[str, np.ndarray]) -> Dict[str, Any]:
+    def __call__(
+        self, feed: Dict[str, np.ndarray], read: Optional[Callable[[str], Any]] = None
+    ) -> Dict[str, Any]:
         """Run on host arrays of any float dtype, by name of the input.
+
+        Args: read: puts on the stream what reads an output, by name, and returns what holds it
+            once the stream has been synchronized; see `output`. Without: copies.
 
         Returns the outputs by name: tensors on the GPU where PyTorch holds the memory, else NumPy.
         Raises ValueError for a shape the engine does not take.
@@ -109,7 +115,7 @@ class Engine:
             for tensor, array in zip(self.inputs, arrays):
                 memory.upload(self._buffers[tensor.name], array)
             self._execute()
-            outputs = {t.name: self._output(t) for t in self.outputs}
+            outputs = {t.name: (read or self._copy)(t.name) for t in self.outputs}
             memory.synchronize()
         return outputs
 
@@ -195,6 +201,15 @@ class Engine:
         if not self._context.execute_async_v3(self._memory.stream):
             raise InputError("TensorRT could not run the engine: %s" % self._trt.log.reason())
 
-    def _output(self, tensor: IoTensor) -> Any:
-        shape = tuple(int(v) for v in self._context.get_tensor_shape(tensor.name))
-        return self._memory.download(self._buffers[tensor.name], shape, tensor.dtype)
+    def output(self, name: str) -> Tuple[Any, Shape]:
+        """(buffer, shape) of an output of the call in progress."""
+        shape = tuple(int(v) for v in self._context.get_tensor_shape(name))
+        return self._buffers[name], shape
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of an input or output."""
+        return self._dtypes[name]
+
+    def _copy(self, name: str) -> Any:
+        buffer, shape = self.output(name)
+        return self._memory.download(buffer, shape, self._dtypes[name])

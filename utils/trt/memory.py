@@ -103,8 +103,8 @@ class HostPool:
 class TorchMemory:
     """GPU memory as uint8 tensors of PyTorch.
 
-    Attributes: stream, int, the CUDA stream everything here runs on; device_name; kind; host, the
-        HostPool.
+    Attributes: stream, int, the CUDA stream everything here runs on; device, the torch.device;
+        device_name; kind; host, the HostPool.
     """
 
     kind = "PyTorch"
@@ -115,8 +115,8 @@ class TorchMemory:
         if not torch.cuda.is_available():
             raise _NoCuda("PyTorch %s without CUDA" % torch.__version__)
         _check_index(gpu, torch.cuda.device_count(), "PyTorch")
-        self._torch, self._device = torch, torch.device("cuda:%d" % gpu)
-        self._stream = torch.cuda.Stream(self._device)
+        self._torch, self.device = torch, torch.device("cuda:%d" % gpu)
+        self._stream = torch.cuda.Stream(self.device)
         self.stream = int(self._stream.cuda_stream)
         self.device_name = torch.cuda.get_device_name(gpu)
         self.host = HostPool(self._page_locked)
@@ -126,17 +126,17 @@ class TorchMemory:
 
     def total_bytes(self) -> int:
         """Memory of the GPU."""
-        return int(self._torch.cuda.get_device_properties(self._device).total_memory)
+        return int(self._torch.cuda.get_device_properties(self.device).total_memory)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """The device and the stream are current in this thread."""
-        with self._torch.cuda.device(self._device), self._torch.cuda.stream(self._stream):
+        with self._torch.cuda.device(self.device), self._torch.cuda.stream(self._stream):
             yield
 
     def allocate(self, size: int) -> Any:
         """A buffer of `size` bytes."""
-        return self._torch.empty(max(size, 1), dtype=self._torch.uint8, device=self._device)
+        return self._torch.empty(max(size, 1), dtype=self._torch.uint8, device=self.device)
 
     def address(self, buffer: Any) -> int:
         """Device pointer of a buffer."""
@@ -156,10 +156,20 @@ class TorchMemory:
 
     def download(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> Any:
         """A copy of the front of a buffer: a tensor that stays on the GPU."""
+        return self.view(buffer, shape, dtype).clone()
+
+    def view(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> Any:
+        """The front of a buffer as a tensor, without a copy."""
         count = int(np.prod(shape, dtype=np.int64))
         kind = getattr(self._torch, np.dtype(dtype).name)
         part = buffer[: count * np.dtype(dtype).itemsize]
-        return part.view(kind).reshape(shape).clone()
+        return part.view(kind).reshape(shape)
+
+    def fetch(self, tensor: Any) -> np.ndarray:
+        """A host copy of a float32 tensor; complete after `synchronize`."""
+        host = self.host.array(tuple(tensor.shape), np.float32)
+        self._torch.from_numpy(host).copy_(tensor, non_blocking=True)
+        return host
 
     def synchronize(self) -> None:
         """Wait for the stream."""
@@ -264,6 +274,29 @@ class PycudaMemory:
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what `work` puts on the stream as a CUDA graph; returns what replays it."""
         return CudaGraph(self.stream, work).launch
+
+    def zero(self, buffer: Any, words: int) -> None:
+        """Set the first 32-bit words of a buffer to 0, in stream order."""
+        self._driver.memset_d32_async(buffer.memory, 0, words, self._stream)
+
+    def kernel(self, ptx: str, name: str, arguments: str) -> Callable[..., None]:
+        """A function (blocks, threads a block, arguments...) that puts a kernel on the stream.
+
+        Args: arguments: their types as pycuda writes them: P address, I uint32, f float32.
+
+        Raises InputError if the driver does not take the PTX.
+        """
+        try:
+            loaded = self._driver.module_from_buffer(ptx.encode())
+            function = loaded.get_function(name)
+            function.prepare(arguments)
+        except self._driver.Error as e:
+            raise InputError("the driver refuses the kernel %s (%s)" % (name, one_line(e))) from e
+
+        def launch(blocks: int, threads: int, *values: Any) -> None:
+            function.prepared_async_call((blocks, 1), (threads, 1, 1), self._stream, *values)
+
+        return launch
 
     def milliseconds(self, work: Callable[[], None]) -> float:
         """GPU time of what `work` puts on the stream; waits for it."""

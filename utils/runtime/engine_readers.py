@@ -1,0 +1,108 @@
+"""What leaves the GPU after an engine has run: poses through PyTorch, candidates through pycuda.
+
+reader = open_reader(memory, nc=1)
+found = engine(feed, reader.reading(engine, "output", settings))  # no copy of it
+poses = reader.result(found["output"], settings, batch=1)  # None: run again and copy everything
+"""
+
+from typing import Any, Callable, Dict, List, Optional
+
+import numpy as np
+
+from utils.pose.fixed_nms import NmsSettings
+from utils.pose.layout import Layout
+from utils.pose.poses import Poses
+from utils.trt.engine import RUNS_BEFORE_GRAPH, Engine
+from utils.trt.row_filter import Filtered, RowFilter
+
+Reading = Callable[[str], Any]
+MAX_GRAPHS = 8  # settings and places of the raw output
+
+
+def open_reader(memory: Any, nc: int, layout: Optional[Layout]) -> Any:
+    """TorchReader or PycudaReader, as the memory is.
+
+    Args: layout: of the raw output, None: our own.
+    """
+    kind = TorchReader if memory.kind == "PyTorch" else PycudaReader
+    return kind(memory, nc, layout)
+
+
+class TorchReader:
+    """NMS by PyTorch where the raw output lies, as one CUDA graph.
+
+    Args: memory: TorchMemory. nc: classes. layout: see open_reader.
+    """
+
+    def __init__(self, memory: Any, nc: int, layout: Optional[Layout]):
+        from utils.runtime.fixed_suppression import FixedSuppression
+
+        self._memory, self._layout = memory, layout
+        self._fixed = FixedSuppression(nc, memory.device)
+        self._graphs: Dict[Any, Any] = {}  # (address, shape, settings) -> replay, packed
+        self._seen: Dict[Any, int] = {}
+
+    def serves(self, settings: NmsSettings, batch: int) -> bool:
+        return self._fixed.serves(settings, batch)
+
+    def reading(self, engine: Engine, raw_name: str, settings: NmsSettings) -> Reading:
+        """What an engine calls with the names of its outputs, see Engine.__call__."""
+
+        def read(name: str) -> Optional[np.ndarray]:
+            if name != raw_name:
+                return None
+            buffer, shape = engine.output(name)
+            key = self._memory.address(buffer), shape, settings
+            raw = self._memory.view(buffer, shape, engine.dtype(name))
+            return self._memory.fetch(self._packed(key, raw, self._fixed.of(settings)))
+
+        return read
+
+    def _packed(self, key: Any, raw: Any, suppress: Any) -> Any:
+        if key not in self._graphs:
+            self._seen[key] = self._seen.get(key, 0) + 1
+            if self._seen[key] <= RUNS_BEFORE_GRAPH or len(self._graphs) >= MAX_GRAPHS:
+                return suppress(self._ours(raw))
+            made: List[Any] = []
+            self._memory.synchronize()
+            replay = self._memory.capture(lambda: made.append(suppress(self._ours(raw))))
+            self._graphs[key] = replay, made[0]
+        replay, packed = self._graphs[key]
+        replay()
+        return packed
+
+    def _ours(self, raw: Any) -> Any:
+        return raw if self._layout is None else self._layout.to_raw(raw)
+
+    def result(
+        self, packed: np.ndarray, settings: NmsSettings, batch: int
+    ) -> Optional[List[Poses]]:
+        """The poses of each image on the canvas; None if the fixed sizes did not suffice."""
+        return self._fixed.poses(settings, packed)
+
+
+class PycudaReader:
+    """The rows above the confidence threshold, by a kernel of our own; NMS is the host's."""
+
+    def __init__(self, memory: Any, nc: int, layout: Optional[Layout]):
+        self._filter, self._layout = RowFilter(memory), layout
+
+    def serves(self, settings: NmsSettings, batch: int) -> bool:
+        return self._filter.usable and self._layout is None
+
+    def reading(self, engine: Engine, raw_name: str, settings: NmsSettings) -> Reading:
+        """See TorchReader.reading."""
+
+        def read(name: str) -> Optional[Filtered]:
+            if name != raw_name:
+                return None
+            buffer, shape = engine.output(name)
+            return self._filter.start(buffer, shape, settings.conf_thres)
+
+        return read
+
+    def result(
+        self, found: Filtered, settings: NmsSettings, batch: int
+    ) -> Optional[List[np.ndarray]]:
+        """(n, 5 + nc + 3K) candidates of each image; None if there was no room for all."""
+        return self._filter.rows(found)

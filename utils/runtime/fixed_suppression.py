@@ -1,0 +1,38 @@
+"""FixedNms of each setting a backend is asked for, given up where it does not suffice."""
+
+import threading
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from utils.pose import fixed_nms
+from utils.pose.fixed_nms import FixedNms, NmsSettings
+from utils.pose.poses import Poses
+
+MISSES = 5  # calls in a row that the fixed sizes did not serve: the images are too crowded
+
+
+class FixedSuppression:
+    """Args: nc, device: see FixedNms."""
+
+    def __init__(self, nc: int, device: Any):
+        self._nc, self._device = nc, device
+        self._made: Dict[NmsSettings, FixedNms] = {}
+        self._misses: Dict[NmsSettings, int] = {}  # in a row
+        self._lock = threading.Lock()
+
+    def serves(self, settings: NmsSettings, batch: int) -> bool:
+        """Whether it is worth a try for a batch of so many images."""
+        return fixed_nms.fits(settings, batch) and self._misses.get(settings, 0) < MISSES
+
+    def of(self, settings: NmsSettings) -> FixedNms:
+        with self._lock:
+            if settings not in self._made:
+                self._made[settings] = FixedNms(settings, self._nc, self._device)
+            return self._made[settings]
+
+    def poses(self, settings: NmsSettings, packed: np.ndarray) -> Optional[List[Poses]]:
+        """See FixedNms.poses."""
+        found = self.of(settings).poses(packed)
+        self._misses[settings] = 0 if found is not None else self._misses.get(settings, 0) + 1
+        return found
