@@ -8,10 +8,14 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
+
+from utils.device import available_cores
 from utils.errors import InputError
 from utils.files import atomic_path, increment_dir, remove_if_empty
+from utils.pipeline import parallel_map, prefetch
 from utils.pose.drawing import draw_poses
 from utils.pose.letterbox import parse_size
 from utils.pose.poses import Poses
@@ -25,6 +29,8 @@ from utils.runtime.writers import ResultWriter
 from utils.tracking.smoothing import SmoothConfig
 from utils.tracking.tracker import TrackerConfig
 
+CORES_A_DRAWER = 4  # threads that draw leave the other cores to decoding and inference
+MAX_DRAWERS = 4
 LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
 
 
@@ -234,26 +240,10 @@ def process(
     frames = found = 0
     interrupted = False
     started = time.perf_counter()
-    results = detector.run()
+    results = drawn(config, detector, writer, tracks)
     try:
-        for frame, poses in results:
-            ids = None
-            if tracks is not None:
-                with detector.timer("track"):
-                    poses, ids = tracks.update(frame, poses)
-            with detector.timer("draw/write"):
-                writer.write_data(frame, poses, ids)
-                if not config.nosave or config.view_img:
-                    draw_poses(
-                        frame.image,
-                        poses,
-                        names,
-                        line_width=config.line_thickness,
-                        labels=not config.hide_labels,
-                        confidences=not config.hide_conf,
-                        kpt_thres=config.kpt_thres,
-                        ids=ids,
-                    )
+        for frame, poses, _ in results:
+            with detector.timer("write"):
                 writer.write_image(frame, frame.image)
             frames, found = frames + 1, found + poses.count
             if bar is not None:
@@ -272,6 +262,55 @@ def process(
         writer.close()
     given = None if tracks is None else tracks.count
     return Run(frames, found, time.perf_counter() - started, interrupted, given)
+
+
+class Drawn(NamedTuple):
+    """A frame with its poses in it."""
+
+    frame: Frame
+    poses: Poses
+    ids: Optional[np.ndarray]  # (n,) identities, None without tracking
+
+
+def drawn(
+    config: DetectConfig, detector: Detector, writer: ResultWriter, tracks: Optional[Tracks]
+) -> Iterator[Drawn]:
+    """Frames in source order with their poses drawn, ahead of the caller, who encodes.
+
+    Tracks are updated, and labels, crops and JSON rows written on the way, before anything is
+    drawn.
+    """
+    names = detector.predictor.backend.names
+
+    def draw(found: Drawn) -> Drawn:
+        with detector.timer("draw"):
+            draw_poses(
+                found.frame.image,
+                found.poses,
+                names,
+                line_width=config.line_thickness,
+                labels=not config.hide_labels,
+                confidences=not config.hide_conf,
+                kpt_thres=config.kpt_thres,
+                ids=found.ids,
+            )
+        return found
+
+    def written() -> Iterator[Drawn]:
+        for frame, poses in detector.run():
+            ids = None
+            if tracks is not None:
+                with detector.timer("track"):
+                    poses, ids = tracks.update(frame, poses)
+            with detector.timer("write"):
+                writer.write_data(frame, poses, ids)
+            yield Drawn(frame, poses, ids)
+
+    if config.nosave and not config.view_img:
+        return written()
+    workers = min(max(available_cores() // CORES_A_DRAWER, 1), MAX_DRAWERS)
+    depth = 1 if detector.source.live else 2
+    return prefetch(parallel_map(draw, written(), workers), depth, detector.source.close)
 
 
 def show(frame: Frame) -> bool:

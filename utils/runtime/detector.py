@@ -13,7 +13,7 @@ from utils.pose.poses import Poses
 from utils.runtime.predictor import Predictor, Prepared
 from utils.runtime.sources import Frame, Source
 
-STAGES = ["decode", "preprocess", "inference", "nms", "track", "draw/write"]
+STAGES = ["decode", "preprocess", "inference", "nms", "track", "draw", "write"]
 
 
 class _Job(NamedTuple):
@@ -27,8 +27,8 @@ class _Job(NamedTuple):
 class Detector:
     """The stages between a source and its results.
 
-    Attributes: `timer`, seconds of each of STAGES; "track" and "draw/write" are for the consumer to
-    time.
+    Attributes: `timer`, seconds of each of STAGES; "track", "draw" and "write" are for the consumer
+        to time.
     """
 
     def __init__(self, source: Source, predictor: Predictor):
@@ -38,7 +38,8 @@ class Detector:
     def run(self) -> Iterator[Tuple[Frame, Poses]]:
         """Frames in source order with their Poses in image pixels.
 
-        One thread decodes and letterboxes, `backend.workers` infer, NMS runs in the caller's.
+        One thread decodes, one letterboxes, `backend.workers` infer, NMS runs in the caller's.
+        A GPU may be done with a frame sooner than one thread decodes and letterboxes it.
         Closing the iterator closes the source.
         """
         workers = self.predictor.backend.workers
@@ -56,7 +57,10 @@ class Detector:
             jobs.close()  # type: ignore  # a generator
 
     def _prepare(self) -> Iterator[_Job]:
-        for frames in self._batches():
+        batches = self._batches()
+        if self.predictor.backend.on_gpu and not self.source.live:
+            batches = prefetch(batches, 2, self.source.close)
+        for frames in batches:
             self.timer.seconds["decode"] = self.source.decode_s
             with self.timer("preprocess"):
                 prepared = self.predictor.preprocess([f.image for f in frames])
