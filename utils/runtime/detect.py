@@ -240,7 +240,7 @@ def process(
     frames = found = 0
     interrupted = False
     started = time.perf_counter()
-    results = drawn(config, detector, writer, tracks)
+    results = drawn(config, detector, writer, tracks=tracks)
     try:
         for frame, poses, _ in results:
             with detector.timer("write"):
@@ -273,7 +273,7 @@ class Drawn(NamedTuple):
 
 
 def drawn(
-    config: DetectConfig, detector: Detector, writer: ResultWriter, tracks: Optional[Tracks]
+    config: DetectConfig, detector: Detector, writer: ResultWriter, *, tracks: Optional[Tracks]
 ) -> Iterator[Drawn]:
     """Frames in source order with their poses drawn, ahead of the caller, who encodes.
 
