@@ -193,7 +193,7 @@ def images(weights: str, folder: str) -> None:
 
     from utils.dataset.images import read_image
     from utils.export.onnx_check import check_batch
-    from utils.runtime.backend import Detections
+    from utils.pose.detections import Detections
 
     files = sorted(Path(folder).glob("*.jpg"))
     print("| precision | conf, iou, topk | form | images | poses | images that differ |")
@@ -226,7 +226,7 @@ def images(weights: str, folder: str) -> None:
                 for raw in raws:
                     found = Detections(*session.run(list(OUTPUTS), {"input": raw}))
                     inside = outside.detections_to_poses(found)[0]
-                    wanted = outside.raw_to_poses(raw, 1, conf, iou, max_det=topk)[0]
+                    wanted = outside.raw_to_poses(raw, 1, conf, iou_thres=iou, max_det=topk)[0]
                     poses += wanted.count
                     differ += not all(np.array_equal(a, b) for a, b in zip(inside, wanted))
                 row = ("FP16" if half else "FP32", conf, iou, topk, form, len(raws), poses, differ)

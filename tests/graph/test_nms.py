@@ -131,7 +131,7 @@ def random_raw(seed, batch=1, n=None, nc=1, nkpt=1):
 def check(result, raw, nc, nms):
     """All five outputs against utils/pose/nms.py; returns the number of poses."""
     k = nms.topk
-    expected = raw_to_poses(raw, nc, nms.conf_thres, nms.iou_thres, max_det=k)
+    expected = raw_to_poses(raw, nc, nms.conf_thres, iou_thres=nms.iou_thres, max_det=k)
     for b, poses in enumerate(expected):
         count = poses.count
         assert result["num_dets"][b].tolist() == [count]
@@ -205,7 +205,7 @@ def test_beyond_the_steps_poses_are_missed_but_none_is_wrong(steps):
     model = raw_graph(40)
     add_nms(model, 1, Nms("static", 0.25, 0.45, 40, 40, steps))
     result = run(model, raw)
-    exact = greedy_nms(raw_to_poses(raw, 1, 0.25, 1.0)[0].boxes, 0.45, None, max_det=40)
+    exact = greedy_nms(raw_to_poses(raw, 1, 0.25, iou_thres=1.0)[0].boxes, 0.45, None, max_det=40)
     kept = result["det_indices"][0, : result["num_dets"][0, 0], 2].tolist()
     assert kept == exact[: len(kept)].tolist() and len(kept) == steps // 2 + 1 < len(exact)
 
@@ -271,7 +271,7 @@ def test_overflow_is_nobody():
     add_nms(model, 1, nms)
     result = run(model, raw)
     kept = set(result["det_indices"][0, : result["num_dets"][0, 0], 2].tolist())
-    poses = raw_to_poses(raw, 1, 0.1, 0.45)[0]
+    poses = raw_to_poses(raw, 1, 0.1, iou_thres=0.45)[0]
     assert len(kept) == poses.count and not kept & {3, 4, 5, 6}
 
 

@@ -226,7 +226,7 @@ def test_end2end_finds_what_nms_outside_finds(weights, form, flags, capsys):
     image_file = onnx_check.check_image("")
     batch = onnx_check.check_batch(image_file, (128, 128), 2)
     found = detections_to_poses(inside(batch))
-    wanted = raw_to_poses(outside(batch), 2, 0.1, 0.6, max_det=60)
+    wanted = raw_to_poses(outside(batch), 2, 0.1, iou_thres=0.6, max_det=60)
     assert sum(p.count for p in wanted) > 20
     for poses, others in zip(found, wanted):
         for value, other in zip(poses, others):

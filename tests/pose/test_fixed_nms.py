@@ -43,7 +43,7 @@ def test_equals_greedy_nms_or_says_that_it_cannot_tell(nc, classes, agnostic):
         found = found_by(raw, nc, settings)
         if found is not None:
             told += 1
-            same(found, nms.raw_to_poses(raw, nc, *settings))
+            same(found, nms.raw_to_poses(raw, nc, **settings._asdict()))
     assert told > 10
 
 
@@ -51,7 +51,7 @@ def test_rows_that_are_not_finite_are_nobody():
     raw = crowd(1)
     raw[0, 3, 7], raw[0, 9, 4], raw[1, 5, 0] = np.inf, np.nan, np.nan
     settings = NmsSettings(0.3, 0.45)
-    same(found_by(raw, 1, settings), nms.raw_to_poses(raw, 1, *settings))
+    same(found_by(raw, 1, settings), nms.raw_to_poses(raw, 1, **settings._asdict()))
 
 
 def test_nobody():
@@ -65,7 +65,7 @@ def test_fewer_rows_than_candidates_and_more_poses_than_asked_for():
     raw = crowd(4, count=30)
     settings = NmsSettings(0.3, 0.9, max_det=3)
     found = found_by(raw, 1, settings)
-    same(found, nms.raw_to_poses(raw, 1, *settings))
+    same(found, nms.raw_to_poses(raw, 1, **settings._asdict()))
     assert max(p.count for p in found) == 3
 
 
@@ -83,13 +83,16 @@ def test_a_chain_that_is_too_long_is_told():
     settings = NmsSettings(0.3, 0.2)
     assert found_by(raw, 1, settings) is None
     short = raw[:, :5]
-    same(found_by(short, 1, settings), nms.raw_to_poses(short, 1, *settings))
+    same(found_by(short, 1, settings), nms.raw_to_poses(short, 1, **settings._asdict()))
 
 
 def test_half_precision_raw_output():
     raw = crowd(6).astype(np.float16)
     settings = NmsSettings(0.3, 0.45)
-    same(found_by(raw, 1, settings), nms.raw_to_poses(raw.astype(np.float32), 1, *settings))
+    same(
+        found_by(raw, 1, settings),
+        nms.raw_to_poses(raw.astype(np.float32), 1, **settings._asdict()),
+    )
 
 
 def test_thresholds_that_the_fixed_sizes_do_not_serve():

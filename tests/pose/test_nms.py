@@ -6,6 +6,7 @@ import pytest
 from tests.conftest import pose_row
 from utils.errors import InputError
 from utils.pose import nms
+from utils.pose.detections import Detections
 from utils.pose.poses import Poses
 
 CASES = Path(__file__).parents[1] / "data" / "torchvision_nms.npz"
@@ -99,7 +100,7 @@ def test_max_det_keeps_the_best():
 
 def test_keypoints_stay_with_their_box():
     rows = np.stack([pose_row(20 + 8 * i, 30, 20, 40, 0.3 + 0.05 * i) for i in range(10)])
-    (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, 0.3)
+    (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, iou_thres=0.3)
     assert 1 < poses.count < 10
     np.testing.assert_allclose(poses.keypoints[:, 0, 0], poses.boxes[:, 0], atol=1e-4)
     np.testing.assert_allclose(poses.keypoints[:, 16, 0], poses.boxes[:, 0] + 16, atol=1e-4)
@@ -109,22 +110,22 @@ def test_keypoints_stay_with_their_box():
 def test_score_is_objectness_times_class_and_strictly_above_the_threshold():
     row = pose_row(10, 10, 5, 5, 0.5, nc=3, cls=2)
     row[5:8] = [0.1, 0.2, 0.5]
-    (poses,) = nms.raw_to_poses(row[None, None], 3, 0.2, 0.5)
+    (poses,) = nms.raw_to_poses(row[None, None], 3, 0.2, iou_thres=0.5)
     assert poses.scores.tolist() == [0.25] and poses.classes.tolist() == [2]
-    (poses,) = nms.raw_to_poses(row[None, None], 3, 0.25, 0.5)
+    (poses,) = nms.raw_to_poses(row[None, None], 3, 0.25, iou_thres=0.5)
     assert poses.count == 0 and poses.keypoints.shape == (0, 17, 3)
 
 
 def test_class_filter():
     rows = np.stack([pose_row(10 + 100 * i, 10, 5, 5, nc=3, cls=i) for i in range(3)])
-    (poses,) = nms.raw_to_poses(rows[None], 3, 0.2, 0.5, classes=[2, 0])
+    (poses,) = nms.raw_to_poses(rows[None], 3, 0.2, iou_thres=0.5, classes=[2, 0])
     assert sorted(poses.classes.tolist()) == [0, 2]
 
 
 @pytest.mark.parametrize("nkpt", [1, 5, 17])
 def test_nobody(nkpt):
     raw = np.zeros((2, 0, 6 + 3 * nkpt), np.float32)
-    for poses in nms.raw_to_poses(raw, 1, 0.25, 0.45):
+    for poses in nms.raw_to_poses(raw, 1, 0.25, iou_thres=0.45):
         assert poses.count == 0 and poses.keypoints.shape == (0, nkpt, 3)
         assert poses.boxes.shape == (0, 4) and poses.classes.dtype == np.int64
 
@@ -135,7 +136,8 @@ def test_torch_tensors_give_the_same():
     raw = rng.random((2, 50, 57)).astype(np.float32) * np.float32(40)
     raw[..., 4:6] /= 40
     for a, b in zip(
-        nms.raw_to_poses(raw, 1, 0.1, 0.3), nms.raw_to_poses(torch.tensor(raw), 1, 0.1, 0.3)
+        nms.raw_to_poses(raw, 1, 0.1, iou_thres=0.3),
+        nms.raw_to_poses(torch.tensor(raw), 1, 0.1, iou_thres=0.3),
     ):
         for x, y in zip(a, b):
             np.testing.assert_array_equal(x, y)
@@ -144,7 +146,7 @@ def test_torch_tensors_give_the_same():
 def test_nan_rows_are_never_detections():
     overflow = pose_row(np.inf, 10, 5, 5)
     rows = np.stack([pose_row(10, 10, 5, 5), np.full(57, np.nan, np.float32), overflow])
-    (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, 0.45)
+    (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, iou_thres=0.45)
     assert poses.count == 1
 
 
@@ -153,15 +155,24 @@ def test_infinite_scores_are_never_detections(column):
     rows = np.stack([pose_row(10, 10, 5, 5, nc=2), pose_row(40, 10, 5, 5, nc=2)])
     rows[1, column] = np.inf
     torch = pytest.importorskip("torch")
-    (poses,) = nms.raw_to_poses(rows[None], 2, 0.25, 0.45)
-    (on_gpu,) = nms._raw_to_poses_cuda(torch.from_numpy(rows[None]), 2, 0.25, 0.45, False, 9, None)
+    (poses,) = nms.raw_to_poses(rows[None], 2, 0.25, iou_thres=0.45)
+    (on_gpu,) = nms._raw_to_poses_cuda(
+        torch.from_numpy(rows[None]),
+        2,
+        0.25,
+        iou_thres=0.45,
+        agnostic=False,
+        max_det=9,
+        classes=None,
+    )
     assert poses.count == on_gpu.count == 1
 
 
 def test_what_nms_inside_says_must_be_finite():
     boxes, scores = np.zeros((1, 3, 4), np.float32), np.full((1, 3, 1), 0.9, np.float32)
     boxes[0, 1, 2], scores[0, 2] = np.nan, np.inf
-    found = np.array([[3]]), np.zeros((1, 3, 3), int), boxes, np.zeros((1, 3, 51)), scores
+    pose, index = np.zeros((1, 3, 51)), np.zeros((1, 3, 3), int)
+    found = Detections(np.array([[3]]), index, boxes, pose, scores)
     assert nms.detections_to_poses(found)[0].count == 1
 
 
@@ -170,9 +181,9 @@ def test_class_of_equal_products_is_the_surest():
     torch = pytest.importorskip("torch")
     rows = pose_row(10, 10, 5, 5, 1e-44, nc=2)[None, None]
     rows[..., 5:7] = 0.95, 1.0
-    thresholds = (1e-45, 0.45, False, 9, None)
-    (on_gpu,) = nms._raw_to_poses_cuda(torch.from_numpy(rows), 2, *thresholds)
-    (poses,) = nms.raw_to_poses(rows, 2, *thresholds)
+    limits = {"iou_thres": 0.45, "agnostic": False, "max_det": 9, "classes": None}
+    (on_gpu,) = nms._raw_to_poses_cuda(torch.from_numpy(rows), 2, 1e-45, **limits)
+    (poses,) = nms.raw_to_poses(rows, 2, 1e-45, **limits)
     assert poses.classes.tolist() == on_gpu.classes.tolist() == [1]
 
 
@@ -182,12 +193,12 @@ def test_gpu_memory_that_does_not_suffice_is_an_input_error(monkeypatch):
     class OnGpu(list):
         is_cuda = True
 
-    def full(*args):
+    def full(*args, **options):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(nms, "_raw_to_poses_cuda", full)
     with pytest.raises(InputError, match="`batch_size` 8: .* try 4"):
-        nms.raw_to_poses(OnGpu(range(8)), 1, 0.25, 0.45)
+        nms.raw_to_poses(OnGpu(range(8)), 1, 0.25, iou_thres=0.45)
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
@@ -200,13 +211,13 @@ def test_nms_on_the_gpu_gives_the_same(nc, classes, agnostic):
     raw[..., :4] *= (300, 300, 100, 100)
     raw[1, :, 4] = 0  # nobody on the second image
     raw[0, 5, 7 + nc] = np.inf
-    thresholds = (0.3, 0.45, agnostic, 40, classes)
-    found = nms._raw_to_poses_cuda(torch.from_numpy(raw), nc, *thresholds)
-    for ours, reference in zip(found, nms.raw_to_poses(raw, nc, *thresholds)):
+    limits = {"iou_thres": 0.45, "agnostic": agnostic, "max_det": 40, "classes": classes}
+    found = nms._raw_to_poses_cuda(torch.from_numpy(raw), nc, 0.3, **limits)
+    for ours, reference in zip(found, nms.raw_to_poses(raw, nc, 0.3, **limits)):
         for mine, field in zip(ours, reference):
             assert mine.dtype == field.dtype and np.array_equal(mine, field)
     raw[..., 4] = 0
-    found = nms._raw_to_poses_cuda(torch.from_numpy(raw), nc, *thresholds)
+    found = nms._raw_to_poses_cuda(torch.from_numpy(raw), nc, 0.3, **limits)
     assert [p.count for p in found] == [0, 0, 0] and found[0].keypoints.shape == (0, 2, 3)
 
 
@@ -223,7 +234,11 @@ def test_nms_on_the_gpu_equals_greedy_on_random_sets():
             passed[i, : len(found)] = True
         labels = torch.zeros(3, most)
         keep = nms._greedy_nms_torch(
-            torch.from_numpy(boxes), labels, torch.from_numpy(passed), iou_thres, agnostic=False
+            torch.from_numpy(boxes),
+            labels,
+            torch.from_numpy(passed),
+            iou_thres=iou_thres,
+            agnostic=False,
         )
         for i, (found, _, _) in enumerate(cases):
             expected = nms.greedy_nms(boxes[i, : len(found)], iou_thres, None, max_det=10**6)
@@ -237,37 +252,6 @@ def test_a_chain_as_long_as_there_are_boxes():
     boxes[0, :, 2], boxes[0, :, 3] = boxes[0, :, 0] + 10, 10
     everybody = torch.ones(1, 200, dtype=torch.bool)
     keep = nms._greedy_nms_torch(
-        torch.from_numpy(boxes), torch.zeros(1, 200), everybody, 0.4, agnostic=True
+        torch.from_numpy(boxes), torch.zeros(1, 200), everybody, iou_thres=0.4, agnostic=True
     )
     assert np.flatnonzero(keep[0].numpy()).tolist() == list(range(0, 200, 2))
-
-
-def look(boxes, scores, points=0.0, conf=0.5, classes=None):
-    n = len(boxes)
-    keypoints = np.full((n, 2, 3), points, np.float32)
-    keypoints[..., 2] = conf
-    classes = np.zeros(n, np.int64) if classes is None else np.array(classes)
-    return Poses(np.array(boxes, np.float32).reshape(n, 4), np.array(scores, np.float32),
-                 classes, keypoints)  # fmt: skip
-
-
-def test_fuse_averages_those_seen_twice():
-    one = look([[0, 0, 10, 10], [50, 50, 60, 60]], [0.8, 0.6], points=1.0, conf=0.9)
-    other = look([[0, 0, 12, 10], [80, 80, 90, 90]], [0.6, 0.5], points=5.0, conf=0.3)
-    found = nms.fuse(one, other, 0.5)
-    assert found.scores == pytest.approx([0.7, 0.3, 0.25])
-    assert found.boxes[0].tolist() == [0, 0, 11, 10]
-    assert found.keypoints[0, 0] == pytest.approx([2.0, 2.0, 0.6])  # the surer counts thrice
-    assert found.keypoints[1, 0] == pytest.approx([1.0, 1.0, 0.9])
-
-
-def test_fuse_takes_each_once_and_looks_at_classes():
-    one = look([[0, 0, 10, 10], [0, 0, 10, 9]], [0.8, 0.6])
-    other = look([[0, 0, 10, 10]], [0.6])
-    assert nms.fuse(one, other, 0.5).scores == pytest.approx([0.7, 0.3])
-    dog = other._replace(classes=np.array([1]))
-    assert nms.fuse(one, dog, 0.5).count == 3
-    assert nms.fuse(one, dog, 0.5, agnostic=True).count == 2
-    nobody = look([], [])
-    assert nms.fuse(nobody, nobody, 0.5).count == 0
-    assert nms.fuse(nobody, other, 0.5).scores == pytest.approx([0.3])

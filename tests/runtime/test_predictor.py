@@ -3,8 +3,9 @@ import pytest
 
 from tests.conftest import make_pose_onnx, pose_row
 from utils.errors import InputError, InputWarning
+from utils.pose.detections import Detections
 from utils.pose.keypoints import COCO
-from utils.runtime.backend import Backend, Detections, EmbeddedNms
+from utils.runtime.backend import Backend, EmbeddedNms
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor, resolve_size
 
@@ -93,25 +94,6 @@ def test_dynamic_batches_hold_one_shape():
     assert [s[0] for s in backend.seen] == [2, 1, 1]
 
 
-@pytest.mark.parametrize("hw", [None, (160, 160)])
-def test_augment_merges_views_and_swaps_sides_back(hw):
-    backend = SpotBackend(hw)
-    image = spot(160, 120, 50, 80)
-    (plain,) = Predictor(backend, (160, 160))([image])
-    backend.seen.clear()
-    (poses,) = Predictor(backend, (160, 160), iou_thres=0.3, augment=True)([image])
-    assert len(backend.seen) == 3
-    assert poses.count == 1
-    np.testing.assert_allclose(center(poses), center(plain), atol=2.5)
-    predictor = Predictor(backend, (160, 160))
-    (flipped,) = predictor([np.ascontiguousarray(image[:, ::-1])])
-    mirrored = predictor.mirror(flipped, 120)
-    np.testing.assert_allclose(mirrored.boxes, plain.boxes, atol=2.5)
-    # this backend sees left on the right-hand side, mirrored or not: it must stay there
-    np.testing.assert_allclose(mirrored.keypoints, plain.keypoints, atol=2.5)
-    assert (mirrored.keypoints[0, 1::2, 0] > mirrored.keypoints[0, 2::2, 0]).all()
-
-
 def test_empty_image_has_nobody():
     (poses,) = Predictor(SpotBackend(), (64, 64))([np.zeros((30, 40, 3), np.uint8)])
     assert poses.count == 0 and poses.keypoints.shape == (0, 17, 3)
@@ -136,13 +118,6 @@ def test_size_of_the_metadata_is_the_default(tmp_path):
 def test_classes_out_of_range():
     with pytest.raises(InputError, match=r"`classes` 3: .*0 to 0"):
         Predictor(SpotBackend(), classes=[0, 3])
-
-
-def test_augment_needs_pairs():
-    backend = SpotBackend()
-    backend.nkpt = 5
-    with pytest.raises(InputError, match="`augment`"):
-        Predictor(backend, augment=True)
 
 
 def test_fixed_batch_of_any_size_takes_mixed_images():
@@ -209,8 +184,6 @@ def test_thresholds_inside_the_model(recwarn):
     backend.names = ["a", "b"]
     with pytest.warns(InputWarning, match="`agnostic_nms` is ignored"):
         Predictor(backend, agnostic=True)
-    with pytest.raises(InputError, match="`augment` .*embedded NMS"):
-        Predictor(backend, augment=True)
 
 
 def test_attributes_are_the_thresholds_that_hold():
@@ -219,19 +192,3 @@ def test_attributes_are_the_thresholds_that_hold():
     assert (low.conf_thres, low.iou_thres) == (0.25, 0.45)
     high = Predictor(InnerBackend((64, 64)), conf_thres=0.5)
     assert (high.conf_thres, high.iou_thres) == (0.5, 0.45)
-
-
-class OneEyedBackend(SpotBackend):
-    """SpotBackend that does not see mirrored images."""
-
-    def __call__(self, images):
-        raw = super().__call__(images)
-        raw[:, :, 4] *= raw[:, :, 0] < images.shape[3] / 2
-        return raw
-
-
-def test_flip_test_keeps_the_threshold():
-    image = spot(64, 64, 30, 10)
-    (found,) = Predictor(OneEyedBackend((64, 64)), flip=True)([image])
-    assert found.scores == pytest.approx([0.45])
-    assert Predictor(OneEyedBackend((64, 64)), conf_thres=0.5, flip=True)([image])[0].count == 0

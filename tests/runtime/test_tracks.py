@@ -21,7 +21,7 @@ DETECT = "detect_multi_backend.py"
 
 def poses(*centers, score=0.9):
     rows = np.stack([pose_row(x, 30, 20, 40, score) for x in centers])
-    return nms.raw_to_poses(rows[None], 1, 0.05, 0.45)[0]
+    return nms.raw_to_poses(rows[None], 1, 0.05, iou_thres=0.45)[0]
 
 
 def frame(path="clip.mp4", index=0, kind="video", restarts=0):
@@ -81,6 +81,12 @@ def test_thresholds(inside, conf, expected):
     backend = Backend()
     backend.embedded_nms = None if inside is None else EmbeddedNms(inside, 0.45, 100)
     assert thresholds(backend, conf, 0.1) == expected
+
+
+def test_thresholds_of_embedded_nms_that_records_none():
+    backend = Backend()
+    backend.embedded_nms = EmbeddedNms(None, None, 100)
+    assert thresholds(backend, None, 0.1) == (0.25, 0.1)
 
 
 def test_embedded_nms_without_low_scores_is_told():

@@ -15,7 +15,7 @@ from utils.runtime.writers import ResultWriter, label_text
 
 def poses(*centers):
     rows = np.stack([pose_row(x, 30, 20, 40) for x in centers])
-    return nms.raw_to_poses(rows[None], 1, 0.25, 0.45)[0]
+    return nms.raw_to_poses(rows[None], 1, 0.25, iou_thres=0.45)[0]
 
 
 def frame(path="a/x.jpg", index=0, kind="image", hw=(100, 200)):

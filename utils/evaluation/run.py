@@ -28,6 +28,7 @@ from utils.pose.letterbox import HW, parse_size
 from utils.runtime.backend import format_shape
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
+from utils.runtime.tta import predictor_class
 from utils.runtime.writers import unique_name
 
 MAX_SPEED_IMAGES = 200  # kept in memory, about 1 MB each
@@ -46,7 +47,8 @@ def load(
         conf = (0.25 if fast else 0.001) if conf is None else conf
     if backend.embedded_nms is None:
         iou = (0.45 if fast else 0.6) if iou is None else iou
-    return Predictor(
+    make = predictor_class(augment=config.augment, flip_test=config.flip_test)
+    return make(
         backend,
         size,
         conf,
@@ -54,8 +56,6 @@ def load(
         agnostic=config.agnostic_nms or config.single_cls,  # one class, so nobody is there twice
         max_det=config.max_det,
         auto=not config.square,
-        augment=config.augment,
-        flip=config.flip_test,
     )
 
 

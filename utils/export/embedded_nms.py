@@ -54,7 +54,7 @@ def _passing(path: Path, images: np.ndarray, nc: int, *, conf_thres: float) -> i
 
 def _run(path: Path, images: np.ndarray, raw: bool = False) -> Tuple[Any, np.ndarray]:
     """Detections and, if the file has it too, the raw output."""
-    from utils.runtime.backend import Detections
+    from utils.pose.detections import Detections
     from utils.runtime.onnx_backend import OnnxBackend
 
     backend = OnnxBackend(path, gpu=-1)
@@ -74,7 +74,7 @@ def verify_nms(path: Path, images: np.ndarray, nc: int, *, nms: Nms) -> int:
     from utils.pose.nms import detections_to_poses, raw_to_poses
 
     found, raw = _run(path, images, raw=True)
-    expected = raw_to_poses(raw, nc, nms.conf_thres, nms.iou_thres, max_det=nms.topk)
+    expected = raw_to_poses(raw, nc, nms.conf_thres, iou_thres=nms.iou_thres, max_det=nms.topk)
     inner = detections_to_poses(found, max_det=nms.topk)
     for image, (inside, outside) in enumerate(zip(inner, expected)):
         if not all(np.array_equal(a, b) for a, b in zip(inside, outside)):

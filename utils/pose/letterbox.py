@@ -31,8 +31,22 @@ class Letterbox(NamedTuple):
     image_hw: HW
     resized_hw: HW
 
+    def check(self, image_shape: Sequence[int], canvas_hw: HW) -> None:
+        """Raises ValueError if it was not made for such an image and canvas."""
+        (h, w), (top, left) = self.resized_hw, self.pad
+        if tuple(image_shape) != (*self.image_hw, 3):
+            raise ValueError(
+                "Letterbox: expected an image (%d, %d, 3), got %s" % (*self.image_hw, image_shape)
+            )
+        if top + h > canvas_hw[0] or left + w > canvas_hw[1]:
+            raise ValueError(
+                "Letterbox: expected a canvas of at least (%d, %d), got %s"
+                % (top + h, left + w, tuple(canvas_hw))
+            )
+
     def to_original(self, poses: Poses) -> Poses:
         """Poses in canvas pixels -> Poses in image pixels, boxes clipped to the image."""
+        poses.check()
         (sy, sx), (top, left) = self.scale, self.pad
         shift = np.array([left, top, left, top], np.float32)
         factor = np.array([sx, sy, sx, sy], np.float32)
@@ -103,7 +117,11 @@ def rectangle(image_hw: HW, net_hw: HW, stride: int) -> HW:
 
 
 def draw_canvas(image: np.ndarray, letterbox: Letterbox, net_hw: HW) -> np.ndarray:
-    """(H, W, 3) uint8 image -> (net_h, net_w, 3) uint8 canvas with the image on grey."""
+    """(H, W, 3) uint8 image -> (net_h, net_w, 3) uint8 canvas with the image on grey.
+
+    Raises ValueError if the letterbox is that of another image or canvas.
+    """
+    letterbox.check(image.shape, net_hw)
     (h, w), (top, left) = letterbox.resized_hw, letterbox.pad
     if image.shape[:2] != (h, w):
         image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)

@@ -7,6 +7,7 @@ from typing import Any, List, Optional, Sequence
 import numpy as np
 
 from utils.errors import InputError
+from utils.pose.detections import Detections
 from utils.pose.poses import Poses, cxcywh_to_xyxy, empty_poses
 
 MAX_CANDIDATES = 30000  # best candidates of an image that enter NMS
@@ -19,6 +20,7 @@ def raw_to_poses(
     raw: Any,
     nc: int,
     conf_thres: float,
+    *,
     iou_thres: float,
     agnostic: bool = False,
     max_det: int = 300,
@@ -36,7 +38,15 @@ def raw_to_poses(
         import torch
 
         try:
-            return _raw_to_poses_cuda(raw, nc, conf_thres, iou_thres, agnostic, max_det, classes)
+            return _raw_to_poses_cuda(
+                raw,
+                nc,
+                conf_thres,
+                iou_thres=iou_thres,
+                agnostic=agnostic,
+                max_det=max_det,
+                classes=classes,
+            )
         except torch.cuda.OutOfMemoryError as e:
             raise InputError(
                 "`batch_size` %d: the GPU memory does not suffice for its NMS; try %d"
@@ -50,6 +60,7 @@ def _raw_to_poses_cuda(
     raw: Any,
     nc: int,
     conf_thres: float,
+    *,
     iou_thres: float,
     agnostic: bool,
     max_det: int,
@@ -91,7 +102,7 @@ def _raw_to_poses_cuda(
         # images at a time whose matrices of all pairs fit
         size = max(MAX_PAIRS // max(most * most, 1), 1)
         kept = [
-            _greedy_nms_torch(*part, iou_thres, agnostic)
+            _greedy_nms_torch(*part, iou_thres=iou_thres, agnostic=agnostic)
             for part in zip(boxes.split(size), labels.split(size), passed.split(size))
         ]
         keep = torch.cat(kept)
@@ -119,7 +130,7 @@ def _urgent_stream(raw: Any) -> Any:
 
 
 def _greedy_nms_torch(
-    boxes: Any, labels: Any, passed: Any, iou_thres: float, agnostic: bool
+    boxes: Any, labels: Any, passed: Any, *, iou_thres: float, agnostic: bool
 ) -> Any:
     """(B, n) mask of the boxes that greedy NMS keeps; the arithmetic of iou_one_to_many.
 
@@ -204,7 +215,7 @@ def rows_to_poses(rows: np.ndarray, nc: int) -> Poses:
 
 
 def detections_to_poses(
-    found: Any,
+    found: Detections,
     conf_thres: float = 0.0,
     max_det: int = 300,
     *,
@@ -213,11 +224,12 @@ def detections_to_poses(
     """What a model with embedded NMS found in each image, in the frame of its boxes.
 
     Args:
-        found: backends.Detections, NumPy.
         conf_thres, classes: see `candidates`. max_det: poses an image.
+
+    Raises ValueError if the arrays do not fit together.
     """
     result = []
-    for count, index, boxes, pose, scores in zip(*found):
+    for count, index, boxes, pose, scores in zip(*found.check()):
         n = int(count[0])
         keypoints = pose[:n].reshape(n, pose.shape[1] // 3, 3)
         poses = Poses(boxes[:n], scores[:n, 0], index[:n, 1].astype(np.int64), keypoints)
@@ -277,35 +289,3 @@ def iou_one_to_many(
     inter = wh[:, 0] * wh[:, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         return inter / (box_area + areas - inter)
-
-
-def fuse(one: Poses, other: Poses, iou_thres: float, *, agnostic: bool = False) -> Poses:
-    """Two looks at one image, each after NMS -> their mean, best first.
-
-    A detection of `one`, best first, is averaged with the free detection of `other` (of its
-    class, unless `agnostic`) that overlaps it most, with IoU > iou_thres. Who is seen once keeps
-    its place at half its score. In the mean of two keypoints each counts as much as it is sure.
-    """
-    free = np.ones(other.count, bool)
-    areas = (other.boxes[:, 2] - other.boxes[:, 0]) * (other.boxes[:, 3] - other.boxes[:, 1])
-    partner = np.full(one.count, -1)
-    for i in range(one.count):
-        box = one.boxes[i]
-        area = (box[2] - box[0]) * (box[3] - box[1])
-        iou = np.nan_to_num(iou_one_to_many(box, area, other.boxes, areas=areas))
-        iou[~free if agnostic else ~free | (other.classes != one.classes[i])] = -1
-        if other.count and iou.max() > iou_thres:
-            partner[i] = iou.argmax()
-            free[partner[i]] = False
-    seen = partner >= 0
-    a, b = one.select(seen), other.select(partner[seen])
-    half = np.float32(0.5)
-    total = np.maximum(a.keypoints[..., 2:] + b.keypoints[..., 2:], np.float32(1e-9))
-    share = a.keypoints[..., 2:] / total
-    points = b.keypoints + (a.keypoints - b.keypoints) * share
-    points[..., 2:] = total * half
-    boxes, scores = (a.boxes + b.boxes) * half, (a.scores + b.scores) * half
-    both = Poses(boxes, scores, a.classes, points)
-    once = [p._replace(scores=p.scores * half) for p in (one.select(~seen), other.select(free))]
-    merged = Poses(*map(np.concatenate, zip(both, *once)))
-    return merged.select(np.argsort(-merged.scores, kind="stable"))

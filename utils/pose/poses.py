@@ -22,6 +22,17 @@ class Poses(NamedTuple):
         """Number of detections (`len()` of a NamedTuple would be its number of fields)."""
         return int(self.boxes.shape[0])
 
+    def check(self) -> "Poses":
+        """These Poses. Raises ValueError with the shapes if the fields do not fit together."""
+        n, points = self.scores.shape[0], self.keypoints.shape
+        fits = self.boxes.shape == (n, 4) and self.classes.shape == self.scores.shape == (n,)
+        if not (fits and len(points) == 3 and points[0] == n and points[2] == 3):
+            raise ValueError(
+                "Poses: expected boxes (n, 4), scores (n,), classes (n,), keypoints (n, K, 3); got "
+                + ", ".join("%s" % (field.shape,) for field in self)
+            )
+        return self
+
     def select(self, index: Any) -> "Poses":
         """The detections at `index` (mask, slice or integer array), all four fields alike."""
         return Poses(*(field[index] for field in self))

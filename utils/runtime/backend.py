@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from utils.pose.detections import Detections
 from utils.pose.layout import Layout
 
 if TYPE_CHECKING:
@@ -30,16 +31,6 @@ class EmbeddedNms(NamedTuple):
         if self.conf_thres is None:
             return "embedded NMS (thresholds not recorded, at most %d poses)" % self.topk
         return "embedded NMS (conf %g, iou %g, at most %d poses)" % tuple(self)
-
-
-class Detections(NamedTuple):
-    """What a model with embedded NMS returns, NumPy; rows from num_dets on are empty."""
-
-    num_dets: np.ndarray  # (B, 1) int32
-    det_indices: np.ndarray  # (B, topk, 3) int32 image, class, row of the raw output (-1: unknown)
-    det_boxes: np.ndarray  # (B, topk, 4) float32 xyxy, network pixels
-    det_pose: np.ndarray  # (B, topk, 3K) float32 x y conf a keypoint
-    det_scores: np.ndarray  # (B, topk, 1) float32, descending
 
 
 class Backend:

@@ -22,9 +22,9 @@ from utils.pose.poses import Poses
 from utils.runtime.backend import Backend, format_shape
 from utils.runtime.detector import Detector
 from utils.runtime.load import load_backend
-from utils.runtime.predictor import Predictor
 from utils.runtime.sources import Frame, Source, display_name, open_source
 from utils.runtime.tracks import Tracks, check_sequence, thresholds
+from utils.runtime.tta import predictor_class
 from utils.runtime.writers import ResultWriter
 from utils.tracking.smoothing import SmoothConfig
 from utils.tracking.tracker import TrackerConfig
@@ -129,7 +129,7 @@ def detect(config: DetectConfig) -> Path:
     many = bool(source.videos) or len(source.images) > LINES_UP_TO
     backend = load_backend(config.weights, config.device, config.half, throughput=many)
     conf_thres, tracks = make_tracks(config, backend, source)
-    predictor = Predictor(
+    predictor = predictor_class(augment=config.augment)(
         backend,
         size,
         conf_thres,
@@ -138,7 +138,6 @@ def detect(config: DetectConfig) -> Path:
         max_det=config.max_det,
         classes=config.classes,
         auto=not config.square,
-        augment=config.augment,
     )
     print(
         "%s: %s, input %s, size %dx%d, %d keypoints"

@@ -2,9 +2,10 @@
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from utils.pose.detections import Detections
 from utils.pose.keypoints import COCO_NAMES
 from utils.pose.layout import SUPPRESSED_ROWS, WAY_OUT, Dims, Layout, decode_text, find_layout
-from utils.runtime.backend import Detections, EmbeddedNms
+from utils.runtime.backend import EmbeddedNms
 
 DEFAULT_STRIDE = 64
 

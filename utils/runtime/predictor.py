@@ -8,23 +8,19 @@ them all. The three stages are methods of their own so that a pipeline can overl
 """
 
 import warnings
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from utils.errors import InputError, InputWarning
 from utils.pose import letterbox, nms
 from utils.pose.fixed_nms import NmsSettings
-from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW, Letterbox
 from utils.pose.poses import Poses
 from utils.runtime.backend import Backend, EmbeddedNms
 
 DEFAULT_SIZE = 640
 DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
-# Scale and mirroring of the extra views of --augment
-AUGMENT_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (0.83, True), (0.67, False))
-FLIP_VIEWS: Tuple[Tuple[float, bool], ...] = ((1.0, False), (1.0, True))
 
 
 class View(NamedTuple):
@@ -34,10 +30,9 @@ class View(NamedTuple):
     # takes pixels; None once it was used
     batch: Optional[np.ndarray]
     letterboxes: List[Letterbox]  # one an image; fewer than B if the batch was filled up
-    mirrored: bool = False
 
 
-Prepared = List[View]  # one view, with --augment or --flip-test several
+Prepared = List[View]  # one view; the predictors of tta.py look several times
 
 
 class Predictor:
@@ -51,10 +46,9 @@ class Predictor:
             and classes filter what embedded NMS found; the others change nothing there,
             which a warning says: the attributes are what really happens.
         auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
-        augment: look three times (full size, 0.83 mirrored, 0.67) and merge before NMS.
-        flip: look twice, as it is and mirrored, and average after NMS, see nms.fuse.
 
-    Raises InputError if the size, the classes or augment do not fit the model.
+    Raises InputError if the size or the classes do not fit the model. utils/runtime/tta.py has the
+    predictors that look at each image several times.
     """
 
     def __init__(
@@ -68,18 +62,11 @@ class Predictor:
         max_det: int = 300,
         classes: Optional[Sequence[int]] = None,
         auto: bool = True,
-        augment: bool = False,
-        flip: bool = False,
     ):
         self.backend = backend
         self.net_hw = resolve_size(backend, img_size)
         self.auto = auto and backend.input_shape[2:] == (None, None)
         if backend.embedded_nms is not None:
-            if augment:
-                raise InputError(
-                    "`augment` merges views before NMS, and this model has embedded NMS; drop "
-                    "`augment`, or export without `end2end`"
-                )
             agnostic = agnostic and backend.nc > 1  # with one class it is the same
             warn_about_embedded_nms(backend.embedded_nms, conf_thres, iou_thres, agnostic=agnostic)
             if backend.embedded_nms.conf_thres is not None:
@@ -97,9 +84,6 @@ class Predictor:
                     "`classes` %s: the model has classes 0 to %d (%s)"
                     % (" ".join(map(str, bad)), backend.nc - 1, ", ".join(backend.names))
                 )
-        self.flip = flip
-        self.views = AUGMENT_VIEWS if augment else FLIP_VIEWS if flip else ((1.0, False),)
-        self.merges_raw = augment  # views are merged before NMS
         self.settings = NmsSettings(
             self.conf_thres,
             self.iou_thres,
@@ -107,12 +91,6 @@ class Predictor:
             max_det,
             None if self.classes is None else tuple(self.classes),
         )
-        self.flip_index = skeleton(backend.nkpt).flip_index
-        if len(self.views) > 1 and self.flip_index is None:
-            raise InputError(
-                "`%s` mirrors images and needs left/right pairs, known for 17 keypoints; "
-                "this model has %d" % ("augment" if augment else "flip_test", backend.nkpt)
-            )
 
     def __call__(self, images: Sequence[np.ndarray]) -> List[Poses]:
         """(H, W, 3) uint8 BGR images of any sizes -> one Poses each, in image pixels."""
@@ -143,12 +121,10 @@ class Predictor:
 
     def preprocess(self, images: Sequence[np.ndarray]) -> Prepared:
         """Letterbox a batch: at most as many images as the model takes."""
-        return [self._view(images, scale, mirrored) for scale, mirrored in self.views]
+        return [self.view(images)]
 
-    def _view(self, images: Sequence[np.ndarray], scale: float, mirrored: bool) -> View:
-        """Args: scale: shrink the images inside the canvas. mirrored: flip them first."""
-        if mirrored:
-            images = [np.ascontiguousarray(i[:, ::-1]) for i in images]
+    def view(self, images: Sequence[np.ndarray], scale: float = 1.0) -> View:
+        """Args: scale: shrink the images inside the canvas."""
         sizes = [(i.shape[0], i.shape[1]) for i in images]
         canvas = self.net_hw
         if self.auto:
@@ -165,40 +141,17 @@ class Predictor:
                 target[:] = drawn
         else:
             letterbox.to_batch(images, boxes, canvas, out=batch)
-        return View(batch, boxes, mirrored)
+        return View(batch, boxes)
 
     def infer(self, prepared: Prepared) -> List[Any]:
         """What the model says of each view, see Backend.find."""
-        if self.merges_raw:
-            return [self.backend(view.batch) for view in prepared]  # type: ignore
         return [self.backend.find(view.batch, self.settings) for view in prepared]  # type: ignore
 
     def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
         """What the model said of each view -> Poses in image pixels, one an image."""
-        if len(prepared) == 1:
-            return self._suppressed(raws[0], prepared[0])
-        if self.flip:
-            pairs = zip(*(self._suppressed(raw, view) for raw, view in zip(raws, prepared)))
-            fused = (nms.fuse(a, b, self.iou_thres, agnostic=self.agnostic) for a, b in pairs)
-            # the mean of two looks may be below the threshold that each has passed
-            sure = (poses.select(poses.scores > self.conf_thres) for poses in fused)
-            return [poses.select(slice(self.max_det)) for poses in sure]
-        views = []
-        for raw, view in zip(raws, prepared):
-            raw = raw[: len(view.letterboxes)]
-            found = nms.candidates(raw, self.backend.nc, self.conf_thres, classes=self.classes)
-            found = [box.to_original(poses) for box, poses in zip(view.letterboxes, found)]
-            if view.mirrored:
-                widths = [box.image_hw[1] for box in view.letterboxes]
-                found = [self.mirror(poses, width) for poses, width in zip(found, widths)]
-            views.append(found)
-        merged = [Poses(*map(np.concatenate, zip(*per_image))) for per_image in zip(*views)]
-        return [
-            nms.suppress(poses, self.iou_thres, self.agnostic, max_det=self.max_det)
-            for poses in merged
-        ]
+        return self.suppress(raws[0], prepared[0])
 
-    def _suppressed(self, raw: Any, view: View) -> List[Poses]:
+    def suppress(self, raw: Any, view: View) -> List[Poses]:
         """NMS on the canvas, as a model with embedded NMS does it, then Poses in image pixels."""
         boxes = view.letterboxes
         if isinstance(raw, list) and raw and isinstance(raw[0], Poses):
@@ -208,21 +161,8 @@ class Predictor:
                 raw, self.conf_thres, self.max_det, classes=self.classes
             )
         else:
-            found = nms.raw_to_poses(raw[: len(boxes)], self.backend.nc, *self.settings)
-        found = [box.to_original(poses) for box, poses in zip(boxes, found)]
-        if view.mirrored:
-            found = [self.mirror(poses, box.image_hw[1]) for box, poses in zip(boxes, found)]
-        return found
-
-    def mirror(self, poses: Poses, width: int) -> Poses:
-        """Poses of a mirrored image -> Poses of the image: x flipped, left and right swapped."""
-        boxes = poses.boxes.copy()
-        boxes[:, [0, 2]] = width - poses.boxes[:, [2, 0]]
-        keypoints = poses.keypoints.copy()
-        if self.flip_index is not None:
-            keypoints = keypoints[:, list(self.flip_index)]
-        keypoints[..., 0] = width - keypoints[..., 0]
-        return poses._replace(boxes=boxes, keypoints=keypoints)
+            found = nms.raw_to_poses(raw[: len(boxes)], self.backend.nc, **self.settings._asdict())
+        return [box.to_original(poses) for box, poses in zip(boxes, found)]
 
 
 def _warn(message: str) -> None:

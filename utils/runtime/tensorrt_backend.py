@@ -103,7 +103,7 @@ class TensorrtBackend(Backend):
         """Poses leave the GPU through PyTorch, candidates through pycuda; never the raw output."""
         raw = self._outputs[0]
         if (
-            self.baked is not None
+            self.embedded_nms is not None
             or self.engine.dtype(raw) != np.float32
             or not self._reader.serves(settings, len(images))
         ):

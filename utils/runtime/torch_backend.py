@@ -113,7 +113,7 @@ class TorchBackend(Backend):
             raw, packed = self._run(images, settings)
             poses = self._fixed.poses(settings, packed.cpu().numpy())  # waits for the stream
             if poses is None:
-                poses = raw_to_poses(raw, self.nc, *settings)
+                poses = raw_to_poses(raw, self.nc, **settings._asdict())
             return poses
 
     @contextlib.contextmanager

@@ -71,7 +71,8 @@ def thresholds(
     Warns where embedded NMS removes the scores that keep hidden persons tracked.
     """
     high = DEFAULT_CONF if conf_thres is None else conf_thres
-    inside = 0.0 if backend.embedded_nms is None else backend.embedded_nms.conf_thres
+    nms = backend.embedded_nms
+    inside = 0.0 if nms is None or nms.conf_thres is None else nms.conf_thres
     if inside > low_thres:
         _warn(
             "`track`: the embedded NMS of this model returns nothing below %g, so persons who are "
