@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-SOURCES := $(wildcard *.py) models utils escalator benchmarks tests docs/make_cli.py
+SOURCES := $(wildcard *.py) models utils escalator benchmarks deploy tests docs/make_cli.py
 WEIGHTS := weights/yolov5s6_pose
 TRACKEVAL := trackeval==1.3.0
 STUBS  := tensorrt-stubs==10.13.0.35.1

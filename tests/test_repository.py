@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-FOLDERS = ("benchmarks", "escalator", "models", "tests", "utils")
+FOLDERS = ("benchmarks", "deploy", "escalator", "models", "tests", "utils")
 SOURCES = sorted([*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
 # of train.py and export_INT8.py --distill alone, which need torch anyway
 TRAINING = ("ema.py", "loss.py", "trainer.py", "distill.py", "torch_graph.py")

@@ -1,0 +1,74 @@
+"""deploy: an ONNX, and an engine of it, into a folder for DeepStream or Triton.
+
+deploy(DeployConfig("weights/x-NMS.onnx", deepstream="ds"))
+"""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Optional, Sequence
+
+from utils.errors import InputError, InputWarning
+from utils.export.deepstream import CONFIG, write_deepstream
+from utils.export.deploy_model import DeployModel, Engine, read_engine, read_model
+
+MAX_FRAME = 16384  # px
+
+
+@dataclasses.dataclass(frozen=True)
+class DeployConfig:
+    """What `deploy` writes. Raises InputError for values that cannot be."""
+
+    onnx: str
+    engine: Optional[str] = None  # built of the ONNX by models/export_TRT.py
+    deepstream: Optional[str] = None  # folder
+    frame_size: Sequence[int] = (1080, 1920)  # px height width of DeepStream's stream muxer
+    int8: bool = False  # DeepStream builds an INT8 engine with the cache
+    cache_dir: str = "caches"  # where calibration caches lie
+    device: int = 0  # GPU index
+
+    def __post_init__(self) -> None:
+        if not self.deepstream:
+            raise InputError("nothing to write: give `deepstream` and a folder")
+        if len(self.frame_size) != 2 or not 2 <= min(self.frame_size) <= max(self.frame_size):
+            raise InputError("`frame_size`: expected height width, px")
+        if max(self.frame_size) > MAX_FRAME:
+            raise InputError("`frame_size`: expected at most %d px" % MAX_FRAME)
+        if self.device < 0:
+            raise InputError("`device` %d: expected the index of a GPU" % self.device)
+        if self.int8 and self.engine:
+            raise InputError("`int8`: `engine` has its precision built in; drop one of them")
+
+
+def deploy(config: DeployConfig) -> None:
+    """Write what the config asks for. Raises InputError where the server cannot run the model."""
+    model = read_model(config.onnx)
+    engine = read_engine(config.engine, model) if config.engine else None
+    if config.deepstream:
+        _deepstream(config, model, engine)
+
+
+def _deepstream(config: DeployConfig, model: DeployModel, engine: Optional[Engine]) -> None:
+    cache: Optional[Path] = Path(config.cache_dir) / (model.path.stem + ".cache")
+    if not cache.is_file():  # type: ignore
+        if config.int8:
+            raise InputError(
+                "`int8`: no %s; write it with models/export_INT8.py `onnx` %s" % (cache, model.path)
+            )
+        cache = None
+    if engine is None:
+        warnings.warn(
+            "gst-nvinfer will build the engine itself and may compute boxes in FP16, in steps of "
+            "0.5 px above 512; better build it with models/export_TRT.py and give `engine`",
+            InputWarning,
+            stacklevel=3,
+        )
+    folder = Path(config.deepstream)  # type: ignore
+    hw = (config.frame_size[0], config.frame_size[1])
+    written = write_deepstream(
+        folder, model, engine, frame_hw=hw, gpu=config.device, int8=config.int8, cache=cache
+    )
+    print("%s: %s" % (folder, ", ".join(written)))
+    print("%s, frames of %dx%d; next, on the device with DeepStream:" % (model.embedded_nms, *hw))
+    print("  cd %s && cmake -S . -B build && cmake --build build" % folder)
+    print("  python3 pose_probe.py --uri file:///path/of/video.mp4   # or %s in your app" % CONFIG)
