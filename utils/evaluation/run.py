@@ -197,14 +197,15 @@ def test(
         def outside(plain: Outcome, inside: Outcome) -> Predictor:
             """A file without NMS at the thresholds of one with embedded NMS."""
             limits, usual = inside.predictor, plain.predictor
-            return Predictor(
+            inside_nms = limits.backend.embedded_nms
+            assert inside_nms is not None
+            return type(usual)(
                 usual.backend,
                 usual.net_hw,
                 limits.conf_thres,
                 iou_thres=limits.iou_thres,
-                max_det=min(limits.max_det, limits.backend.embedded_nms.topk),
+                max_det=min(limits.max_det, inside_nms.topk),
                 auto=usual.auto,
-                flip=usual.flip,
             )
 
         def again(predictor: Predictor) -> Evaluation:
