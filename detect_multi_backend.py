@@ -69,6 +69,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--smooth-beta", type=float, default=10.0, metavar="B", help="Hz more for each body length "
         "a second; higher: less lag [10]")  # fmt: skip
     add("--save-mot", action="store_true", help="with --track: mot/*.txt in MOTChallenge format")
+    cli.add_overwrite(parser)
     return parser
 
 

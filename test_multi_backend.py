@@ -67,6 +67,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--project", default="runs/test", help="results go to project/name [runs/test]")
     add("--name", default="exp", help="results go to project/name [exp]")
     add("--exist-ok", action="store_true", help="reuse project/name instead of a new number")
+    cli.add_overwrite(parser)
     return parser
 
 

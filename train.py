@@ -71,6 +71,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--project", default=default.project)
     add("--name", default=default.name)
     add("--exist-ok", action="store_true", help="write into --project/--name, whatever is there")
+    cli.add_overwrite(parser)
     return parser
 
 

@@ -36,6 +36,7 @@ from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, 
 from utils.dataset.left_right import swap_reason
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import skeleton
@@ -73,6 +74,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--img-size", "--img_size", type=int, default=640,
         help="longer side of the network input, for tiny boxes, px [640]")  # fmt: skip
     add("--workers", type=int, default=0, help="processes [0: one a core]")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -348,6 +350,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("%s: none of the keys %s" % (args.data, ", ".join(TASKS)))
     from escalator.check_plots import plot
 
+    check_all_replaceable(Path(args.save_dir) / name for name in ("report.json", "report.png"))
     reports = check(data, tasks, args.img_size, workers=args.workers)
     summaries = {task: summary(report, data.nkpt) for task, report in reports.items()}
     print_table(summaries)

@@ -32,6 +32,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--custom_data", "--custom-data", required=True, help="list file of one's own images")
     add("--coco_data", "--coco-data", required=True, help="list file of COCO's")
     add("--seed", type=int, default=0, help="of the choice [0]")
+    cli.add_overwrite(parser)
     return parser
 
 

@@ -29,6 +29,7 @@ from escalator.tally import Tally
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.errors import InputError
+from utils.outputs import check_replaceable
 from utils.parallel import parallel_map
 
 
@@ -48,6 +49,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="class names; the first becomes category 1 [person]")  # fmt: skip
     add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
     add("--workers", type=int, default=0, help="processes [0: one a core]")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -62,6 +64,7 @@ def json2coco(
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
+    check_replaceable(save_file)
     found = find_jobs(json_dir, image_dir, names, nkpt=nkpt)
     tally.faults = list(found.faults)
     loaded = list(parallel_map(load, found.jobs, "json2coco", workers=workers))

@@ -13,7 +13,8 @@ in pixels, 0, 0 for a missing keypoint, every other one visible (51 numbers x, y
 files of labelme; or a COCO JSON as COCO, CVAT and Roboflow write it, or a folder of these.
 
 a.json becomes a.txt, one person a line: class, cx cy w h, 17 x (x y v), over the image size; a
-file without a person becomes an empty one. Files are replaced, never added to. On the way:
+file without a person becomes an empty one. Files of an earlier run are replaced, never added to;
+labels from elsewhere, or changed by hand since, are an error without --overwrite. On the way:
   - bbox [] or none: the box around the labelled keypoints, 10 % of its longer side larger on
     each side. Neither bbox nor two keypoints is an error of that person.
   - boxes are cut at the border of the image.
@@ -37,6 +38,7 @@ from escalator.tally import Tally
 from utils import cli
 from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
 from utils.errors import InputError
+from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 
 
@@ -57,6 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="class names; class 0 is the first [person]")  # fmt: skip
     add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
     add("--workers", type=int, default=0, help="processes [0: one a core]")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -105,6 +108,7 @@ def _convert_all(
 ) -> List[str]:
     """Convert each job; returns the files that turned out to be COCO JSONs."""
     targets = [Target(job, _label_file(job, json_dir, label_dir)) for job in jobs]
+    check_all_replaceable(target.label for target in targets)
     _warn_if_elsewhere(targets)
     coco_files = []
     for target, done in zip(targets, parallel_map(convert, targets, "json2yolo", workers=workers)):

@@ -6,8 +6,9 @@
 Writes train.txt, val.txt and test.txt into --out_path, one image a line: the prefix, then the path
 below --image_dir. Relative lines are relative to the list file. Every image is in exactly one
 list; the same seed gives the same lists on every machine. Lists of an earlier run are replaced,
-and removed where the ratio is 0. With --stratified each list gets its share of the images with
-nobody, with one, with two or three, and with more persons on them (by their label files).
+and removed where the ratio is 0; lists from elsewhere are an error without --overwrite. With
+--stratified each list gets its share of the images with nobody, with one, with two or three, and
+with more persons on them (by their label files).
 """
 
 import argparse
@@ -24,7 +25,8 @@ if not __package__:
 from utils import cli
 from utils.dataset.labels import label_path, list_images
 from utils.errors import InputError
-from utils.files import atomic_path, check_utf8
+from utils.files import atomic_path, check_line
+from utils.outputs import check_all_replaceable
 
 LISTS = ("train", "val", "test")
 CROWDED = 4  # persons; more make no difference to --stratified
@@ -48,6 +50,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--stratified", action="store_true",
         help="spread images with 0, 1, 2 to 3 and more persons evenly")  # fmt: skip
     add("--seed", type=int, default=0, help="of the shuffle [0]")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -147,7 +150,8 @@ def split(
     groups = [persons_on(p) for p in images] if stratified else ()
     parts = split_names(names, ratios, seed, groups=groups)
     for name in names:
-        check_utf8(prefix_path + name)
+        check_line(prefix_path + name)
+    check_all_replaceable(Path(out_path) / (task + ".txt") for task in LISTS)
     done = []
     with contextlib.ExitStack() as stack:  # at its end the lists replace those of an earlier split
         for task, part in zip(LISTS, parts):

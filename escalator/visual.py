@@ -7,7 +7,8 @@
 --data_file is a list file of images, or a folder of them, below --data_root. Green is the person's
 left, orange the right; a point with a dark core is labelled as hidden (v 1). --ids writes the
 number of each keypoint beside it: 0 nose, 1 left eye, ..., 16 right ankle. Images of an earlier
-run with the same names are replaced. What cannot be read is named, and the exit code is 1.
+run with the same names are replaced; other files of these names are an error without --overwrite.
+What cannot be read is named, and the exit code is 1.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from utils import cli
 from utils.dataset.images import read_image
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, read_labels
 from utils.errors import InputError
+from utils.outputs import check_all_replaceable
 from utils.pose.drawing import draw_ground_truth
 from utils.runtime.writers import write_image
 
@@ -51,6 +53,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--line-thickness", "--line_thickness", type=int, default=0,
         help="line width, px [0: by image size]")  # fmt: skip
     add("--seed", type=int, default=0, help="of the choice of images [0]")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -105,14 +108,16 @@ def main(args: argparse.Namespace) -> None:
         chosen = random.Random(args.seed).sample(range(len(paths)), args.visual_num)
         paths = [paths[i] for i in sorted(chosen)]
     failed = 0
-    for path, name in zip(paths, target_names(paths)):
+    targets = [Path(args.save_dir) / name for name in target_names(paths)]
+    check_all_replaceable(targets)
+    for path, target in zip(paths, targets):
         try:
             image = draw(path, args.names, args.nkpt, line_width=args.line_thickness, ids=args.ids)
         except InputError as e:
             failed += 1
             print("failed: %s" % e, file=sys.stderr)
             continue
-        write_image(Path(args.save_dir) / name, image)
+        write_image(target, image)
     print("%d images in %s" % (len(paths) - failed, args.save_dir))
     if failed:
         raise InputError("%d of %d images could not be drawn (see above)" % (failed, len(paths)))

@@ -25,6 +25,7 @@ from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.dataset.images import read_image_hw
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, scan_labels
 from utils.errors import InputError
+from utils.outputs import check_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.letterbox import HW
@@ -43,6 +44,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="class names; the first becomes category 1 [person]")  # fmt: skip
     add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
     add("--workers", type=int, default=0, help="processes [0: one a core]")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -91,6 +93,7 @@ def yolo2coco(
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
+    check_replaceable(save_file)
     pairs = [Pair(path, len(names), nkpt) for path in list_images(data_file)]
     paths, ground_truths, sizes = [], [], []
     for pair, read in zip(pairs, parallel_map(read_pair, pairs, "yolo2coco", workers=workers)):

@@ -26,6 +26,7 @@ except ImportError as error:
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.yolo import Model
 from utils.errors import InputError
+from utils.outputs import check_replaceable
 
 FIXED = ("anchors", "anchor_grid")  # no weights: they have to be the same
 MAX_SHARE = 1e6
@@ -94,6 +95,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--shares", nargs="+", type=float,
         help="how much each one counts; they need not add up to 1 [all alike]")  # fmt: skip
     add("--out", required=True, help="checkpoint to write (.pt), FP16")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -109,6 +111,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("--out %s: expected a file name ending in .pt" % args.out)
     if Path(args.out).resolve() in [Path(path).resolve() for path in args.weights]:
         raise InputError("--out %s: would overwrite one of --weights" % args.out)
+    check_replaceable(args.out)
     checkpoints = [load_checkpoint(path) for path in args.weights]
     for key in ("epochs", "imgsz"):
         planned = [c.meta.get(key) for c in checkpoints]

@@ -37,6 +37,7 @@ from models.common import activation_name
 from models.yolo import Model, check_cfg
 from utils.errors import InputError, one_line
 from utils.files import atomic_path
+from utils.outputs import check_replaceable
 
 FORMAT = "yolo-pose-checkpoint"
 VERSION = 1
@@ -369,6 +370,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", required=True, help="checkpoint to read (.pt)")
     parser.add_argument("--out", required=True, help="checkpoint to write (.pt)")
     parser.add_argument("--fp32", action="store_true", help="store FP32 instead of FP16")
+    cli.add_overwrite(parser)
     return parser
 
 
@@ -377,6 +379,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("--out %s: would overwrite --weights; name another file" % args.out)
     if Path(args.out).suffix != ".pt":
         raise InputError("--out %s: expected a file name ending in .pt" % args.out)
+    check_replaceable(args.out)
     checkpoint = load_checkpoint(args.weights)
     save_checkpoint(args.out, checkpoint.model, checkpoint.meta, half=not args.fp32)
     model = checkpoint.model

@@ -48,6 +48,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "GPU index such as 0, or cpu [GPU 0 if there is one]")  # fmt: skip
     parser.add_argument("--report", action="store_true",
         help="print how much each tensor loses, alone in INT8")  # fmt: skip
+    cli.add_overwrite(parser)
     return parser
 
 

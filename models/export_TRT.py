@@ -78,6 +78,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="how long the builder looks, from 8.6 on [TensorRT's own, 3]")  # fmt: skip
     add("--dla", type=int, default=None, metavar="CORE",
         help="run on this deep learning accelerator of a Jetson; the rest on the GPU")  # fmt: skip
+    cli.add_overwrite(parser)
     return parser
 
 

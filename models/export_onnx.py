@@ -65,6 +65,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "the best scores that take part [512, from --conf-thres below 0.1 on 2048]")  # fmt: skip
     add("--nms-steps", type=int, metavar="N", help="with --nms static: longest chain "
         "of boxes that is resolved, odd [31]")  # fmt: skip
+    cli.add_overwrite(parser)
     return parser
 
 

@@ -1,10 +1,13 @@
 import argparse
 import dataclasses
+import sys
 import warnings
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
 import pytest
+from tqdm import tqdm
 
 from utils import cli
 from utils.errors import InputError, InputWarning
@@ -29,9 +32,55 @@ def test_os_error_names_the_file(capsys):
     assert capsys.readouterr().err == "error: /nowhere/x: No such file or directory\n"
 
 
-def test_bugs_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        cli.run(lambda args: 1 / 0, argparse.ArgumentParser(), [])
+def test_a_bug_is_one_line_code_70_and_a_file(capsys):
+    assert exit_code(lambda args: 1 / 0) == cli.UNEXPECTED == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: unexpected ZeroDivisionError: division by zero; details in ")
+    details = Path(line.rsplit(" ", 1)[1])
+    text = details.read_text()
+    assert "Traceback" in text and "1 / 0" in text and "Python 3." in text
+    details.unlink()
+
+
+def test_verbose_shows_the_traceback_of_a_bug(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--verbose", action="store_true")
+    with pytest.raises(SystemExit):
+        cli.run(lambda args: 1 / 0, parser, ["--verbose"])
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    Path(err.split()[-1]).unlink()
+
+
+def test_lack_of_memory_is_no_bug(capsys):
+    assert exit_code(lambda args: np.zeros(1 << 50)) == 1
+    assert capsys.readouterr().err.startswith("error: the memory does not suffice; ")
+
+
+def test_control_characters_are_shown_escaped(capsys):
+    name = "a\x1b[2J\nb\u202ec\udce9.jpg"
+
+    def main(args):
+        print("one", name)
+        print("two", name, file=sys.stderr)
+        warnings.warn(name, InputWarning, stacklevel=1)
+        raise InputError(name)
+
+    assert exit_code(main) == 1
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err and "\u202e" not in out + err
+    assert out.splitlines()[-1] == "warning: a\\x1b[2J\\nb\\u202ec\\udce9.jpg"
+    assert err.splitlines()[-1] == "error: a\\x1b[2J\\nb\\u202ec\\udce9.jpg"
+
+
+def test_a_bar_still_draws(capsys):
+    def main(args):
+        for _ in tqdm(range(2), desc="outer", position=0):
+            list(tqdm(range(2), desc="inner", position=1))
+
+    cli.run(main, argparse.ArgumentParser(), [])
+    err = capsys.readouterr().err
+    assert "\r" in err and "\\x" not in err
 
 
 def test_success_returns():
@@ -70,9 +119,26 @@ def test_parameters_become_flags(parser, capsys):
     )
 
 
-def test_warnings_of_other_libraries_stay_as_they_are(parser):
-    with pytest.warns(UserWarning, match="theirs"):
-        cli.run(lambda args: warnings.warn("theirs", stacklevel=1), parser, [])
+def test_warnings_of_other_libraries_come_at_the_end_on_one_line(parser, capsys):
+    def main(args):
+        warnings.simplefilter("always")
+        for _ in range(2):
+            warnings.warn("their\nwords", stacklevel=1)
+        print("working")
+
+    cli.run(main, parser, [])
+    assert capsys.readouterr() == ("working\n", "warning: UserWarning: their words\n")
+
+
+def test_an_error_stands_alone(parser, capsys):
+    def main(args):
+        np.float32(1) / np.float32(0)
+        warnings.warn("theirs", stacklevel=1)
+        raise InputError("x.pt: no such file")
+
+    with pytest.raises(SystemExit):
+        cli.run(main, parser, [])
+    assert capsys.readouterr() == ("", "error: x.pt: no such file\n")
 
 
 def test_a_config_of_flags(parser):

@@ -1,15 +1,25 @@
 """The error boundary of every script."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
+import platform
 import re
-import signal
 import sys
+import tempfile
+import traceback
 import warnings
-from typing import Any, Callable, List, Optional, Type, TypeVar
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, NoReturn, Optional, Type, TypeVar
 
-from utils.errors import InputError, InputWarning
+from utils import outputs, stopping
+from utils.errors import InputError, InputWarning, one_line, printable
+
+UNEXPECTED = 70  # exit code of a fault of ours; EX_SOFTWARE of sysexits.h
+# Said in the one line of an error, or of no use; before OpenCV is imported.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def run(
@@ -20,28 +30,93 @@ def run(
     """Parse the command line, call `main(args)` and leave with an exit code.
 
     0: done. 1: a wrong command line, InputError or an error of the operating system, printed as
-    one line. 130: interrupted. Anything else keeps its traceback.
+    one line. 70: a fault of ours, one line that names the file with the traceback. 130:
+    interrupted, see utils/stopping.py.
     """
     parser.error = _usage_error  # type: ignore  # one line, as every other error
-    signal.signal(signal.SIGTERM, _stop)  # `docker stop`, systemd: end as with Ctrl-C
-    args = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # a file name that this terminal cannot show
+    with printable_streams(), stopping.watched():
+        args = parser.parse_args(argv)
+        verbose = bool(getattr(args, "verbose", False))
+        overwrite = bool(getattr(args, "overwrite", False))
+        try:
+            with warnings.catch_warnings(), outputs.writing_as(
+                Path(parser.prog).stem, overwrite=overwrite
+            ):
+                others = show_warnings(parser, at_once=verbose)
+                main(args)
+            for line in others:
+                print("warning: " + line, file=sys.stderr)
+        except InputError as e:
+            fail(with_flags(str(e), parser))
+        except BrokenPipeError:  # the reader of our output left, for instance `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except OSError as e:
+            fail("%s: %s" % (e.filename, e.strerror) if e.filename else str(e))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            stopping.hurry()
+            sys.exit(stopping.EXIT_CODE)
+        except Exception as e:
+            if out_of_memory(e):
+                fail("the memory does not suffice; use fewer or smaller images at a time (%s)"
+                     % one_line(e, 120))  # fmt: skip
+            unexpected(e, verbose=verbose)
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """The flag of a script that writes where the user says, see utils/outputs.py."""
+    parser.add_argument("--overwrite", action="store_true",
+        help="replace files of these names that this script did not write")  # fmt: skip
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the computer did not suffice; PyTorch says so in words alone."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def unexpected(error: BaseException, *, verbose: bool = False) -> NoReturn:
+    """Leave with exit code 70: one line, and the traceback in a file, with `verbose` also here."""
+    lines = [" ".join(sys.argv), "Python %s, %s" % (sys.version, platform.platform()), ""]
+    text = "\n".join(lines + traceback.format_exception(type(error), error, error.__traceback__))
+    try:
+        descriptor, path = tempfile.mkstemp(".txt", "yolo-pose-error-")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as e:
+        path = "no file (%s)" % e.strerror
+    if verbose:
+        print(text, file=sys.stderr)
+    fail("unexpected %s; details in %s" % (one_line(error, 200), path), UNEXPECTED)
+
+
+class _Printable:
+    """A stream that shows control characters of what is written as `\\x1b`."""
+
+    def __init__(self, stream: Any, keep: str):
+        self._stream, self._keep = stream, keep
+
+    def write(self, text: str) -> int:
+        moves = not text.replace("\x1b[A", "").strip("\n")  # of tqdm, between two bars
+        self._stream.write(text if moves else printable(text, self._keep))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def printable_streams() -> Iterator[None]:
+    """No file name can send commands to the terminal, or fail to be shown."""
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _Printable(streams[0], "\n\t"), _Printable(streams[1], "\n\t\r")
     try:
-        with warnings.catch_warnings():
-            show_warnings(parser)
-            main(args)
-    except InputError as e:
-        fail(with_flags(str(e), parser))
-    except BrokenPipeError:  # the reader of our output left, for instance `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as e:
-        fail("%s: %s" % (e.filename, e.strerror) if e.filename else str(e))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def with_flags(message: str, parser: Optional[argparse.ArgumentParser] = None) -> str:
@@ -79,30 +154,37 @@ def no_torch(error: ImportError, name: str, what: str) -> None:
     raise error
 
 
-def show_warnings(parser: Optional[argparse.ArgumentParser] = None) -> None:
-    """From now on print each InputWarning on one line; those of other libraries as usual."""
-    usual = warnings.showwarning
+def show_warnings(
+    parser: Optional[argparse.ArgumentParser] = None, *, at_once: bool = False
+) -> List[str]:
+    """From now on print each InputWarning on one line; a list that those of other libraries go to.
 
-    def show(message: Any, kind: Any, *rest: Any) -> None:
+    Args: at_once: print those of other libraries as usual.
+    """
+    usual = warnings.showwarning
+    found: List[str] = []
+
+    def show(message: Any, kind: Any, *rest: Any, **more: Any) -> None:
         if issubclass(kind, InputWarning):
-            print("warning: " + with_flags(str(message), parser), flush=True)
+            print("warning: " + printable(with_flags(str(message), parser)), flush=True)
+        elif at_once:
+            usual(message, kind, *rest, **more)
         else:
-            usual(message, kind, *rest)
+            line = "%s: %s" % (kind.__name__, " ".join(str(message).split())[:300])
+            if line not in found:
+                found.append(line)
 
     warnings.showwarning = show
     warnings.simplefilter("always", InputWarning)
+    return found
 
 
 def _usage_error(message: str) -> None:
     fail(message + " (--help shows all flags)")
 
 
-def _stop(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def fail(message: str) -> None:
-    """Print `error: message` to stderr and leave with exit code 1."""
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Print `error: message` to stderr, on one line, and leave with an exit code."""
     sys.stdout.flush()
-    print("error: " + message, file=sys.stderr)
-    sys.exit(1)
+    print("error: " + printable(message), file=sys.stderr)
+    sys.exit(code)

@@ -4,38 +4,100 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import Iterator, List, Set, Union
+from typing import Any, Iterator, List, Set, Union
 
+from utils import outputs
 from utils.errors import InputError
+
+TMP = re.compile(r"\.tmp[0-9a-f]{12}(\.[^.]*)?$")
+_swept: Set[str] = set()  # folders
+_open: Set[Path] = set()  # temporary files of this process
 
 
 @contextlib.contextmanager
-def atomic_path(path: Union[str, Path]) -> Iterator[Path]:
+def atomic_path(path: Union[str, Path], *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it there on success, delete it on failure.
 
     The temporary name keeps the suffix, so writers that look at it (OpenCV, torch) work.
-    Missing parent folders are made. Raises InputError if the folder cannot be written.
+    Missing parent folders are made. What processes that were killed left there is removed.
+
+    Args: replace: whatever is there; else only what this script wrote, see utils/outputs.py.
+
+    Raises InputError if the folder cannot be written, or a file of somebody else is there.
     """
     path = Path(path)
     check_writable(path)
+    _sweep(path.parent)
     # Short: the name itself may use up the length a file system allows. Random: process numbers
     # say nothing where several machines or containers write into one folder.
     tmp = path.with_name(".tmp%s%s" % (os.urandom(6).hex(), path.suffix))
     try:
-        yield tmp
-        os.replace(str(tmp), str(path))
+        with _held(tmp):
+            yield tmp
+            if not replace:
+                digest = outputs.digest_of(tmp)
+                outputs.check_replaceable(path, digest)
+                outputs.mark(tmp, path, digest)
+            os.replace(str(tmp), str(path))
     except OSError as e:  # disk full, quota, a file system that takes no files
         raise InputError("%s: cannot be written (%s)" % (path, e.strerror or e)) from e
     finally:
-        if tmp.exists():
+        remove_temporary(tmp)
+
+
+def remove_temporary(*paths: Path) -> None:
+    """Delete temporary files, without paths all of this process."""
+    for tmp in paths or tuple(_open):
+        _open.discard(tmp)
+        with contextlib.suppress(OSError):
             tmp.unlink()
 
 
-def check_writable(path: Union[str, Path]) -> None:
-    """Make the folder of a file. Raises InputError if the file cannot be written there.
+@contextlib.contextmanager
+def _held(tmp: Path) -> Iterator[None]:
+    """Make a temporary file, and keep it locked: a lock ends with its process, however it ends."""
+    _open.add(tmp)
+    with open(str(tmp), "wb") as file:
+        if not _lock(file):
+            file.close()  # Windows moves no file that is open
+        yield
+
+
+def _lock(file: Any) -> bool:
+    """Whether the lock could be had; False also where a system or file system knows none."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of dead processes: those that nobody holds. Once a process."""
+    if str(folder) in _swept:
+        return
+    _swept.add(str(folder))
+    for name in os.listdir(str(folder)):
+        tmp = folder / name
+        if TMP.match(name) and tmp not in _open and tmp.is_file():
+            with contextlib.suppress(OSError), open(str(tmp), "rb+") as file:
+                if _lock(file):
+                    tmp.unlink()
+
+
+def check_output(path: Union[str, Path]) -> None:
+    """check_writable, and raise InputError if a file is there that this script did not write.
 
     For what takes minutes before it writes.
     """
+    check_writable(path)
+    outputs.check_replaceable(path)
+
+
+def check_writable(path: Union[str, Path]) -> None:
+    """Make the folder of a file. Raises InputError if the file cannot be written there."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +143,16 @@ def check_utf8(name: str) -> None:
         raise InputError("%s: a file name that is not UTF-8; rename the file" % shown) from e
 
 
+def check_line(name: str) -> None:
+    """Raise InputError for a file name that no line of a list file can hold."""
+    check_utf8(name)
+    if "\n" in name or "\r" in name or name != name.strip(" \t"):
+        raise InputError(
+            "%s: a line of a list file holds no line break, and no blank at an end; rename the file"
+            % name
+        )
+
+
 def increment_dir(project: Union[str, Path], name: str, exist_ok: bool = False) -> Path:
     """Create and return `project/name`, or `name2`, `name3`, ... if that exists.
 
@@ -89,6 +161,7 @@ def increment_dir(project: Union[str, Path], name: str, exist_ok: bool = False) 
     project = Path(project)
     try:
         project.mkdir(parents=True, exist_ok=True)
+        _sweep_runs(project, name)
         if exist_ok:
             folder = project / name
             folder.mkdir(exist_ok=True)
@@ -101,6 +174,14 @@ def increment_dir(project: Union[str, Path], name: str, exist_ok: bool = False) 
     if not os.access(str(folder), os.W_OK):
         raise InputError("%s: no permission to write into this folder" % folder)
     return folder
+
+
+def _sweep_runs(project: Path, name: str) -> None:
+    """Remove what killed runs of this name left in their folders and those in them."""
+    for run in project.iterdir():
+        if re.match(re.escape(name) + r"\d*$", run.name) and run.is_dir():
+            for folder in [run, *(path for path in run.iterdir() if path.is_dir())]:
+                _sweep(folder)
 
 
 def _make_next(project: Path, name: str) -> Path:

@@ -11,7 +11,11 @@ import collections
 import concurrent.futures
 import os
 import signal
+import threading
+import time
 from typing import Callable, Deque, Iterator, List, Sequence, TypeVar
+
+from utils import outputs
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -40,7 +44,8 @@ def parallel_map(
         return
     chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
     pending: Deque[concurrent.futures.Future] = collections.deque()
-    with concurrent.futures.ProcessPoolExecutor(workers, initializer=_leave_signals) as pool:
+    started = (outputs.writer(), os.getpid())
+    with concurrent.futures.ProcessPoolExecutor(workers, None, _start, started) as pool:
         bar = None
         try:
             for chunk in chunks:
@@ -70,10 +75,20 @@ def _run(function: Callable[[S], T], items: Sequence[S]) -> List[T]:
     return [function(item) for item in items]
 
 
-def _leave_signals() -> None:
-    """Ctrl-C and `docker stop` are the business of the process that started this one."""
+def _start(writer: outputs.Writer, parent: int) -> None:
+    """A worker leaves Ctrl-C and `docker stop` to the process that started it, and ends with it."""
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    outputs.adopt(writer)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent was killed: nobody else would tell."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def cores() -> int:

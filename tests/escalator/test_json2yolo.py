@@ -321,7 +321,7 @@ def test_yolo2coco_names_broken_lines(data):
     assert tally.images == 3 and tally.persons == 2
     assert "甲.txt, line 2: 3 columns" in tally.faults[0]
     done = run_script("escalator/yolo2coco.py", "--data_file", data / "images", "--save_file",
-                      data / "x.json")  # fmt: skip
+                      data / "y.json")  # fmt: skip
     assert done.returncode == 1 and "line 2: 3 columns" in done.stderr
 
 

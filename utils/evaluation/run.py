@@ -24,6 +24,7 @@ from utils.evaluation.report import write_report
 from utils.evaluation.results import Outcome
 from utils.evaluation.tables import accuracy_lines
 from utils.files import atomic_path, increment_dir, remove_if_empty
+from utils.outputs import check_all_replaceable
 from utils.pose.letterbox import HW, parse_size
 from utils.runtime.backend import format_shape
 from utils.runtime.load import load_backend
@@ -126,6 +127,7 @@ def evaluate_files(config: EvaluateConfig) -> Path:
     source = eval_set.annotations or "label files"
     print("%s, %s: %d images, ground truth from %s" % (config.data, task, eval_set.count, source))
     folder = increment_dir(config.project, config.name, config.exist_ok)
+    check_all_replaceable(_targets(config, folder))
     failed: List[str] = []
     try:
         if config.task == "speed":
@@ -138,10 +140,7 @@ def evaluate_files(config: EvaluateConfig) -> Path:
         remove_if_empty(folder)
     head = {"data": config.data, "task": config.task, "images": eval_set.count}
     content = {**head, **content, "failed": failed}
-    targets = [folder / "results.json"] + (
-        [Path(config.results_file)] if config.results_file else []
-    )
-    for target in targets:
+    for target in _targets(config, folder):
         with atomic_path(target) as tmp:
             tmp.write_text(json.dumps(content, indent=1), encoding="utf-8")
     print("results in %s" % folder)
@@ -150,6 +149,12 @@ def evaluate_files(config: EvaluateConfig) -> Path:
             "%d of %d files failed: %s" % (len(failed), len(config.weights), failed[0])
         )
     return folder
+
+
+def _targets(config: EvaluateConfig, folder: Path) -> List[Path]:
+    """Where results.json goes."""
+    more = [Path(config.results_file)] if config.results_file else []
+    return [folder / "results.json", *more]
 
 
 def test(

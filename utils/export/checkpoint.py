@@ -27,7 +27,7 @@ from utils.export.onnx_export import (
     require,
     torch_device,
 )
-from utils.files import atomic_path
+from utils.files import atomic_path, check_output
 from utils.graph.nms import Nms
 from utils.pose import letterbox
 from utils.runtime.predictor import warn_if_rounded
@@ -119,6 +119,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
     from models.checkpoint import load_checkpoint
 
     path = output_path(config.weights, config.dynamic, config.end2end)
+    check_output(path)
     replaced = path.exists()
     model = load_checkpoint(config.weights).model
     net_hw = letterbox.stride_multiple(asked, model.max_stride)

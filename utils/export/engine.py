@@ -23,7 +23,7 @@ from utils.export.calibration import (
 )
 from utils.export.int8 import with_pairs, write_onnx
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8
-from utils.files import atomic_path, check_writable
+from utils.files import atomic_path, check_output, check_writable
 from utils.graph.analysis import Graph
 from utils.graph.fp16 import has_qdq, is_fp16, to_fp16
 from utils.graph.nms import PLUGIN, has_efficientnms, swap_efficientnms
@@ -144,7 +144,7 @@ def build_engine(config: EngineConfig) -> Path:
     timing = timing_path(config, trt, memory)
     prepared = prepare(config, source, trt, profile=profile)
     target = engine_path(source.path, prepared.precision)
-    check_writable(target)
+    check_output(target)
     settings = BuildSettings(
         fp16=prepared.fp16 and not trt.typed,
         int8=prepared.int8 and not trt.typed,
@@ -175,7 +175,7 @@ def build_engine(config: EngineConfig) -> Path:
         tmp.write_bytes(built.plan)
         write_info(target, info)
     if timing is not None and built.timing_cache:
-        with atomic_path(timing) as tmp:
+        with atomic_path(timing, replace=True) as tmp:
             tmp.write_bytes(built.timing_cache)
     if config.layers:
         write_layers(trt, built.plan, memory, target=target)

@@ -13,7 +13,7 @@ from utils.device import parse_device
 from utils.errors import InputError, InputWarning
 from utils.export.calibration import CalibrationConfig, calibrate, load_ranges, settle
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8, runnable
-from utils.files import atomic_path
+from utils.files import atomic_path, check_output
 from utils.graph.analysis import Graph
 from utils.quantization import qdq
 from utils.quantization.images import batches
@@ -63,11 +63,13 @@ def quantize(config: QuantizeConfig) -> Path:
     if config.report and len(source.graph.outputs) > 1:
         raise InputError("`report`: takes the ONNX without embedded NMS")
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
+    old = read_recipe(target)
+    mine = old is not None and old.get("onnx_sha256") == sha256(source.data)
+    if not (config.report and mine):
+        check_output(target)
     calibration, cached, images = settle(config.calibration, source)
     config = dataclasses.replace(config, calibration=calibration)
     amax = (load_ranges if cached else calibrate)(calibration, source)
-    old = read_recipe(target)
-    mine = old is not None and old.get("onnx_sha256") == sha256(source.data)
     unfitted = config.refit and images is None
     if not config.report and mine and unfitted and old["fit"]:
         raise InputError(

@@ -100,7 +100,7 @@ def read_cache(path: Union[str, Path]) -> Cache:
 
 def write_cache(path: Union[str, Path], cache: Cache) -> None:
     """Write a cache file, whole or not at all."""
-    with atomic_path(path) as tmp:
+    with atomic_path(path, replace=True) as tmp:  # asked for, or there is none
         tmp.write_bytes(format_cache(cache))
 
 

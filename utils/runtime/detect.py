@@ -164,6 +164,8 @@ def detect(config: DetectConfig) -> Path:
         numeric_ids=names_are_numbers(source),
     )
     detector = Detector(source, predictor)
+    if config.exist_ok:
+        writer.check_free(source.images + source.videos)
     try:
         run = process(config, detector, writer, tracks=tracks)
         if not run.frames and not run.interrupted:

@@ -13,6 +13,7 @@ import numpy as np
 from utils.dataset.coco import result_json, result_rows
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.outputs import check_all_replaceable, check_replaceable
 from utils.pose.poses import Poses, xyxy_to_cxcywh
 from utils.runtime.mot import MotFiles
 from utils.runtime.sources import Frame, display_name, is_address
@@ -53,6 +54,16 @@ class ResultWriter:
         self._videos: Dict[str, VideoFile] = {}
         self._rows: List[Dict[str, Any]] = []
         self._image_count = 0
+
+    def check_free(self, paths: Sequence[str]) -> None:
+        """Raise InputError if results of the images and videos `paths` would replace files that
+        are not of this script; in a folder that was there already."""
+        names = ["predictions.json", "summary.json"]
+        for path in paths:
+            stem, suffix = self._stem(path), Path(path).suffix.lower()
+            ends = [suffix] if suffix in KEPT_SUFFIXES else [".jpg", ".mp4"]
+            names += [*(stem + end for end in ends), "labels/%s.txt" % stem]
+        check_all_replaceable(self.folder / name for name in names)
 
     def write_data(self, frame: Frame, poses: Poses, ids: Optional[np.ndarray] = None) -> None:
         """Labels, crops, JSON and MOT rows; before anything is drawn into `frame.image`.
@@ -226,6 +237,7 @@ class VideoFile:
         self._fps, self._count = fps, 0
         self._started = 0.0
         self._hw = (hw[0], hw[1])
+        check_replaceable(path)  # not after hours
         self._context = atomic_path(path)
         self._tmp = tmp = self._context.__enter__()
         fourcc = cv2.VideoWriter_fourcc(*"mp4v")

@@ -11,7 +11,7 @@ import socket
 import warnings
 from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple
 
-from utils import cli
+from utils import cli, outputs
 from utils.errors import InputError, InputWarning
 
 if TYPE_CHECKING:
@@ -154,12 +154,21 @@ def launch(worker: Callable[[Any], None], config: Any, processes: int) -> None:
         port = s.getsockname()[1]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(processes))
     try:
-        mp.spawn(_start, (worker, config), processes, join=True)
+        job = _Job(worker, config, outputs.writer())
+        mp.spawn(_start, (job,), processes, join=True)
     except mp.ProcessExitedException as e:
         raise InputError("a training process ended with code %s" % e.exit_code) from e
 
 
-def _start(local: int, worker: Callable[[Any], None], config: Any) -> None:
+class _Job(NamedTuple):
+    """What a process of `launch` does."""
+
+    worker: Callable[[Any], None]
+    config: Any
+    writer: outputs.Writer
+
+
+def _start(local: int, job: _Job) -> None:
     """A process of `launch`: errors and warnings for people on one line, as cli.run shows them."""
     import signal
     import sys
@@ -167,8 +176,9 @@ def _start(local: int, worker: Callable[[Any], None], config: Any) -> None:
     os.environ.update(RANK=str(local), LOCAL_RANK=str(local))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     cli.show_warnings()
+    outputs.adopt(job.writer)
     try:
-        worker(config)
+        job.worker(job.config)
     except InputError as e:
         print("error: %s" % cli.with_flags(str(e)), file=sys.stderr, flush=True)
         sys.exit(1)

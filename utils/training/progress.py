@@ -12,6 +12,7 @@ from typing import Any, Dict
 from models.checkpoint import TrainingState, save_checkpoint
 from utils.evaluation import charts
 from utils.files import atomic_path, increment_dir
+from utils.outputs import check_all_replaceable
 from utils.training import run_log
 from utils.training.config import TrainConfig
 from utils.training.distributed import Ranks
@@ -20,6 +21,8 @@ from utils.training.validation import PLAIN_LIMIT
 
 SAVE_SHARE = 0.03  # of the time at most goes into writing last.pt
 DRAWN_BATCHES = 3
+NAMES = ("weights/best.pt", "weights/last.pt", "results.csv", "results.png", "opt.yaml",
+         "hyp.yaml", "labels.png")  # fmt: skip
 
 
 class Progress:
@@ -109,7 +112,9 @@ def run_folder(config: TrainConfig) -> Path:
     """`project`/`name`, made where it is new; for a run that goes on its own."""
     if config.resume:
         return Path(config.resume).resolve().parents[1]
-    return increment_dir(config.project, config.name, config.exist_ok)
+    folder = increment_dir(config.project, config.name, config.exist_ok)
+    check_all_replaceable(folder / name for name in NAMES)  # not after the first epoch
+    return folder
 
 
 def describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:

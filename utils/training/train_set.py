@@ -176,7 +176,7 @@ def _read_entry(path: str, text: str, nkpt: int, *, nc: int) -> _Entry:
 
 def _save_cache(path: Path, key: str, entries: Sequence[_Entry], *, nkpt: int) -> None:
     labels = [e.labels for e in entries]
-    with atomic_path(path) as tmp:
+    with atomic_path(path, replace=True) as tmp:
         np.savez(
             str(tmp),
             key=np.array(key),

@@ -1,0 +1,104 @@
+"""Ctrl-C and SIGTERM: what was done is kept, and the process ends whatever hangs.
+
+    with watched():
+        work()            # KeyboardInterrupt at the first signal
+
+Further signals do not interrupt the clean-up. A thread ends the process GRACE_S after a SIGTERM or
+a second Ctrl-C, and GRACE_S after `hurry`: also where a library neither returns nor lets Python's
+handlers run, and where threads that hang would be waited for at exit.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Iterator, Optional
+
+from utils import files
+
+GRACE_S = 3.0
+EXIT_CODE = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Watch:
+    """The pipe that the signals come through, and the thread that reads it."""
+
+    def __init__(self) -> None:
+        self.signals = 0
+        self.said = False  # that the process was interrupted
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.write_end, False)
+        threading.Thread(target=self._run, daemon=True, name="stopping").start()
+
+    def handle(self, signum: int, frame: object) -> None:
+        """Python's handler: the first signal interrupts the main thread."""
+        self.signals += 1
+        if self.signals == 1:
+            raise KeyboardInterrupt
+
+    def _run(self) -> None:
+        """The C handler writes the number of each signal at once, whatever the main thread does."""
+        interrupts = 0
+        for number in iter(lambda: os.read(self.read_end, 1), b""):
+            interrupts += number[0] == signal.SIGINT
+            if number[0] == signal.SIGTERM or interrupts == 2:
+                self.end_soon()
+        os.close(self.read_end)
+
+    def end_soon(self) -> None:
+        threading.Thread(target=self._end, daemon=True, name="stopping").start()
+
+    def _end(self) -> None:
+        time.sleep(GRACE_S)
+        end_now(said=self.said)
+
+
+_watch: Optional[_Watch] = None
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Signals that arrive inside stop the process as described above; main thread only."""
+    global _watch
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watch = _Watch()
+    # a shell lets background jobs ignore Ctrl-C
+    before = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, watch.handle)
+    fd = signal.set_wakeup_fd(watch.write_end, warn_on_full_buffer=False)
+    outer, _watch = _watch, watch
+    try:
+        yield
+    finally:
+        if not watch.signals:  # else until the process has ended
+            signal.set_wakeup_fd(fd)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(watch.write_end)
+            _watch = outer
+
+
+def hurry() -> None:
+    """The main thread is done: after a signal the rest has GRACE_S to end."""
+    if _watch is not None and _watch.signals:
+        _watch.said = True
+        _watch.end_soon()
+
+
+def end_now(*, said: bool = False) -> None:
+    """End the process and those that it started; temporary files go, nothing is waited for."""
+    import multiprocessing
+
+    with contextlib.suppress(Exception):  # the process ends, whatever goes wrong here
+        for child in multiprocessing.active_children():
+            child.kill()
+        files.remove_temporary()
+        if not said:
+            print("interrupted", file=sys.stderr, flush=True)
+    os._exit(EXIT_CODE)
