@@ -8,9 +8,12 @@ import warnings
 from pathlib import Path
 from typing import Optional, Sequence
 
+from utils.device import parse_device
 from utils.errors import InputError, InputWarning
 from utils.export.deepstream import CONFIG, write_deepstream
 from utils.export.deploy_model import DeployModel, Engine, read_engine, read_model
+from utils.export.triton import TritonSettings, write_triton
+from utils.runtime.writers import safe_name
 
 MAX_FRAME = 16384  # px
 
@@ -22,22 +25,37 @@ class DeployConfig:
     onnx: str
     engine: Optional[str] = None  # built of the ONNX by models/export_TRT.py
     deepstream: Optional[str] = None  # folder
+    triton: Optional[str] = None  # model repository
+    name: Optional[str] = None  # of the model in Triton [that of the file]
+    max_batch: int = 8  # Triton: images at a time, of a model that takes any number
+    instances: int = 1  # Triton: of the model, at the same time
     frame_size: Sequence[int] = (1080, 1920)  # px height width of DeepStream's stream muxer
     int8: bool = False  # DeepStream builds an INT8 engine with the cache
     cache_dir: str = "caches"  # where calibration caches lie
-    device: int = 0  # GPU index
+    device: str = "0"  # GPU index; Triton: also cpu
 
     def __post_init__(self) -> None:
-        if not self.deepstream:
-            raise InputError("nothing to write: give `deepstream` and a folder")
+        if not self.deepstream and not self.triton:
+            raise InputError("nothing to write: give `deepstream` or `triton`, and a folder")
         if len(self.frame_size) != 2 or not 2 <= min(self.frame_size) <= max(self.frame_size):
             raise InputError("`frame_size`: expected height width, px")
         if max(self.frame_size) > MAX_FRAME:
             raise InputError("`frame_size`: expected at most %d px" % MAX_FRAME)
-        if self.device < 0:
-            raise InputError("`device` %d: expected the index of a GPU" % self.device)
+        for name in ("max_batch", "instances"):
+            if getattr(self, name) < 1:
+                raise InputError("`%s` %d: expected at least 1" % (name, getattr(self, name)))
+        if self.name is not None and safe_name(self.name) != self.name:
+            raise InputError("`name` %s: expected letters, digits, - _ ." % self.name)
+        if self.gpu is None and (self.deepstream or self.engine):
+            raise InputError("`device` %s: this needs the index of a GPU" % self.device)
         if self.int8 and self.engine:
             raise InputError("`int8`: `engine` has its precision built in; drop one of them")
+
+    @property
+    def gpu(self) -> Optional[int]:
+        """GPU index, None: the CPU."""
+        index = parse_device(self.device)
+        return None if index is not None and index < 0 else index or 0
 
 
 def deploy(config: DeployConfig) -> None:
@@ -46,6 +64,8 @@ def deploy(config: DeployConfig) -> None:
     engine = read_engine(config.engine, model) if config.engine else None
     if config.deepstream:
         _deepstream(config, model, engine)
+    if config.triton:
+        _triton(config, model, engine)
 
 
 def _deepstream(config: DeployConfig, model: DeployModel, engine: Optional[Engine]) -> None:
@@ -66,9 +86,29 @@ def _deepstream(config: DeployConfig, model: DeployModel, engine: Optional[Engin
     folder = Path(config.deepstream)  # type: ignore
     hw = (config.frame_size[0], config.frame_size[1])
     written = write_deepstream(
-        folder, model, engine, frame_hw=hw, gpu=config.device, int8=config.int8, cache=cache
+        folder, model, engine, frame_hw=hw, gpu=config.gpu or 0, int8=config.int8, cache=cache
     )
     print("%s: %s" % (folder, ", ".join(written)))
     print("%s, frames of %dx%d; next, on the device with DeepStream:" % (model.embedded_nms, *hw))
     print("  cd %s && cmake -S . -B build && cmake --build build" % folder)
     print("  python3 pose_probe.py --uri file:///path/of/video.mp4   # or %s in your app" % CONFIG)
+
+
+def _triton(config: DeployConfig, model: DeployModel, engine: Optional[Engine]) -> None:
+    settings = TritonSettings(
+        name=config.name or safe_name(model.path.stem),
+        max_batch=config.max_batch,
+        instances=config.instances,
+        gpu=config.gpu,
+    )
+    folder, written = write_triton(
+        Path(config.triton),
+        model,
+        engine,
+        settings=settings,  # type: ignore
+    )
+    most = written["max_batch_size"]
+    batch = "up to %d images at a time" % most if most else "batch of the model, no batching"
+    print("%s: %s, %s" % (folder, written["backend"], batch))
+    print("next: tritonserver --model-repository=%s" % Path(config.triton).resolve())  # type: ignore
+    print("  python deploy/triton/client.py --model %s --images data/images" % settings.name)
