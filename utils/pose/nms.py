@@ -70,7 +70,9 @@ def _raw_to_poses_cuda(
     import torch
 
     with torch.inference_mode(), _urgent_stream(raw):
-        image, row = (raw[..., 4] > conf_thres).nonzero(as_tuple=True)  # score <= objectness
+        # score <= objectness, and <= the best class: of other exporters, whose objectness is 1
+        likely = (raw[..., 4] > conf_thres) & (raw[..., 5 : 5 + nc].amax(-1) > conf_thres)
+        image, row = likely.nonzero(as_tuple=True)
         rows = raw[image, row].float()
         # the surest class first, then the product, as on the host: products may be equal
         probability, labels = rows[:, 5 : 5 + nc].max(-1)
@@ -187,7 +189,9 @@ def candidates(
     """
     found = []
     for image in raw:
-        rows = image[image[:, 4] > conf_thres]  # score <= objectness
+        likely = image[:, 4] > conf_thres  # score <= objectness, and <= the best class
+        index = likely.nonzero()[0] if isinstance(likely, np.ndarray) else likely.nonzero()[:, 0]
+        rows = image[index[(image[index, 5 : 5 + nc] > conf_thres).any(1)]]
         if hasattr(rows, "cpu"):
             rows = rows.cpu().numpy()
         rows = np.asarray(rows, np.float32)
