@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "cli.md"
 SCRIPTS = (
     "detect_multi_backend.py", "test_multi_backend.py", "train.py", "models/export_onnx.py",
     "models/export_TRT.py", "models/export_INT8.py", "models/export_deploy.py",
-    "models/checkpoint.py", "models/average.py",
+    "models/import_onnx.py", "models/checkpoint.py", "models/average.py",
     "models/public_weights.py", "escalator/json2yolo.py", "escalator/split.py",
     "escalator/visual.py", "escalator/check.py", "escalator/json2coco.py",
     "escalator/yolo2coco.py", "escalator/extract_equivalent_coco.py",

@@ -28,6 +28,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils import cli
+from utils.export import flags
 from utils.export.checkpoint import ExportConfig, export_checkpoint
 from utils.export.onnx_export import DEFAULT_OPSET, OPSETS, ROUND
 
@@ -53,18 +54,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="ONNX opset, %d to %d [%d]" % (OPSETS + (DEFAULT_OPSET,)))  # fmt: skip
     add("--check-image", default="", metavar="FILE",
         help="image of the comparison [the first of data/images]")  # fmt: skip
-    add("--end2end", action="store_true", help="put NMS into the model")
-    # None: not given, so that without --end2end they can be refused rather than ignored
-    add("--nms", metavar="FORM",
-        help="with --end2end: efficientnms, TensorRT's plugin (8.5 to 10.15), or static, standard "
-        "ops for every runtime [efficientnms]")  # fmt: skip
-    add("--topk-all", type=int, help="with --end2end: poses kept an image [100]")
-    add("--iou-thres", type=float, help="with --end2end: NMS IoU threshold [0.45]")
-    add("--conf-thres", type=float, help="with --end2end: score threshold [0.25]")
-    add("--nms-candidates", type=int, metavar="N", help="with --nms static: boxes of "
-        "the best scores that take part [512, from --conf-thres below 0.1 on 2048]")  # fmt: skip
-    add("--nms-steps", type=int, metavar="N", help="with --nms static: longest chain "
-        "of boxes that is resolved, odd [31]")  # fmt: skip
+    flags.add_nms(parser)
     cli.add_overwrite(parser)
     return parser
 

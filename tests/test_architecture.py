@@ -13,7 +13,8 @@ FLOORS = (
     ("runtime",), ("evaluation", "export"), ("training",), ("scripts",),
 )  # fmt: skip
 RANK = {wing: rank for rank, wings in enumerate(FLOORS) for wing in wings}
-SCRIPTS = ("export_onnx", "export_TRT", "export_INT8", "export_deploy", "average", "public_weights")
+SCRIPTS = ("export_onnx", "export_TRT", "export_INT8", "export_deploy", "import_onnx", "average",
+           "public_weights")  # fmt: skip
 FILES = sorted(
     p
     for folder in ("utils", "models", "escalator")

@@ -27,6 +27,7 @@ _WHERE = {
     "utils.training.config": ("TrainConfig",),
     "utils.training.run": ("train",),
     "utils.export.checkpoint": ("ExportConfig", "export_checkpoint"),
+    "utils.export.onnx_import": ("ImportConfig", "import_onnx"),
     "utils.export.calibration": ("CalibrationConfig",),
     "utils.export.int8": ("QuantizeConfig", "quantize"),
     "utils.export.engine": ("EngineConfig", "build_engine"),

@@ -4,14 +4,13 @@ export_checkpoint(ExportConfig("weights/x.pt", img_size=[832], simplify=True))
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.errors import InputError, InputWarning
-from utils.export.embedded_nms import PLUGIN_MIN_CONF, describe_nms, put_nms
+from utils.errors import InputError
+from utils.export.embedded_nms import check_nms, describe_nms, nms_settings, put_nms
 from utils.export.onnx_check import (
     Difference,
     check_batch,
@@ -31,15 +30,6 @@ from utils.files import atomic_path, check_output
 from utils.graph.nms import Nms
 from utils.pose import letterbox
 from utils.runtime.predictor import warn_if_rounded
-
-NMS_PARAMETERS = {
-    "nms": "form",
-    "topk_all": "topk",
-    "iou_thres": "iou_thres",
-    "conf_thres": "conf_thres",
-    "nms_candidates": "candidates",
-    "nms_steps": "steps",
-}  # of ExportConfig -> field of Nms; the defaults are those of Nms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,29 +70,12 @@ class ExportConfig:
             )
         if self.round and not self.half:
             raise InputError("`round` goes with `half`")
-        self._check_nms()
-
-    def _check_nms(self) -> None:
-        nms = self.nms_settings
-        if not self.end2end:
-            given = [name for name in NMS_PARAMETERS if getattr(self, name) is not None]
-            if given:
-                raise InputError("`%s` goes with `end2end`" % given[0])
-        elif nms.form == "efficientnms" and (self.nms_candidates or self.nms_steps):
-            raise InputError("`nms_candidates` and `nms_steps` go with `nms` static")
-        elif nms.form == "efficientnms" and nms.conf_thres < PLUGIN_MIN_CONF:
-            warnings.warn(
-                "`conf_thres` %g: below %g TensorRT's plugin sorts every box of the image and "
-                "looks at the best 4096; it is slow there" % (nms.conf_thres, PLUGIN_MIN_CONF),
-                InputWarning,
-                stacklevel=3,
-            )
+        check_nms(self)
 
     @property
     def nms_settings(self) -> Nms:
         """The NMS that is asked for. Raises InputError."""
-        given = {field: getattr(self, name) for name, field in NMS_PARAMETERS.items()}
-        return Nms(**{k: v for k, v in given.items() if v is not None}).resolved()
+        return nms_settings(self)
 
 
 def export_checkpoint(config: ExportConfig) -> Path:

@@ -1,16 +1,50 @@
 """NMS behind the raw output of an exported ONNX, compared with NMS on the host."""
 
+import warnings
 from pathlib import Path
 from typing import Any, List, Tuple
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.export.onnx_export import add_metadata
 from utils.graph.nms import MAX_TOPK, Nms
 
 SPARE = 64  # candidates more than boxes above the threshold, which rounding may add to
 PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS
+
+NMS_PARAMETERS = {
+    "nms": "form",
+    "topk_all": "topk",
+    "iou_thres": "iou_thres",
+    "conf_thres": "conf_thres",
+    "nms_candidates": "candidates",
+    "nms_steps": "steps",
+}  # of ExportConfig and ImportConfig -> field of Nms; the defaults are those of Nms
+
+
+def nms_settings(config: Any) -> Nms:
+    """The NMS that an ExportConfig or ImportConfig asks for. Raises InputError."""
+    given = {field: getattr(config, name) for name, field in NMS_PARAMETERS.items()}
+    return Nms(**{k: v for k, v in given.items() if v is not None}).resolved()
+
+
+def check_nms(config: Any) -> None:
+    """Raise InputError for parameters of NMS that do not go together, warn of a slow choice."""
+    nms = nms_settings(config)
+    if not config.end2end:
+        given = [name for name in NMS_PARAMETERS if getattr(config, name) is not None]
+        if given:
+            raise InputError("`%s` goes with `end2end`" % given[0])
+    elif nms.form == "efficientnms" and (config.nms_candidates or config.nms_steps):
+        raise InputError("`nms_candidates` and `nms_steps` go with `nms` static")
+    elif nms.form == "efficientnms" and nms.conf_thres < PLUGIN_MIN_CONF:
+        warnings.warn(
+            "`conf_thres` %g: below %g TensorRT's plugin sorts every box of the image and "
+            "looks at the best 4096; it is slow there" % (nms.conf_thres, PLUGIN_MIN_CONF),
+            InputWarning,
+            stacklevel=4,
+        )
 
 
 def put_nms(

@@ -1,4 +1,4 @@
-"""The flags that models/export_INT8.py and models/export_TRT.py share."""
+"""The flags that scripts of models/ share: calibration, embedded NMS."""
 
 import argparse
 from typing import Any
@@ -35,3 +35,20 @@ def add_calibration(parser: argparse.ArgumentParser, method: str) -> None:
         "convolutions that stay in floating point, by parts of their names")  # fmt: skip
     parser.add_argument("--recalibrate", action="store_true",
         help="calibrate also where a cache is there")  # fmt: skip
+
+
+def add_nms(parser: argparse.ArgumentParser) -> None:
+    """Those of embedded NMS, see utils/export/embedded_nms.py."""
+    add = parser.add_argument
+    add("--end2end", action="store_true", help="put NMS into the model")
+    # None: not given, so that without --end2end they can be refused rather than ignored
+    add("--nms", metavar="FORM",
+        help="with --end2end: efficientnms, TensorRT's plugin (8.5 to 10.15), or static, standard "
+        "ops for every runtime [efficientnms]")  # fmt: skip
+    add("--topk-all", type=int, help="with --end2end: poses kept an image [100]")
+    add("--iou-thres", type=float, help="with --end2end: NMS IoU threshold [0.45]")
+    add("--conf-thres", type=float, help="with --end2end: score threshold [0.25]")
+    add("--nms-candidates", type=int, metavar="N", help="with --nms static: boxes of "
+        "the best scores that take part [512, from --conf-thres below 0.1 on 2048]")  # fmt: skip
+    add("--nms-steps", type=int, metavar="N", help="with --nms static: longest chain "
+        "of boxes that is resolved, odd [31]")  # fmt: skip

@@ -69,9 +69,9 @@ def export(
     graph = onnx.load(str(path))
     ir_version = graph.ir_version
     if simplify:
-        graph = _simplify(graph)
+        graph = simplified(graph)
     if half:
-        _to_fp16(graph, images)
+        to_fp16(graph, images)
     # The tracer loses the known width of the rows when height and width are dynamic.
     graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value = model.head.no
     graph.ir_version = ir_version  # simplifiers stamp their own, which old parsers refuse
@@ -82,7 +82,11 @@ def export(
     return graph
 
 
-def _to_fp16(graph: Any, images: Sequence[np.ndarray]) -> None:
+def to_fp16(graph: Any, images: Sequence[np.ndarray]) -> None:
+    """FP16 weights, convolutions and input, in place.
+
+    Args: images: (1, 3, height, width) float32, see `export`.
+    """
     from utils.graph import fp16
     from utils.quantization import adaptive_rounding
 
@@ -100,7 +104,8 @@ def _exporter_options() -> Dict[str, Any]:
     return {"dynamo": False} if "dynamo" in known else {}
 
 
-def _simplify(graph: Any) -> Any:
+def simplified(graph: Any) -> Any:
+    """What onnx-simplifier makes of a ModelProto. Raises InputError where it is not installed."""
     try:
         import onnxsim
     except ImportError as e:

@@ -23,8 +23,10 @@ class Graph:
         maker: tensor name -> node that makes it. readers: tensor name -> nodes that read it.
         constants: name -> TensorProto of every initializer.
         inputs: names of the inputs that are no initializers.
-        convs: every Conv node.
-        head: the convolutions with no further one between them and an output.
+        convs: every Conv node before the decode.
+        head: the convolutions with no further one between them and an output, but those that only
+            take the mean of a distribution (see `_takes_mean`), which are part of the decode.
+        sizes: tensors computed of shapes and constants alone.
         decode: ids (`id(node)`) of the nodes behind `head`, and of those that only they read.
     """
 
@@ -41,8 +43,10 @@ class Graph:
         self.inputs = [i.name for i in graph.input if i.name not in self.constants]
         self.outputs = [o.name for o in graph.output]
         self.convs = [node for node in self.nodes if node.op_type == "Conv"]
+        self.sizes = self._sizes()
         self.head = self._head()
         self.decode = self._decode()
+        self.convs = [node for node in self.convs if id(node) not in self.decode]
 
     def _head(self) -> List[Any]:
         found: Dict[int, Any] = {}
@@ -50,17 +54,33 @@ class Graph:
         waiting = list(self.outputs)
         while waiting:
             name = waiting.pop()
-            if name in seen:
+            if name in seen or name in self.sizes:  # a grid is made of the size of a map
                 continue
             seen.add(name)
             node = self.maker.get(name)
             if node is None:
                 continue
-            if node.op_type == "Conv":
+            if node.op_type == "Conv" and not self._takes_mean(node):
                 found[id(node)] = node
             else:
                 waiting += node.input
         return [node for node in self.nodes if id(node) in found]
+
+    def _takes_mean(self, conv: Any) -> bool:
+        """Whether a convolution has the weights 0, 1, ..., n - 1 behind a softmax.
+
+        The sides of a box as expectations over n bins (Li et al. 2020, arXiv 2006.04388), a decode
+        written as a convolution.
+        """
+        weights = self.weights(conv)
+        if weights is None or weights.shape != (1, weights.size, 1, 1) or weights.size < 2:
+            return False
+        if not np.array_equal(weights.ravel(), np.arange(weights.size)):
+            return False
+        maker = self.maker.get(conv.input[0])
+        while maker is not None and maker.op_type in ("Transpose", "Reshape", "Cast"):
+            maker = self.maker.get(maker.input[0])
+        return maker is not None and maker.op_type == "Softmax"
 
     def _decode(self) -> Set[int]:
         heads = {id(node) for node in self.head}
@@ -79,6 +99,16 @@ class Graph:
                 behind.add(id(node))
         return behind
 
+    def _sizes(self) -> Set[str]:
+        found: Set[str] = set()
+        for node in self.nodes:
+            names = [n for n in node.input if n]
+            if node.op_type in ("Shape", "Size", "Constant") or (
+                names and all(n in found or n in self.constants for n in names)
+            ):
+                found |= set(node.output)
+        return found
+
     def weights(self, conv: Any) -> Optional[np.ndarray]:
         """Weights of a convolution as float32 (out, in / groups, k, k); None: not constant."""
         from onnx import numpy_helper
@@ -95,8 +125,8 @@ class Graph:
         """Activations before the decode that a quantiser may want a range of, in graph order."""
         names = list(self.inputs)
         for node in self.nodes:
-            if id(node) not in self.decode and node.op_type != "Constant":
-                names += [name for name in node.output if name]
+            if id(node) not in self.decode:
+                names += [name for name in node.output if name and name not in self.sizes]
         return names
 
 

@@ -38,6 +38,11 @@ def has_qdq(model: Any) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
 
+def _of_sizes(graph: Graph, node: Any) -> bool:
+    """Whether a node makes sizes, which are no numbers to be halved."""
+    return all(name in graph.sizes for name in node.output)
+
+
 def to_fp16(model: Any, fp16_input: bool = False) -> None:
     """Type everything before the decode FP16, in place. Nothing happens to a model that is.
 
@@ -70,7 +75,7 @@ def to_fp16(model: Any, fp16_input: bool = False) -> None:
     def cast(name: str, label: str, kind: int) -> Any:
         return helper.make_node("Cast", [name], [name + label], name=name + label, to=kind)
 
-    body = [n for n in graph.nodes if id(n) not in graph.decode and n.op_type != "Constant"]
+    body = [n for n in graph.nodes if id(n) not in graph.decode and not _of_sizes(graph, n)]
     made = {name for node in body for name in node.output}
     for node in graph.nodes:
         if id(node) in graph.decode and node.op_type in MOVING:

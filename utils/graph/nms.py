@@ -73,16 +73,19 @@ class Nms(NamedTuple):
         return self._replace(candidates=candidates, steps=steps)
 
 
-class _Nodes:
+class Nodes:
     """Nodes under construction; `prefix` keeps their names apart from those in the graph."""
 
-    def __init__(self, prefix: str):
+    def __init__(self, prefix: str, opset: int):
         self.prefix, self.nodes, self.constants = prefix, [], []  # type: str, List, List
+        self.opset = opset
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any):
         """Append a node; the name of its output, or a list of them."""
         from onnx import helper
 
+        if kind.startswith("Reduce") and "axes" in attributes and self.opset >= 18:
+            inputs = (*inputs, self.const(attributes.pop("axes"), np.int64))  # an input since then
         number = len(self.nodes)
         names = ["%s%d_%s%s" % (self.prefix, number, kind, "_b" * i) for i in range(outputs)]
         name = "%s%d" % (self.prefix, number)
@@ -148,7 +151,7 @@ def add_nms(model: Any, nc: int, nms: Nms, *, keep_raw: bool = False) -> Nms:
                 "`topk_all` %d: at this size the model predicts %d boxes" % (nms.topk, rows)
             )
         nms = nms._replace(candidates=min(nms.candidates, rows))
-    n = _Nodes(_free_prefix(graph, "nms"))
+    n = Nodes(free_prefix(graph, "nms"), opset_of(model))
     values = _values(graph, n, keep_raw)
     images = _image_numbers(n, batch, values)
     if nms.form == "static":
@@ -204,7 +207,7 @@ def swap_efficientnms(model: Any, candidates: int = 0, steps: int = 0) -> None:
     topk = int(attributes.get("max_output_boxes_per_class", 100))
     nms = Nms("static", max(float(conf), 0.0), max(float(iou), 0.0), topk, candidates, steps)
     nms = nms.resolved()
-    n = _Nodes(_free_prefix(graph, "swap"))
+    n = Nodes(free_prefix(graph, "swap"), opset_of(model))
     boxes, scores = (n.turn(name) for name in node.input)  # (B, 4, N), (B, nc, N)
     best = n.op("ReduceMax", scores, axes=[1], keepdims=1)
     cls = n.op("ArgMax", scores, axis=1, keepdims=1)
@@ -239,18 +242,24 @@ def _raw_shape(graph: Any, nc: int) -> Tuple[Optional[int], Optional[int], int]:
     if kind is None or width is None or width < 5 + nc + 3 or (width - 5 - nc) % 3:
         raise InputError(
             "`end2end`: this is not the raw output of a YOLO-Pose head: %s"
-            % ", ".join("%s %s" % (o.name, _dims(o)) for o in graph.output)
+            % ", ".join("%s %s" % (o.name, dims_of(o)) for o in graph.output)
         )
     if kind.elem_type != TensorProto.FLOAT:
         raise InputError("`end2end`: the raw output %s is not float32" % graph.output[0].name)
     return dims[0], dims[1], width
 
 
-def _dims(value: Any) -> List:
+def dims_of(value: Any) -> List:
+    """Dimensions of an input or output: numbers, names, or `?`."""
     return [d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
 
-def _free_prefix(graph: Any, word: str) -> str:
+def opset_of(model: Any) -> int:
+    """Version of the standard operators that a ModelProto uses."""
+    return next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def free_prefix(graph: Any, word: str) -> str:
     """`word/`, or `word2/`, ... if names in the graph begin with that."""
     taken = [name for node in graph.node for name in [node.name, *node.output]]
     taken += [i.name for i in graph.initializer]
@@ -262,7 +271,7 @@ def _free_prefix(graph: Any, word: str) -> str:
         number += 1
 
 
-def _values(graph: Any, n: _Nodes, keep_raw: bool) -> str:
+def _values(graph: Any, n: Nodes, keep_raw: bool) -> str:
     """The predictions as (B, 5 + nc + 3K, N).
 
     The decode computes them so; the transposition behind it, 6 MB for s6 at 640, is dropped.
@@ -278,7 +287,7 @@ def _values(graph: Any, n: _Nodes, keep_raw: bool) -> str:
     return n.turn(raw)
 
 
-def _image_numbers(n: _Nodes, batch: Optional[int], values: str) -> str:
+def _image_numbers(n: Nodes, batch: Optional[int], values: str) -> str:
     """(B, 1, 1) int64: 0 to B - 1; `batch` None: read at run time off the shape of `values`."""
     if batch is not None:
         return n.const(np.arange(batch).reshape(-1, 1, 1), np.int64)
@@ -287,19 +296,19 @@ def _image_numbers(n: _Nodes, batch: Optional[int], values: str) -> str:
     return n.op("Reshape", numbers, n.const([-1, 1, 1], np.int64))
 
 
-def _class_scores(n: _Nodes, values: str, nc: int) -> str:
+def _class_scores(n: Nodes, values: str, nc: int) -> str:
     """Objectness x class probability, (B, nc, N)."""
     return n.op("Mul", n.slice(values, 4, 5), n.slice(values, 5, 5 + nc))
 
 
-def _corners(n: _Nodes, boxes: str) -> Tuple[str, str]:
+def _corners(n: Nodes, boxes: str) -> Tuple[str, str]:
     """(B, 4, n) cx cy w h -> (B, 2, n) top left, (B, 2, n) bottom right."""
     xy, wh = n.slice(boxes, 0, 2), n.slice(boxes, 2, 4)
     half = n.op("Mul", wh, n.const(0.5))
     return n.op("Sub", xy, half), n.op("Add", xy, half)
 
 
-def _finite(n: _Nodes, rows: str) -> str:
+def _finite(n: Nodes, rows: str) -> str:
     """(B, R, n) -> (B, 1, n) bool: no inf or NaN, which an FP16 network that overflows says.
 
     Either makes the mean inf or NaN, and neither is less than a number.
@@ -308,7 +317,7 @@ def _finite(n: _Nodes, rows: str) -> str:
     return n.op("Less", n.op("Abs", mean), n.const(1e30))
 
 
-def _static_form(n: _Nodes, values: str, nc: int, *, width: int, nms: Nms, pad: bool) -> _Kept:
+def _static_form(n: Nodes, values: str, nc: int, *, width: int, nms: Nms, pad: bool) -> _Kept:
     if nc == 1:
         score, cls = _class_scores(n, values, nc), None
     else:  # as utils/pose/nms.py: the best class, times objectness
@@ -320,7 +329,7 @@ def _static_form(n: _Nodes, values: str, nc: int, *, width: int, nms: Nms, pad: 
 
 
 def _select(
-    n: _Nodes, values: str, rows: int, *, score: str, cls: Optional[str], nms: Nms, center: bool,
+    n: Nodes, values: str, rows: int, *, score: str, cls: Optional[str], nms: Nms, center: bool,
     pad: bool,
 ) -> _Kept:  # fmt: skip
     """The static form: the boxes greedy NMS keeps.
@@ -382,7 +391,7 @@ def _select(
     )
 
 
-def _plugin_form(n: _Nodes, values: str, nc: int, *, nms: Nms, images: str) -> _Kept:
+def _plugin_form(n: Nodes, values: str, nc: int, *, nms: Nms, images: str) -> _Kept:
     """TensorRT's plugin, and each image's share of its rows.
 
     The plugin writes (B * topk, 3) rows image, class, box: those of different images interleave
@@ -442,7 +451,7 @@ def _plugin_form(n: _Nodes, values: str, nc: int, *, nms: Nms, images: str) -> _
     return _Kept(index, top, None if nc == 1 else cls, found)
 
 
-def _index_table(n: _Nodes, kept: _Kept, images: str) -> str:
+def _index_table(n: Nodes, kept: _Kept, images: str) -> str:
     """(B, topk, 3) int32 image, class, box; -1 where not found."""
     index = n.cast(kept.index, "INT32")
     zero = n.op("Mul", index, n.const(0, np.int32))
@@ -451,7 +460,7 @@ def _index_table(n: _Nodes, kept: _Kept, images: str) -> str:
     return n.turn(n.op("Where", kept.found, table, n.const(-1, np.int32)))
 
 
-def _repeat_last(n: _Nodes, table: str, kept: _Kept, *, topk: int) -> str:
+def _repeat_last(n: Nodes, table: str, kept: _Kept, *, topk: int) -> str:
     """Fill each image's (B, topk, 3) table as the plugin does, with its last row."""
     count = n.op("ReduceL1", n.cast(kept.found, "FLOAT"), axes=[2], keepdims=1)  # (B, 1, 1)
     last = n.op("Max", n.op("Sub", count, n.const(1.0)), n.const(0.0))
@@ -460,7 +469,7 @@ def _repeat_last(n: _Nodes, table: str, kept: _Kept, *, topk: int) -> str:
     return n.op("GatherElements", table, place, axis=1)
 
 
-def _outputs(n: _Nodes, values: str, nc: int, *, width: int, kept: _Kept, images: str) -> dict:
+def _outputs(n: Nodes, values: str, nc: int, *, width: int, kept: _Kept, images: str) -> dict:
     """The five results: {name so far: published name}."""
     zero = n.const(0.0)
     rows = n.take(values, kept.index, width)
