@@ -153,7 +153,7 @@ def read_source(path: str) -> Source:
     properties = {entry.key for entry in model.metadata_props}
     if "nkpt" in properties:
         raise InputError(fault + "it has our own layout already; nothing to import")
-    if backend.baked is not None:
+    if backend.embedded_nms is not None:
         raise InputError(
             fault + "it has NMS inside; export it without (nms=False, end2end=False), or use it "
             "as it is: detect and test read it in place"
