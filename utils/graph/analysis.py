@@ -26,7 +26,7 @@ class Graph:
         convs: every Conv node before the decode.
         head: the convolutions with no further one between them and an output, but those that only
             take the mean of a distribution (see `_takes_mean`), which are part of the decode.
-        sizes: tensors computed of shapes and constants alone.
+        sizes: tensors computed of the shapes of others, and of nothing else but constants.
         decode: ids (`id(node)`) of the nodes behind `head`, and of those that only they read.
     """
 
@@ -101,11 +101,12 @@ class Graph:
 
     def _sizes(self) -> Set[str]:
         found: Set[str] = set()
+        constant = set(self.constants)
         for node in self.nodes:
-            names = [n for n in node.input if n]
-            if node.op_type in ("Shape", "Size", "Constant") or (
-                names and all(n in found or n in self.constants for n in names)
-            ):
+            names = {n for n in node.input if n}
+            if node.op_type == "Constant":
+                constant |= set(node.output)
+            elif node.op_type in ("Shape", "Size") or (names & found and names <= found | constant):
                 found |= set(node.output)
         return found
 
@@ -125,7 +126,7 @@ class Graph:
         """Activations before the decode that a quantiser may want a range of, in graph order."""
         names = list(self.inputs)
         for node in self.nodes:
-            if id(node) not in self.decode:
+            if id(node) not in self.decode and node.op_type != "Constant":
                 names += [name for name in node.output if name and name not in self.sizes]
         return names
 

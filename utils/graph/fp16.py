@@ -39,8 +39,8 @@ def has_qdq(model: Any) -> bool:
 
 
 def _of_sizes(graph: Graph, node: Any) -> bool:
-    """Whether a node makes sizes, which are no numbers to be halved."""
-    return all(name in graph.sizes for name in node.output)
+    """Whether a node makes sizes or a constant, which are no activations to be halved."""
+    return node.op_type == "Constant" or all(name in graph.sizes for name in node.output)
 
 
 def to_fp16(model: Any, fp16_input: bool = False) -> None:

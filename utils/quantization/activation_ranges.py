@@ -21,6 +21,7 @@ LEVELS = 127
 SHIFT = 16
 BINS = 0x7F800000 >> SHIFT
 PERCENTILE = 99.99
+OBJECTNESS = slice(4, 5)  # column of raw predictions
 MIN_OBJECTNESS = 0.2  # of a box whose pixels count as foreground
 _edges = (np.arange(BINS + 1, dtype=np.int64) << SHIFT).astype(np.int32).view(np.float32)
 _edges[-1] = np.finfo(np.float32).max
@@ -272,10 +273,11 @@ def collect(
     entry = session.get_inputs()[0]
     dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
     histograms = {name: Histogram() for name in names}
+    sure = sure_columns(model)
     for batch in batches:
         feed = {entry.name: batch.astype(dtype, copy=False)}
         found = dict(zip(asked, session.run(asked, feed))) if asked else {}
-        masks = foreground_masks([found[name] for name in outputs], batch.shape)
+        masks = foreground_masks([found[name] for name in outputs], batch.shape, sure)
         for name in inner:
             try:
                 for image, mask in zip(found[name], masks):
@@ -290,18 +292,33 @@ def collect(
     return histograms
 
 
-def foreground_masks(outputs: Sequence[np.ndarray], shape: Sequence[int]) -> List[Any]:
+def sure_columns(model: Any) -> slice:
+    """The columns of a ModelProto's raw output of which the largest tells how sure a box is.
+
+    The objectness; of imported models, whose objectness is 1, the class scores.
+    """
+    values = {entry.key: entry.value for entry in model.metadata_props}
+    if values.get("objectness") == "false":
+        return slice(5, 5 + int(values.get("nc", "1")))
+    return OBJECTNESS
+
+
+def foreground_masks(
+    outputs: Sequence[np.ndarray], shape: Sequence[int], sure: slice = OBJECTNESS
+) -> List[Any]:
     """(H, W) bool of each image of a (B, 3, H, W) batch: the boxes found; None where nobody is.
 
     Args: outputs: raw predictions, or what embedded NMS returns (backends.Detections).
-    Others: nobody is found.
+    Others: nobody is found. sure: see sure_columns.
     """
     count, _, height, width = shape
     masks: List[Any] = [None] * count
     for i in range(count):
         if len(outputs) == 1 and outputs[0].ndim == 3 and outputs[0].shape[2] > 5:
             rows = outputs[0][i]
-            center, size = np.split(rows[rows[:, 4] > MIN_OBJECTNESS, :4].astype(np.float64), 2, 1)
+            center, size = np.split(
+                rows[rows[:, sure].max(1) > MIN_OBJECTNESS, :4].astype(np.float64), 2, 1
+            )
             boxes = np.concatenate([center - size / 2, center + size / 2], 1)
         elif len(outputs) == 5:
             n, scores = int(outputs[0][i][0]), outputs[4][i].reshape(-1)

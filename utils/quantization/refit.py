@@ -16,7 +16,13 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Se
 import numpy as np
 
 from utils.graph.analysis import Graph, attribute
-from utils.quantization.activation_ranges import LEVELS, foreground_masks, open_session, resized
+from utils.quantization.activation_ranges import (
+    LEVELS,
+    foreground_masks,
+    open_session,
+    resized,
+    sure_columns,
+)
 from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
 
 POSITIONS = 500  # of each image and convolution, half of them in the foreground
@@ -55,7 +61,8 @@ def refit(
     exact = Steps(original, images, [conv.output[0] for conv in convs])
     whole = open_session(original.SerializeToString())
     entry = original.graph.input[0].name
-    masks = [foreground_masks(whole.run(None, {entry: p}), p.shape) for p in images]
+    sure = sure_columns(original)
+    masks = [foreground_masks(whole.run(None, {entry: p}), p.shape, sure) for p in images]
     stages = _stages(plan.graph, convs)
     for stage in tqdm(stages, desc="fit", unit="stage", disable=None if progress else True):
         reads, makes = ([c.input[0] for c in stage], [c.output[0] for c in stage])
