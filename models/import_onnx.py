@@ -41,6 +41,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--check-image", default=ImportConfig.check_image, metavar="FILE",
         help="image of the comparison [the first of data/images]")  # fmt: skip
     flags.add_nms(parser)
+    cli.add_overwrite(parser)
     return parser
 
 
