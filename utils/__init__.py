@@ -31,6 +31,9 @@ _WHERE = {
     "utils.export.calibration": ("CalibrationConfig",),
     "utils.export.int8": ("QuantizeConfig", "quantize"),
     "utils.export.engine": ("EngineConfig", "build_engine"),
+    "utils.export.deploy": ("DeployConfig", "deploy"),
+    "utils.tracking.tracker": ("Tracker", "TrackerConfig"),
+    "utils.tracking.smoothing": ("KeypointSmoother", "SmoothConfig"),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = sorted(_MODULE)

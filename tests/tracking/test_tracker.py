@@ -81,6 +81,17 @@ def test_low_scores_keep_a_half_hidden_person():
     assert sum(r.poses.count for r in without) < 80
 
 
+def test_who_comes_out_half_hidden_keeps_the_id():
+    """Behind a wall for a while, then behind a bench: the first scores after the gap are low."""
+    person = walk((100, 300), (6, 0), 100)
+    moments, results, given = run([person], walls=[[250, 0, 320, 600], [320, 290, 480, 600]])
+    scores = [float(m.found.scores.max(initial=0)) for m in moments]
+    gap = scores.index(0)
+    out = next(i for i in range(gap, 100) if scores[i])
+    assert 0.1 < scores[out] < 0.5 and results[out].poses.count == 1
+    assert given == {0: [1]}
+
+
 def test_low_scores_start_no_track():
     poses = film([walk((100, 300), (0, 0), 1)])[0].found
     tracker = Tracker(SURE)
@@ -180,7 +191,7 @@ def test_crowd_by_trackeval():
             to.append(mot_figures(moments, [tracker.update(m.found) for m in moments]))
     mean = {k: np.mean([f[k] for f in figures]) for k in figures[0]}
     less = {k: np.mean([f[k] for f in without]) for k in without[0]}
-    assert mean["IDF1"] > 0.8 and mean["HOTA"] > 0.7 and mean["IDSW"] < 15, mean
+    assert mean["IDF1"] > 0.88 and mean["HOTA"] > 0.77 and mean["IDSW"] < 5, mean
     assert mean["IDF1"] > less["IDF1"] + 0.02 and mean["HOTA"] > less["HOTA"] + 0.02
 
 

@@ -53,9 +53,9 @@ class Tracker:
     """ByteTrack (Zhang et al. 2022, arXiv 2110.06864) for one camera or video.
 
     Each frame: the tracks are moved on by a Kalman filter; detections with high scores are
-    assigned to them; those with low scores are assigned to the tracks that remain and were found
-    in the frame before, because persons who are half hidden have low scores. What remains of the
-    high scores starts tracks; a track that is not found is kept for `max_lost` frames.
+    assigned to them; those with low scores are assigned to the tracks that remain, because
+    persons who are half hidden have low scores. What remains of the high scores starts tracks; a
+    track that is not found is kept for `max_lost` frames.
 
     Where this differs from the paper: the similarity may hold the OKS, detections are assigned
     within their class only, and a new track gets its ID with its second detection (except in the
@@ -98,11 +98,11 @@ class Tracker:
         similarity = self._similarity(poses)
         high = poses.scores > config.high_thres
         low = (poses.scores > config.low_thres) & ~high
-        confirmed, recent = self._ids != NO_ID, self._lost == 1
+        confirmed = self._ids != NO_ID
         track_of = np.full(poses.count, -1)
         for tracks, detections, threshold in (
             (confirmed, high, config.match_thres),
-            (confirmed & recent, low, config.low_match_thres),
+            (confirmed, low, config.low_match_thres),
             (~confirmed, high, config.match_thres),
         ):
             free = tracks.copy()
