@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.machine import describe
-from utils.dataset.coco import Rows, coco_api_figures, result_json
+from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.dataset.data_yaml import read_data
 from utils.dataset.eval_set import read_eval_set
 from utils.evaluation.evaluate import evaluate, measure

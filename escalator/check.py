@@ -30,7 +30,7 @@ if not __package__:
 import numpy as np
 
 from utils import cli
-from utils.dataset.data_yaml import TASKS, DataYaml, read_data
+from utils.dataset.data_yaml import TASKS, DataYaml, assumptions, read_data
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, scan_labels
 from utils.dataset.left_right import swap_reason
@@ -39,7 +39,7 @@ from utils.files import atomic_path
 from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
-from utils.pose.keypoints import skeleton
+from utils.pose.keypoints import Skeleton
 from utils.pose.letterbox import HW
 
 TINY = 8  # px of the network input: one cell of its finest level
@@ -89,7 +89,8 @@ class Item(NamedTuple):
     """An image to look at."""
 
     image: str
-    nkpt: int
+    skeleton: Skeleton
+    dims: int  # values of a keypoint in a label: 3 x y v, 2 x y
     nc: int
     img_size: int
 
@@ -118,16 +119,21 @@ def look(item: Item) -> Seen:
         reason = getattr(e, "strerror", None) or e
         findings.append(Finding(UNREADABLE, "%s: %s" % (item.image, reason)))
     label, has_label = label_path(item.image), True
-    ground_truth = empty_ground_truth(item.nkpt)
+    ground_truth = empty_ground_truth(item.skeleton.count)
     try:
         text = label.read_text(encoding="utf-8-sig")
-        labels, faults = scan_labels(text, item.nkpt, item.nc)
+        labels, faults = scan_labels(text, item.skeleton.count, item.nc, dims=item.dims)
         findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
         # without a size the shares of the table still hold; what needs pixels is not looked at
         ground_truth = labels_to_ground_truth(labels, hw or (1, 1))
         if hw is not None:
             findings += suspicious(
-                ground_truth, hw, item.img_size, label=str(label), numbers=good_lines(text, faults)
+                ground_truth,
+                hw,
+                item.img_size,
+                label=str(label),
+                numbers=good_lines(text, faults),
+                skel=item.skeleton,
             )
     except FileNotFoundError:
         has_label = False
@@ -155,11 +161,17 @@ def good_lines(text: str, faults: Sequence[Tuple[int, str]]) -> List[int]:
 
 
 def suspicious(
-    ground_truth: GroundTruth, hw: HW, img_size: int, *, label: str, numbers: Sequence[int]
+    ground_truth: GroundTruth,
+    hw: HW,
+    img_size: int,
+    *,
+    label: str,
+    numbers: Sequence[int],
+    skel: Skeleton,
 ) -> List[Finding]:
     """What a label may say, but seldom rightly.
 
-    Args: numbers: line of each person.
+    Args: numbers: line of each person. skel: what the keypoints are.
     """
     found: List[Finding] = []
 
@@ -182,9 +194,8 @@ def suspicious(
     out = ((xy < low[:, None] - margin) | (xy > high[:, None] + margin)).any(2)
     out &= ground_truth.keypoints[..., 2] == 2  # COCO's boxes leave out what is hidden
     for i in np.flatnonzero(out.any(1)):
-        names = skeleton(ground_truth.keypoints.shape[1]).names
-        add(FAR_POINT, i, ": " + ", ".join(names[k] for k in np.flatnonzero(out[i])))
-    for i in range(ground_truth.count):
+        add(FAR_POINT, i, ": " + ", ".join(skel.names[k] for k in np.flatnonzero(out[i])))
+    for i in range(ground_truth.count if skel.is_coco else 0):
         reason = swap_reason(ground_truth.keypoints[i], ground_truth.boxes[i, 2:][::-1])
         if reason:
             add(SWAPPED, i, ": " + reason)
@@ -221,7 +232,8 @@ def check(
     lists = {task: data.images(task) for task in tasks}
     reports = {}
     for task, images in lists.items():
-        items = [Item(path, data.nkpt, data.nc, img_size) for path in images]
+        skel, dims = data.skeleton, data.declared.dims
+        items = [Item(path, skel, dims, data.nc, img_size) for path in images]
         seen = list(parallel_map(look, items, task, workers=workers))
         findings: Dict[str, List[str]] = defaultdict(list)
         for one in seen:
@@ -280,25 +292,24 @@ def orphans(images: Sequence[str]) -> List[str]:
     return found
 
 
-def summary(report: TaskReport, nkpt: int) -> Dict:
+def summary(report: TaskReport, skel: Skeleton) -> Dict:
     """Counts of one task, for the table and report.json."""
     counts = np.array([s.ground_truth.count for s in report.seen])
     points = np.concatenate(
-        [np.zeros((0, nkpt))] + [s.ground_truth.keypoints[..., 2] for s in report.seen]
+        [np.zeros((0, skel.count))] + [s.ground_truth.keypoints[..., 2] for s in report.seen]
     )
-    names = skeleton(nkpt).names
     return {
         "images": len(report.seen),
         "images with nobody on them": int((counts == 0).sum()),
         "persons": int(counts.sum()),
-        "persons without a keypoint": int((points == 0).all(1).sum()) if nkpt else 0,
+        "persons without a keypoint": int((points == 0).all(1).sum()),
         "most persons on an image": int(counts.max()) if len(counts) else 0,
         "keypoints": {
             name: {
                 "visible": int((points[:, k] == 2).sum()),
                 "hidden": int((points[:, k] == 1).sum()),
             }
-            for k, name in enumerate(names)
+            for k, name in enumerate(skel.names)
         },
         "findings": {kind: report.findings.get(kind, []) for kind in ERRORS + WARNINGS},
     }
@@ -320,7 +331,7 @@ def print_table(summaries: Dict[str, Dict]) -> None:
             shares = 100 * point["visible"] / persons, 100 * point["hidden"] / persons
             cells.append("%.0f + %.0f" % shares)
         print(row % ("  " + name, *cells))
-    for title, kinds in (("errors", ERRORS), ("warnings", WARNINGS)):
+    for title, kinds in (("found errors", ERRORS), ("found warnings", WARNINGS)):
         print(row % (title, *[""] * len(tasks)))
         for kind in kinds:
             counts = [len(summaries[t]["findings"][kind]) for t in tasks]
@@ -348,11 +359,13 @@ def main(args: argparse.Namespace) -> None:
     tasks = [t for t in TASKS if t in (args.task or data.splits)]
     if not tasks:
         raise InputError("%s: none of the keys %s" % (args.data, ", ".join(TASKS)))
+    for line in assumptions(data):
+        print("note: " + line)
     from escalator.check_plots import plot
 
     check_all_replaceable(Path(args.save_dir) / name for name in ("report.json", "report.png"))
     reports = check(data, tasks, args.img_size, workers=args.workers)
-    summaries = {task: summary(report, data.nkpt) for task, report in reports.items()}
+    summaries = {task: summary(report, data.skeleton) for task, report in reports.items()}
     print_table(summaries)
     print_findings(summaries)
     folder = Path(args.save_dir)
@@ -362,7 +375,7 @@ def main(args: argparse.Namespace) -> None:
             encoding="utf-8",
         )
     with atomic_path(folder / "report.png") as tmp:
-        plot(tmp, reports, data.nkpt)
+        plot(tmp, reports, data.skeleton)
     print("report.json and report.png in %s" % folder)
     totals = Counter(
         {kind: sum(len(s["findings"][kind]) for s in summaries.values()) for kind in ERRORS}

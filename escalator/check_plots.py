@@ -1,6 +1,6 @@
 """The image of the dataset doctor: six plots of what a dataset holds.
 
-plot(Path("report.png"), reports, nkpt=17)             # reports: escalator.check.check(...)
+plot(Path("report.png"), reports, COCO)             # reports: escalator.check.check(...)
 """
 
 from pathlib import Path
@@ -8,13 +8,13 @@ from typing import Any, Mapping
 
 import numpy as np
 
-from utils.pose.keypoints import skeleton
+from utils.pose.keypoints import Skeleton
 
 COLORS = {"train": "#3b76af", "val": "#e08a2e", "test": "#5a9e58"}
 MOST = 20  # persons an image; more are in the last bar
 
 
-def plot(path: Path, reports: Mapping[str, Any], nkpt: int) -> None:
+def plot(path: Path, reports: Mapping[str, Any], skel: Skeleton) -> None:
     """Write the figure (.png)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, no global state
     from matplotlib.figure import Figure
@@ -22,11 +22,11 @@ def plot(path: Path, reports: Mapping[str, Any], nkpt: int) -> None:
     figure = Figure(figsize=(15, 9), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3)
-    parts = {task: _numbers(report, nkpt) for task, report in reports.items()}
+    parts = {task: _numbers(report, skel.count) for task, report in reports.items()}
     _persons(axes[0, 0], parts)
     _sizes(axes[0, 1], parts)
     _shapes(axes[0, 2], parts)
-    _joints(axes[1, 0], parts, nkpt)
+    _joints(axes[1, 0], parts, skel)
     _map(figure, axes[1, 1], [p["centers"] for p in parts.values()], title="box centres")
     _map(figure, axes[1, 2], [p["points"] for p in parts.values()], title="keypoints in their box")
     figure.suptitle(
@@ -89,16 +89,16 @@ def _shapes(axis: Any, parts: Mapping) -> None:
     axis.set(title="box shape, width : height", ylabel="% of the persons")
 
 
-def _joints(axis: Any, parts: Mapping, nkpt: int) -> None:
+def _joints(axis: Any, parts: Mapping, skel: Skeleton) -> None:
     """Labelled share of each keypoint; the hidden part is pale."""
     height = 0.8 / len(parts)
     for row, (task, part) in enumerate(parts.items()):
-        at = np.arange(nkpt) + (row - (len(parts) - 1) / 2) * height
+        at = np.arange(skel.count) + (row - (len(parts) - 1) / 2) * height
         persons = max(len(part["v"]), 1)
         visible, hidden = (100 * (part["v"] == v).sum(0) / persons for v in (2, 1))
         axis.barh(at, visible, height, color=COLORS[task])
         axis.barh(at, hidden, height, left=visible, color=COLORS[task], alpha=0.35)
-    axis.set_yticks(np.arange(nkpt), skeleton(nkpt).names, fontsize=8)
+    axis.set_yticks(np.arange(skel.count), skel.names, fontsize=8)
     axis.invert_yaxis()
     axis.set(title="labelled keypoints (pale: hidden)", xlabel="% of the persons")
     axis.spines[["top", "right"]].set_visible(False)

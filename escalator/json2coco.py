@@ -31,6 +31,7 @@ from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.errors import InputError
 from utils.outputs import check_replaceable
 from utils.parallel import parallel_map
+from utils.pose.keypoints import skeleton
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -98,7 +99,7 @@ def _write(path: str, done: List[Loaded], names: Sequence[str], *, nkpt: int) ->
         # without its image a COCO entry keeps the name it has
         images[key] = CocoImage(name or item.job.name.rsplit(": ", 1)[-1], item.hw)
     ground_truths = {key: item.ground_truth for key, item in zip(ids, done)}
-    write_coco(path, images, ground_truths, names=names, nkpt=nkpt)
+    write_coco(path, images, ground_truths, names=names, skel=skeleton(nkpt))
 
 
 def file_names(paths: Sequence) -> List[str]:

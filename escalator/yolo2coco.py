@@ -28,6 +28,7 @@ from utils.errors import InputError
 from utils.outputs import check_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
+from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW
 
 
@@ -108,7 +109,7 @@ def yolo2coco(
         raise InputError("--data_file %s: no image could be converted" % data_file)
     ids = image_ids(paths)
     images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
-    write_coco(save_file, images, dict(zip(ids, ground_truths)), names=names, nkpt=nkpt)
+    write_coco(save_file, images, dict(zip(ids, ground_truths)), names=names, skel=skeleton(nkpt))
     return tally
 
 

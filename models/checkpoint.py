@@ -5,8 +5,9 @@
 reads a public (pickled) checkpoint or one of ours and writes one of ours. Two formats are read:
 
 * Ours: a dict of tensors and plain values that `torch.load(weights_only=True)` accepts. Keys:
-  `format`, `version`, `cfg` (dict), `names` (list), `state_dict`, `meta` (dict), and in the
-  `last.pt` of an unfinished training run `training` (see TrainingState).
+  `format`, `version`, `cfg` (dict), `names` (list), `keypoints` (dict, utils/pose/skeleton.py),
+  `state_dict`, `meta` (dict), and in the `last.pt` of an unfinished training run `training` (see
+  TrainingState).
 * The public YOLO-Pose checkpoints: pickles of whole modules.
 
 Both go through archive.py, which knows a list of names and refuses any other before anything is
@@ -38,6 +39,7 @@ from models.yolo import Model, check_cfg
 from utils.errors import InputError, one_line
 from utils.files import atomic_path
 from utils.outputs import check_replaceable
+from utils.pose.skeleton import of_model, skeleton_keys
 
 FORMAT = "yolo-pose-checkpoint"
 VERSION = 1
@@ -49,6 +51,16 @@ class Checkpoint(NamedTuple):
 
     model: Model  # float32, eval, on the CPU
     meta: Dict[str, Any]  # plain values: epoch, metrics, origin, ...
+
+    @property
+    def trained_hw(self) -> Optional[Tuple[int, int]]:
+        """(height, width) px it was trained at, None if the file does not say it."""
+        size, stride = self.meta.get("imgsz"), self.model.max_stride
+        if not isinstance(size, (list, tuple)) or len(size) != 2:
+            return None
+        if not all(type(v) is int and 0 < v < 65536 and v % stride == 0 for v in size):
+            return None
+        return size[0], size[1]
 
 
 class TrainingState(NamedTuple):
@@ -92,6 +104,7 @@ def save_checkpoint(
         "version": VERSION,
         "cfg": model.cfg,
         "names": list(model.names),
+        "keypoints": skeleton_keys(model.skeleton),
         "state_dict": state,
         "meta": dict(meta or {}),
     }
@@ -199,6 +212,9 @@ def _from_own(content: Dict[str, Any], tensors: TensorReader) -> Checkpoint:
     _check_plain(meta)
     model = _build(content["cfg"], content["state_dict"], tensors)
     model.names = _names(content["names"], model.nc)
+    keypoints = content.get("keypoints") or {}
+    _check_plain(keypoints)
+    model.skeleton = of_model(keypoints, model.nkpt)
     return Checkpoint(model, dict(meta))
 
 

@@ -19,6 +19,8 @@ import torch
 from torch import nn
 
 from models.common import C3, SPP, Concat, Conv, ConvFocus, Focus
+from utils.pose.keypoints import Skeleton
+from utils.pose.skeleton import of_model, skeleton_keys
 
 Cfg = Dict[str, Any]
 
@@ -396,7 +398,7 @@ class Model(nn.Module):
         nc, nkpt: override the cfg's number of classes and keypoints.
 
     Attributes: `cfg` (the dict it was built from, overrides included), `names` (class names),
-    `stride` (float tensor, px a cell for each level), `head`.
+    `skeleton` (what the keypoints are), `stride` (float tensor, px a cell for each level), `head`.
 
     Raises ValueError for a cfg that does not describe a network.
     """
@@ -412,6 +414,7 @@ class Model(nn.Module):
         self.cfg = cfg
         self.model, self.inputs, self.keep = _build(cfg)
         self.names = ["person"] if cfg["nc"] == 1 else ["class%d" % i for i in range(cfg["nc"])]
+        self._keypoints: Dict[str, Any] = {}  # plain values, see skeleton
         head = self.head
         head.stride = _measure_stride(cfg)
         self.stride = head.stride
@@ -434,6 +437,15 @@ class Model(nn.Module):
     @property
     def nkpt(self) -> int:
         return self.head.nkpt
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """What the keypoints are; until somebody says it, COCO's if they are 17."""
+        return of_model(self._keypoints, self.nkpt)
+
+    @skeleton.setter
+    def skeleton(self, value: Skeleton) -> None:
+        self._keypoints = skeleton_keys(value)
 
     @property
     def max_stride(self) -> int:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tests.dataset.test_eval_set import coco_content
-from utils.dataset.coco import CocoImage, image_ids, read_coco, result_json, result_rows, write_coco
+from utils.dataset.coco import CocoImage, image_ids, read_coco, write_coco
+from utils.dataset.coco_results import result_json, result_rows
 from utils.errors import InputError
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import COCO_NAMES

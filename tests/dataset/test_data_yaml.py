@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from utils.dataset.data_yaml import read_data
+from utils.dataset.data_yaml import assumptions, read_data
 from utils.errors import InputError, InputWarning
+from utils.pose.keypoints import COCO
 
 
 def write(tmp_path, text):
@@ -32,7 +35,7 @@ def test_reads_lists_folders_and_lists_of_them(folder):
     assert data.images("val") == [str(folder / "a" / "a.jpg")]
     assert data.annotations("val") == str(folder / "val.json")
     assert data.annotations("train") is None
-    assert (data.nc, data.nkpt, data.sigmas) == (1, 17, None)
+    assert (data.nc, data.nkpt, data.skeleton) == (1, 17, COCO)
     with pytest.raises(InputError, match="no key test; it has train, val"):
         data.images("test")
 
@@ -50,11 +53,15 @@ def test_paths_of_the_working_directory(folder, tmp_path_factory, monkeypatch):
         ("val: 3\nnames: [a]", "expected a path, got 3"),
         ("val: val.txt", "names: expected a list"),
         ("val: val.txt\nnames: person", "names: expected a list"),
-        ("val: val.txt\nnames: {1: a}", "names: expected a list"),
+        ("val: val.txt\nnames: {1: a}", "names: 0 is missing"),
         ("val: val.txt\nnc: 2\nnames: [a]", "nc is 2, but there are 1 names"),
-        ("val: val.txt\nnkpt: many\nnames: [a]", "nkpt many"),
+        ("val: val.txt\nnkpt: many\nnames: [a]", "nkpt: many"),
         ("val: val.txt\nnkpt: 2\nsigmas: [0.1]\nnames: [a]", "expected 2 positive numbers"),
         ("val: val.txt\nnkpt: 1\nsigmas: [-1]\nnames: [a]", "expected 1 positive numbers"),
+        ("val: val.txt\nnames: {0: a, 2: b}", "names: 1 is missing"),
+        ("val: val.txt\nnames: [a, a]", "names: a is there twice"),
+        ("val: val.txt\nnkpt: 2\nflip_idx: [1, 1]\nnames: [a]", "flip_idx: mirrored twice"),
+        ("val: val.txt\npath: [a]\nnames: [a]", "path: expected a folder"),
         ("[1, 2]", "expected keys"),
         ("val: [", "not YAML"),
     ],
@@ -77,10 +84,58 @@ def test_what_is_missing_is_an_error_when_asked_for(folder):
 
 
 def test_unknown_keys_are_named(folder):
-    with pytest.warns(InputWarning, match="roboflow"):
-        read_data(write(folder, "val: val.txt\nnames: [a]\nroboflow: x\n"))
+    with pytest.warns(InputWarning, match="kpt_names2"):
+        read_data(write(folder, "val: val.txt\nnames: [a]\nroboflow: x\nkpt_names2: x\n"))
 
 
 def test_no_file(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_data(tmp_path / "none.yaml")
+
+
+def test_keypoints_are_declared_in_one_place(folder):
+    text = (
+        "val: val.txt\nnames: {0: box, 1: 7}\nkpt_shape: [4, 2]\nflip_idx: [1, 0, 3, 2]\n"
+        "kpt_names: [tl, tr, br, bl]\nskeleton: [[1, 2], [tr, br]]\nkpt_sigmas: 0.05\n"
+    )
+    data = read_data(write(folder, text))
+    assert data.names == ["box", "7"] and (data.nkpt, data.declared.dims) == (4, 2)
+    assert data.skeleton.flip_index == (1, 0, 3, 2) and data.skeleton.limbs == ((0, 1), (1, 2))
+    assert assumptions(data) == []
+
+
+@pytest.mark.parametrize(
+    "keys, line",
+    [
+        ("nkpt: 4", "no flip_idx, so images are not mirrored"),
+        ("nkpt: 17", "17 keypoints of car are taken as COCO's"),
+        ("kpt_names: [left_a, right_a]", "pairs are taken from the names"),
+        ("nkpt: 4\nflip_idx: [0, 1, 2, 3]", ""),
+    ],
+)
+def test_what_is_taken_for_granted_is_said(folder, keys, line):
+    found = assumptions(read_data(write(folder, "val: val.txt\nnames: [car]\n" + keys)))
+    assert len(found) == bool(line) and line in "".join(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: {root}\nval: images",
+        "path: set\nval: images",
+        "path: .\nval: ../set/images",  # beside a folder that does not exist there
+        "val: ../set/images",
+    ],
+)
+def test_paths_as_other_tools_write_them(tmp_path, text):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "a.jpg").write_bytes(b"")
+    text = text.format(root=tmp_path / "set")
+    data = read_data(write(tmp_path, text + "\nnames: [a]\n"))
+    assert [Path(p).name for p in data.images("val")] == ["a.jpg"]
+
+
+def test_a_path_that_is_nowhere_is_named(tmp_path):
+    data = read_data(write(tmp_path, "path: gone\nval: images\nnames: [a]\n"))
+    with pytest.raises(InputError, match="val: images is neither below path gone nor beside"):
+        data.images("val")

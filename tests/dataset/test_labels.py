@@ -40,7 +40,7 @@ def changed(column, value):
     "line, reason",
     [
         (GOOD + " 1", "57 columns, expected 56"),
-        ("0 0.5 0.5 0.2 0.2", "5 columns, expected 56"),
+        ("0 0.5 0.5 0.2 0.2 0.5", "6 columns, expected 56"),
         (changed(3, "wide"), "wide is not a number"),
         (changed(3, "nan"), "not finite"),
         (changed(7, "inf"), "not finite"),
@@ -81,8 +81,8 @@ def test_number_of_keypoints_from_the_first_row():
     two = "0 0.5 0.5 0.2 0.2 0.5 0.5 2 0.1 0.1 0\n"
     assert lb.parse_labels(two * 3).keypoints.shape == (3, 2, 3)
     assert lb.parse_labels("\n \n", 17).keypoints.shape == (0, 17, 3)
-    with pytest.raises(ValueError, match="line 1: 7 columns, expected 5"):
-        lb.parse_labels("0 0.5 0.5 0.2 0.2 0.5 0.5")
+    with pytest.raises(ValueError, match="line 1: 6 columns, expected 5"):
+        lb.parse_labels("0 0.5 0.5 0.2 0.2 0.5")
 
 
 @pytest.mark.parametrize(
@@ -139,3 +139,23 @@ def test_nothing_to_list(tmp_path):
     ]:
         with pytest.raises(InputError, match=reason):
             lb.list_images(tmp_path / name)
+
+
+def test_points_without_visibility():
+    text = "0 0.5 0.5 0.2 0.2 0.4 0.6 0 0 -1 -1\n1 0.5 0.5 0.2 0.2\n"
+    labels = lb.parse_labels(text, 3, dims=2)
+    assert labels.keypoints[0].tolist() == [[0.4, 0.6, 2], [0, 0, 0], [0, 0, 0]]
+    assert labels.classes.tolist() == [0, 1] and not labels.keypoints[1].any()  # a box alone
+    with pytest.raises(ValueError, match=r"11 columns, expected 14 .*kpt_shape \[3, 2\] would fit"):
+        lb.parse_labels(text, 3)
+    with pytest.raises(ValueError, match=r"9 columns, expected 11 .*kpt_shape \[2, 2\] would fit"):
+        lb.parse_labels("0 0.5 0.5 0.2 0.2 0.1 0.1 0.2 0.2", 2)
+
+
+@pytest.mark.parametrize(
+    "points, found",
+    [("", (0, 0)), ("0.1 0.2 2", (1, 3)), ("0.1 0.2 0.3 0.4", (2, 2)),
+     ("0.1 0.2 2 0.3 0.4 0", (2, 3)), ("0.1 0.2 0.3 0.4 0.5 0.6", (3, 2))],
+)  # fmt: skip
+def test_the_number_of_keypoints_is_found(points, found):
+    assert lb.count_keypoints([("0 0.5 0.5 0.2 0.2 " + points).split()]) == found

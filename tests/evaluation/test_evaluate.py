@@ -5,7 +5,7 @@ import pytest
 
 from tests.conftest import make_pose_onnx, pose_row
 from tests.dataset.test_eval_set import read, write_set
-from utils.dataset.coco import Rows
+from utils.dataset.coco_results import Rows
 from utils.errors import InputError
 from utils.evaluation.evaluate import STAGES, batches, evaluate, measure, predict, worst
 from utils.pipeline import StageTimer

@@ -3,7 +3,7 @@ import copy
 import numpy as np
 import pytest
 
-from utils.dataset.coco import Rows, coco_api_figures, result_json
+from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.evaluation import metrics
 from utils.evaluation.metrics import Scored
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth

@@ -5,7 +5,7 @@ import pytest
 
 from tests.dataset.test_eval_set import read, write_set
 from tests.evaluation.test_metrics import random_image
-from utils.dataset.coco import result_json
+from utils.dataset.coco_results import result_json
 from utils.evaluation import results
 from utils.evaluation.evaluate import Evaluation
 

@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import ROOT, make_pose_onnx, pose_row
 from utils.device import available_cores, parse_device
 from utils.errors import InputError
+from utils.pose.keypoints import COCO
 from utils.runtime.load import load_backend
 from utils.runtime.metadata import read_metadata
 
@@ -183,7 +184,7 @@ def test_metadata_that_makes_no_sense_is_refused(tmp_path, metadata):
 
 
 def test_foreign_metadata():
-    assert read_metadata({}, 57) == (["person"], 17, 64, None)
+    assert read_metadata({}, 57) == (["person"], 17, 64, None, COCO)
     assert read_metadata({"names": "{0: 'man', 1: 'dog'}"}, 58).names == ["man", "dog"]
     with pytest.raises(ValueError, match="metadata names: person"):
         read_metadata({"names": "person"}, 57)

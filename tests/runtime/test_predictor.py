@@ -20,6 +20,7 @@ class SpotBackend(Backend):
         self.input_shape = (batch, 3, *(hw or (None, None)))
         self.dtype, self.names, self.nkpt = np.dtype(np.float32), ["spot"], 17
         self.stride, self.imgsz, self.description = 32, None, "spot"
+        self.skeleton = COCO
         self.seen = []
 
     def __call__(self, images):

@@ -3,7 +3,7 @@ import pytest
 
 from tests.runtime.test_predictor import InnerBackend, SpotBackend, center, spot
 from utils.errors import InputError
-from utils.pose.keypoints import COCO
+from utils.pose.keypoints import COCO, plain_skeleton
 from utils.pose.poses import Poses
 from utils.runtime.predictor import Predictor
 from utils.runtime.tta import FlipPredictor, MultiScalePredictor, fuse, predictor_class, unflip
@@ -31,7 +31,7 @@ def test_augment_merges_views_and_swaps_sides_back(hw):
 @pytest.mark.parametrize("parameter", ["augment", "flip_test"])
 def test_flipping_needs_pairs(parameter):
     backend = SpotBackend()
-    backend.nkpt = 5
+    backend.nkpt, backend.skeleton = 5, plain_skeleton(5)
     with pytest.raises(InputError, match="`%s`" % parameter):
         predictor_class(**{parameter: True})(backend)
 

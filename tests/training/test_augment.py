@@ -33,7 +33,9 @@ def test_plain_is_the_letterbox(size):
     hws = np.array([[50, 100], [60, 40]])
     labels, starts = labels_of(rng, [2, 3])
     samples = augment.draw(rng, HYP, np.array([0, 1]), hws=hws, size=size, plain=True)
-    found = augment.transform_labels(samples, labels, starts, hws=hws, size=size)
+    found = augment.transform_labels(
+        samples, labels, starts, hws=hws, size=size, flip_index=COCO.flip_index
+    )
     assert found.image.tolist() == [0, 0, 1, 1, 1]
     for i, hw in enumerate(hws):
         box = fit(tuple(hw), size)
@@ -50,7 +52,9 @@ def test_nobody():
     labels, starts = labels_of(rng, [0, 0])
     hws = np.array([[50, 100], [300, 20]])
     samples = augment.draw(rng, WILD, np.array([0, 1]), hws=hws, size=(64, 64))
-    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(64, 64))
+    found = augment.transform_labels(
+        samples, labels, starts, hws=hws, size=(64, 64), flip_index=COCO.flip_index
+    )
     assert found.boxes.shape == (0, 4) and found.keypoints.shape == (0, 17, 3)
 
 
@@ -61,7 +65,9 @@ def test_all_in_sight(seed):
     hws = rng.integers(20, 200, (12, 2))
     labels, starts = labels_of(rng, rng.integers(0, 6, 12).tolist())
     samples = augment.draw(rng, WILD, np.arange(8), hws=hws, size=(96, 128))
-    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(96, 128))
+    found = augment.transform_labels(
+        samples, labels, starts, hws=hws, size=(96, 128), flip_index=COCO.flip_index
+    )
     assert len(found.boxes)
     assert (found.boxes[:, :2] >= 0).all() and (found.boxes[:, 2:] <= [128, 96]).all()
     assert (found.boxes[:, 2:] - found.boxes[:, :2] >= augment.MIN_SIDE).all()
@@ -82,7 +88,9 @@ def test_out_of_sight_is_unlabelled_not_moved():
     hws = np.array([[64, 64]])
     samples = augment.draw(np.random.default_rng(0), hyp, np.array([0]), hws=hws, size=(64, 64))
     samples.matrix[0, 0, 2] -= 32  # half the image to the left
-    found = augment.transform_labels(samples, labels, np.array([0, 1]), hws=hws, size=(64, 64))
+    found = augment.transform_labels(
+        samples, labels, np.array([0, 1]), hws=hws, size=(64, 64), flip_index=COCO.flip_index
+    )
     assert found.keypoints[0, 0].tolist() == [0, 0, 0]
     np.testing.assert_allclose(found.keypoints[0, 1], [0.9 * 64 - 32, 32, 2])
 
@@ -98,7 +106,9 @@ def test_mirrors_swap_left_and_right(fliplr, flipud, swapped):
     )
     hws = np.array([[64, 64]])
     samples = augment.draw(rng, hyp, np.array([0]), hws=hws, size=(64, 64))
-    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(64, 64))
+    found = augment.transform_labels(
+        samples, labels, starts, hws=hws, size=(64, 64), flip_index=COCO.flip_index
+    )
     order = list(COCO.flip_index) if swapped else list(range(17))
     np.testing.assert_array_equal(found.keypoints[0, :, 2], labels.keypoints[0, order, 2])
     xy = labels.keypoints[0, order, :2] * 64
@@ -127,7 +137,9 @@ def test_mixup_adds_the_persons_of_the_partner():
     labels, starts = labels_of(rng, [1, 1, 1, 1])
     hyp = HYP._replace(mosaic=0, mixup=1, translate=0, scale=0)
     samples = augment.draw(rng, hyp, np.arange(4), hws=hws, size=(64, 64))
-    found = augment.transform_labels(samples, labels, starts, hws=hws, size=(64, 64))
+    found = augment.transform_labels(
+        samples, labels, starts, hws=hws, size=(64, 64), flip_index=COCO.flip_index
+    )
     blended = samples.blend < 1
     assert blended.any()
     assert np.bincount(found.image, minlength=4).tolist() == (1 + blended).tolist()

@@ -36,7 +36,7 @@ def train_set(tmp_path):
 
 
 def make(train_set, epochs=2, hyp=HYP, plain_from=None, **changes):
-    spec = Spec((64, 64), 4, ANCHORS, [8], workers=0)._replace(**changes)
+    spec = Spec((64, 64), 4, ANCHORS, [8], workers=0, flip_index=(0, 1))._replace(**changes)
     return TrainBatches(train_set, hyp, spec, epochs=epochs, plain_from=plain_from)
 
 

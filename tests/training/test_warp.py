@@ -64,7 +64,9 @@ def test_pixels_and_labels_move_together(seed, mosaic):
     hyp = HYP._replace(mosaic=mosaic, degrees=20, shear=5, perspective=0.0003, flipud=0.5, hsv_v=0)
     samples = augment.draw(rng, hyp, np.arange(6), hws=hws, size=(160, 192))
     warped = warp(make_plan(samples, offsets, hws), pixels, (160, 192)).numpy()
-    found = augment.transform_labels(samples, labels, np.arange(7), hws=hws, size=(160, 192))
+    found = augment.transform_labels(
+        samples, labels, np.arange(7), hws=hws, size=(160, 192), flip_index=[0]
+    )
     seen = found.keypoints[:, 0, 2] > 0
     assert seen.sum() >= 2
     for image, box, (x, y, _) in zip(
@@ -104,10 +106,14 @@ def test_blank_images_show_nobody_and_nothing(mosaic):
     assert len(np.unique(warped[samples.blank, 0, 0, 0])) > 5  # of many greys
     box, point = [[0.5, 0.5, 0.4, 0.4]] * 40, [[[0.5, 0.5, 2]]] * 40
     labels = Labels(np.zeros(40, np.int64), np.array(box), np.array(point, np.float64))
-    found = augment.transform_labels(samples, labels, np.arange(41), hws=hws, size=(64, 64))
+    found = augment.transform_labels(
+        samples, labels, np.arange(41), hws=hws, size=(64, 64), flip_index=[0]
+    )
     assert len(found.image) and not samples.blank[found.image].any()
     seen = samples._replace(origin=np.where(samples.blank[:, None, None], 0, samples.origin))
-    again = augment.transform_labels(seen, labels, np.arange(41), hws=hws, size=(64, 64))
+    again = augment.transform_labels(
+        seen, labels, np.arange(41), hws=hws, size=(64, 64), flip_index=[0]
+    )
     assert not samples.blank[again.image].any()  # whatever the geometry says
 
 

@@ -1,11 +1,10 @@
-"""COCO JSON: annotations in and out, results out.
+"""COCO JSON: annotations in and out. Results: coco_results.py.
 
 coco = read_coco("person_keypoints_val2017.json", ["person"], nkpt=17)
 coco.ground_truths[139]                           # GroundTruth of image 139
 write_coco("val.json", coco.images, coco.ground_truths, ["person"])
-rows = result_rows(poses)                         # predictions as a results file holds them
 
-Format: cocodataset.org/#format-data and #format-results.
+Format: cocodataset.org/#format-data.
 """
 
 import json
@@ -15,13 +14,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from utils.dataset import category_keypoints
 from utils.errors import InputError
 from utils.files import atomic_path, check_utf8
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
-from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES, keypoint_name, skeleton
-from utils.pose.poses import Poses, xyxy_to_xywh
+from utils.pose.keypoints import AREA_OF_BOX, COCO, Skeleton
 
-PX_DIGITS, SCORE_DIGITS = 3, 6  # decimals of a results file
+PX_DIGITS = 3  # decimals of what is written
 
 
 class CocoImage(NamedTuple):
@@ -38,13 +37,16 @@ class CocoData(NamedTuple):
     images: Dict[int, CocoImage]  # by id
     ground_truths: Dict[int, GroundTruth]  # by image id, of every image; the order of the file
     category_ids: List[int]  # category id of each class index
+    names: List[str]  # of the classes
+    skeleton: Skeleton  # what the keypoints are
 
 
 def read_coco(
     path: Union[str, Path],
     names: Optional[Sequence[str]],
-    nkpt: int,
+    nkpt: Optional[int],
     *,
+    wanted: Optional[Skeleton] = None,
     faults: Optional[List[str]] = None,
 ) -> CocoData:
     """Read a COCO JSON with boxes and keypoints.
@@ -53,15 +55,18 @@ def read_coco(
         names: class names; each must be a category of the file, or there are as many of both, or
             as many categories with keypoints. None: the categories of the file, in the order of
             their ids.
-        nkpt: keypoints of a person; an annotation without any counts as none labelled.
+        nkpt: keypoints of a person, None: as many as the categories have; an annotation without
+            any counts as none labelled.
+        wanted: what the keypoints are to be; None: what the file says.
         faults: None: every box must be there, the first fault raises. A list: the faults of
             single entries are appended to it and the entries left out; a missing box or area is
             NaN, for annotations.fit() to fill.
 
-    Annotations of other categories are left out. Where a category names its keypoints as COCO
-    does, but in another order, they are put in COCO's.
+    Annotations of other categories are left out. Where a category has the names of `wanted`, or
+    without it those of COCO or of the first category, in another order, they are put in that order.
 
-    Raises InputError that names the file and the entry.
+    Raises InputError that names the file and the entry, and where the keypoints of categories
+    differ in more than their order.
     """
     content = load_json(path)
     if not is_coco(content):
@@ -74,43 +79,48 @@ def read_coco(
         images = dict(_images(content["images"], found_faults))
         categories = content.get("categories") or []
         category_ids = _category_ids(categories, names)
-        orders = {entry["id"]: _order(entry.get("keypoints"), nkpt) for entry in categories}
+        chosen = [entry for entry in categories if entry["id"] in category_ids]
+        layout = category_keypoints.read(chosen, content["annotations"], nkpt, wanted=wanted)
     except ValueError as e:
         raise InputError("%s: %s" % (path, e)) from e
     by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
     for i, entry in enumerate(content["annotations"]):
         try:
-            annotation = _annotation(entry, i, images, nkpt=nkpt, strict=strict)
+            if isinstance(entry, dict) and entry.get("category_id") not in category_ids:
+                continue
+            annotation = _annotation(entry, i, images, nkpt=layout.skeleton.count, strict=strict)
         except ValueError as e:
             found_faults.append(str(e))
             continue
-        if annotation["category_id"] in category_ids:
-            order = orders[annotation["category_id"]]
-            if order is not None:
-                annotation["keypoints"] = [annotation["keypoints"][k] for k in order]
+        else:
+            annotation["keypoints"] = layout.ordered(annotation)
             by_image[annotation["image_id"]].append(annotation)
     if strict and found_faults:
         raise InputError("%s: %s" % (path, found_faults[0]))
-    ground_truths = {k: _ground_truth(found, category_ids, nkpt) for k, found in by_image.items()}
-    return CocoData(str(path), images, ground_truths, category_ids)
+    count = layout.skeleton.count
+    ground_truths = {k: _ground_truth(found, category_ids, count) for k, found in by_image.items()}
+    found_names = {entry["id"]: str(entry.get("name")) for entry in chosen}
+    known = list(names) if names is not None else [found_names[i] for i in category_ids]
+    return CocoData(str(path), images, ground_truths, category_ids, known, layout.skeleton)
 
 
-def api_content(path: Union[str, Path], category_ids: Sequence[int], nkpt: int) -> Dict[str, Any]:
+def api_content(
+    path: Union[str, Path], category_ids: Sequence[int], wanted: Skeleton
+) -> Dict[str, Any]:
     """A COCO JSON that read_coco accepts, with all that pycocotools wants of its annotations.
 
     What a file may lack is filled in as read_coco does it. num_keypoints stays as the file has it.
     """
     content = load_json(path)
     images = dict(_images(content["images"], []))
-    orders = {entry["id"]: _order(entry.get("keypoints"), nkpt) for entry in content["categories"]}
+    chosen = [entry for entry in content["categories"] if entry["id"] in category_ids]
+    layout = category_keypoints.read(chosen, content["annotations"], wanted.count, wanted=wanted)
     annotations = []
     for i, entry in enumerate(content["annotations"]):
         if entry.get("category_id") not in category_ids:
             continue
-        annotation = _annotation(entry, i, images, nkpt=nkpt, strict=True)
-        order = orders[annotation["category_id"]]
-        if order is not None:
-            annotation["keypoints"] = [annotation["keypoints"][k] for k in order]
+        annotation = _annotation(entry, i, images, nkpt=wanted.count, strict=True)
+        annotation["keypoints"] = layout.ordered(annotation)
         labelled = sum(v > 0 for v in annotation["keypoints"][2::3])
         number = entry.get("num_keypoints")
         annotation["num_keypoints"] = number if type(number) is int else labelled
@@ -186,19 +196,6 @@ def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[in
     )
 
 
-def _order(names: Any, nkpt: int) -> Optional[List[int]]:
-    """Where COCO's keypoints are among the 3K numbers of a category that has them in its own order.
-
-    None: as they are.
-    """
-    if nkpt != len(COCO_NAMES) or not isinstance(names, list):
-        return None
-    known = [keypoint_name(str(name)) for name in names]
-    if sorted(known) != sorted(COCO_NAMES) or known == list(COCO_NAMES):
-        return None
-    return [3 * known.index(name) + i for name in COCO_NAMES for i in range(3)]
-
-
 def _annotation(
     entry: Any, index: int, images: Dict[int, CocoImage], *, nkpt: int, strict: bool
 ) -> Dict[str, Any]:
@@ -262,18 +259,19 @@ def write_coco(
     ground_truths: Dict[int, GroundTruth],
     *,
     names: Sequence[str],
-    nkpt: int = len(COCO_NAMES),
+    skel: Skeleton = COCO,
 ) -> None:
     """Write a COCO JSON: one entry an image, annotations numbered from 1, class c category c + 1.
 
-    Args: images, ground_truths: by image id; each image has an entry, an empty one if it
-        shows no person.
+    Args:
+        images, ground_truths: by image id; each image has an entry, an empty one if it shows no
+            person.
+        skel: what the keypoints are; each category carries it.
 
     Raises InputError for a file name that is not UTF-8.
     """
     for image in images.values():
         check_utf8(image.file_name)
-    skel = skeleton(nkpt)
     annotations: List[Dict[str, Any]] = []
     for key in images:
         ground_truth = ground_truths[key]
@@ -302,8 +300,7 @@ def write_coco(
                 "id": i + 1,
                 "name": name,
                 "supercategory": name,
-                "keypoints": list(skel.names),
-                "skeleton": [[a + 1, b + 1] for a, b in skel.limbs],
+                **category_keypoints.keys(skel),
             }
             for i, name in enumerate(names)
         ],
@@ -319,95 +316,3 @@ def image_ids(paths: Sequence[str]) -> List[int]:
     if len(numbers) == len(stems) and len(set(numbers)) == len(stems):
         return numbers
     return list(range(1, len(stems) + 1))
-
-
-class Rows(NamedTuple):
-    """Predictions of one image as a results file holds them: rounded, in float64.
-
-    Figures are computed from these, so that whoever evaluates the file finds the same.
-    """
-
-    boxes: np.ndarray  # (n, 4) float64 x y width height px
-    scores: np.ndarray  # (n,) float64, descending
-    classes: np.ndarray  # (n,) int64
-    keypoints: np.ndarray  # (n, K, 3) float64 x px, y px, confidence
-
-    @property
-    def count(self) -> int:
-        """Number of predictions (`len()` of a NamedTuple would be its number of fields)."""
-        return int(self.boxes.shape[0])
-
-
-def result_rows(poses: Poses) -> Rows:
-    """Poses -> Rows."""
-    return Rows(
-        np.round(xyxy_to_xywh(poses.boxes).astype(np.float64), PX_DIGITS),
-        np.round(poses.scores.astype(np.float64), SCORE_DIGITS),
-        poses.classes,
-        np.round(poses.keypoints.astype(np.float64), PX_DIGITS),
-    )
-
-
-def result_json(rows: Rows, image_id: int, category_ids: Sequence[int]) -> List[Dict[str, Any]]:
-    """Rows of one image -> entries of a COCO results file, boxes and keypoints in one.
-
-    The third value of a keypoint is its confidence.
-    """
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[cls],
-            "bbox": box,
-            "score": score,
-            "keypoints": points,
-        }
-        for box, score, cls, points in zip(
-            rows.boxes.tolist(),
-            rows.scores.tolist(),
-            rows.classes.tolist(),
-            rows.keypoints.reshape(rows.count, 3 * rows.keypoints.shape[1]).tolist(),
-        )
-    ]
-
-
-def coco_api_figures(  # noqa: PLR0917
-    annotations: Union[str, Path, Dict[str, Any]],
-    results: List[Dict[str, Any]],
-    image_ids: Sequence[int],
-    kind: str,
-    sigmas: Sequence[float],
-    category_ids: Optional[Sequence[int]] = None,
-) -> Optional[List[float]]:
-    """pycocotools' own figures: ten for kind `keypoints`, twelve for `bbox`.
-
-    Args: annotations: a COCO JSON file or its content, see api_content. results: see result_json.
-    category_ids: None: all categories. None if pycocotools is not installed.
-    """
-    import contextlib
-    import io
-
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError:
-        return None
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
-        ground_truth = COCO() if isinstance(annotations, dict) else COCO(str(annotations))
-        if isinstance(annotations, dict):
-            ground_truth.dataset = annotations
-            ground_truth.createIndex()
-        if not results:  # loadRes fails on an empty list
-            found = COCO()
-            found.dataset = {**ground_truth.dataset, "annotations": []}
-            found.createIndex()
-        else:
-            found = ground_truth.loadRes(results)
-        evaluation = COCOeval(ground_truth, found, kind)
-        evaluation.params.imgIds = sorted(image_ids)
-        if category_ids is not None:
-            evaluation.params.catIds = list(category_ids)
-        evaluation.params.kpt_oks_sigmas = np.asarray(sigmas, np.float64)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return [float(v) for v in evaluation.stats]

@@ -3,12 +3,16 @@
     data = read_data("data/coco_kpts.yaml")
     data.images("val")            # paths
     data.annotations("val")       # COCO JSON, None if the yaml names none
+    data.skeleton                 # what the keypoints are
 
-Keys: train, val, test (a list file, a folder, or a list of these), nc, names; optional are
-train-annotations, val-annotations, test-annotations (COCO JSON), nkpt [17], sigmas (K numbers,
-for the OKS of keypoints that are not COCO's) and train-weights (how often the images of each entry
-of train are drawn in an epoch, such as [10, 1]). Relative paths are looked for beside the yaml
-file, then in the working directory.
+Keys: train, val, test (a list file, a folder, or a list of these), names (a list, or a mapping of
+0, 1, ... to them) and nc; path (the folder the others are relative to); kpt_shape, kpt_names,
+flip_idx, skeleton, kpt_sigmas, kpt_colors (the keypoints, utils/pose/skeleton.py); and of this
+toolkit alone train-annotations, val-annotations, test-annotations (COCO JSON), nkpt, sigmas and
+train-weights (how often the images of each entry of train are drawn in an epoch, such as [10, 1]).
+
+Relative paths are looked for below `path`, beside the yaml file and in the working directory. Some
+tools write ../train/images beside a folder train: where that leads nowhere, train/images counts.
 """
 
 import warnings
@@ -17,11 +21,14 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from utils.dataset.labels import list_images
 from utils.errors import InputError, InputWarning, one_line
-from utils.pose.keypoints import COCO_NAMES
+from utils.pose import skeleton
+from utils.pose.keypoints import Skeleton
 
 TASKS = ("train", "val", "test")
-KEYS = {*TASKS, *(t + "-annotations" for t in TASKS)}
-KEYS |= {"nc", "names", "nkpt", "sigmas", "train-weights"}
+KEYS = {*TASKS, *(t + "-annotations" for t in TASKS), *skeleton.KEYS}
+KEYS |= {"path", "nc", "names", "train-weights"}
+# What other tools note about a dataset, and nobody here needs
+PASSED_OVER = {"roboflow", "download", "license", "author", "description", "version", "date"}
 
 
 class DataYaml(NamedTuple):
@@ -29,15 +36,24 @@ class DataYaml(NamedTuple):
 
     path: str
     names: List[str]
-    nkpt: int
-    sigmas: Optional[Tuple[float, ...]]  # None: COCO's, see keypoints.oks_sigmas
+    declared: skeleton.Declared  # the keypoints
     splits: Dict[str, List[str]]  # task -> list files and folders; as in the yaml if not found
     jsons: Dict[str, str]  # task -> COCO JSON; as in the yaml if not found
     train_weights: Tuple[float, ...] = ()  # of each entry of train; empty: all 1
+    root: str = ""  # the key path
 
     @property
     def nc(self) -> int:
         return len(self.names)
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """What the keypoints are."""
+        return self.declared.skeleton
+
+    @property
+    def nkpt(self) -> int:
+        return self.skeleton.count
 
     def images(self, task: str) -> List[str]:
         """Image paths of `train`, `val` or `test`.
@@ -59,9 +75,10 @@ class DataYaml(NamedTuple):
 
     def _existing(self, key: str, entry: str) -> str:
         if not Path(entry).exists():
+            below = "below path %s nor " % self.root if self.root else ""
             raise InputError(
-                "%s: %s: %s is neither beside the yaml file nor in the working directory"
-                % (self.path, key, entry)
+                "%s: %s: %s is neither %sbeside the yaml file nor in the working directory"
+                % (self.path, key, entry, below)
             )
         return entry
 
@@ -83,53 +100,72 @@ def read_data(path: Union[str, Path]) -> DataYaml:
         raise InputError("`data` %s: not YAML (%s)" % (path, one_line(e))) from e
     if not isinstance(content, dict):
         raise InputError("`data` %s: expected keys train, val, nc, names" % path)
-    unknown = [str(k) for k in content if k not in KEYS]
+    unknown = [str(k) for k in content if k not in KEYS and k not in PASSED_OVER]
     if unknown:
         warnings.warn(
             "%s: keys that mean nothing here: %s" % (path, ", ".join(unknown)),
             InputWarning,
             stacklevel=2,
         )
-    names = _names(path, content)
-    nkpt = content.get("nkpt", len(COCO_NAMES))
-    if type(nkpt) is not int or not 1 <= nkpt <= 1000:
-        raise InputError("%s: nkpt %s, expected the number of keypoints" % (path, nkpt))
+    try:
+        names = _names(content)
+        declared = skeleton.read_skeleton(content)
+    except ValueError as e:
+        raise InputError("%s: %s" % (path, e)) from e
+    folders = _folders(path, content)
     splits = {}
     for task in TASKS:
         entries = content.get(task)
         if entries is None or entries == "":
             continue
         entries = entries if isinstance(entries, list) else [entries]
-        splits[task] = [_find(path, task, entry) for entry in entries]
+        splits[task] = [_find(path, task, entry, folders=folders) for entry in entries]
     jsons = {
-        task: _find(path, task + "-annotations", content[task + "-annotations"])
+        task: _find(path, task + "-annotations", content[task + "-annotations"], folders=folders)
         for task in TASKS
         if content.get(task + "-annotations")
     }
     weights = _train_weights(path, content, len(splits.get("train", [])))
-    return DataYaml(str(path), names, nkpt, _sigmas(path, content, nkpt), splits, jsons, weights)
+    root = str(content.get("path") or "")
+    return DataYaml(str(path), names, declared, splits, jsons, weights, root)
 
 
-def _names(path: Path, content: Dict[str, Any]) -> List[str]:
+def assumptions(data: DataYaml, skel: Optional[Skeleton] = None) -> List[str]:
+    """Lines that tell what is taken for granted about the keypoints, because no key says it.
+
+    Args: skel: what they are taken for, None: what the yaml says.
+    """
+    lines = []
+    skel, told = skel or data.skeleton, data.declared.told
+    if skel.is_coco and not data.declared.names_told and "person" not in map(str.lower, data.names):
+        lines.append(
+            "%s: the 17 keypoints of %s are taken as COCO's (nose, left_eye, ...); if they are "
+            "others, name them: kpt_names" % (data.path, ", ".join(data.names[:3]))
+        )
+    if skel.flip_index is None:
+        lines.append(
+            "%s: no flip_idx, so images are not mirrored; it holds the keypoint that each one "
+            "is in a mirror, its own number where there is no left and right" % data.path
+        )
+    elif not skel.is_coco and "flip_idx" not in told:
+        lines.append("%s: left/right pairs are taken from the names of the keypoints" % data.path)
+    return lines
+
+
+def _names(content: Dict[str, Any]) -> List[str]:
     names = content.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise InputError("%s: names: expected a list of class names, such as ['person']" % path)
+    if isinstance(names, dict) and names:
+        names = skeleton.numbered_list(names, "names")
+    if not isinstance(names, list) or not names or not all(type(n) in (str, int) for n in names):
+        raise ValueError("names: expected a list of class names, such as ['person']")
+    names = [str(name) for name in names]
+    if len(set(names)) < len(names):
+        twice = next(n for i, n in enumerate(names) if n in names[:i])
+        raise ValueError("names: %s is there twice" % twice)
     nc = content.get("nc", len(names))
     if nc != len(names):
-        raise InputError("%s: nc is %s, but there are %d names" % (path, nc, len(names)))
-    return list(names)
-
-
-def _sigmas(path: Path, content: Dict[str, Any], nkpt: int) -> Optional[Tuple[float, ...]]:
-    sigmas = content.get("sigmas")
-    if sigmas is None:
-        return None
-    numbers = isinstance(sigmas, list) and all(isinstance(s, (int, float)) for s in sigmas)
-    if not numbers or len(sigmas) != nkpt or min(sigmas) <= 0:
-        raise InputError("%s: sigmas: expected %d positive numbers" % (path, nkpt))
-    return tuple(float(s) for s in sigmas)
+        raise ValueError("nc is %s, but there are %d names" % (nc, len(names)))
+    return names
 
 
 def _train_weights(path: Path, content: Dict[str, Any], entries: int) -> Tuple[float, ...]:
@@ -145,9 +181,24 @@ def _train_weights(path: Path, content: Dict[str, Any], entries: int) -> Tuple[f
     return tuple(float(w) for w in weights)
 
 
-def _find(yaml_path: Path, key: str, entry: Any) -> str:
-    """A path of the yaml, beside the yaml or in the working directory; as it is if in neither."""
+def _folders(yaml_path: Path, content: Dict[str, Any]) -> List[Path]:
+    """Where relative paths of the yaml may start, the likeliest first."""
+    own = [yaml_path.parent, Path()]
+    root = content.get("path")
+    if root is None or root == "":
+        return own
+    if not isinstance(root, str):
+        raise InputError("%s: path: expected a folder, got %s" % (yaml_path, str(root)[:60]))
+    root = Path(root).expanduser()
+    return [folder / root for folder in own if (folder / root).is_dir()] + own
+
+
+def _find(yaml_path: Path, key: str, entry: Any, *, folders: List[Path]) -> str:
+    """A path of the yaml, below one of the folders; as it is if below none."""
     if not isinstance(entry, str):
         raise InputError("%s: %s: expected a path, got %s" % (yaml_path, key, str(entry)[:60]))
-    candidates = (yaml_path.parent / entry, Path(entry))
+    spellings = [entry]
+    if entry.startswith("../"):
+        spellings.append(entry[len("../") :])
+    candidates = (folder / spelling for spelling in spellings for folder in folders)
     return next((str(c) for c in candidates if c.exists()), entry)

@@ -15,7 +15,8 @@ from utils.dataset.data_yaml import DataYaml
 from utils.dataset.labels import Labels, label_path, labels_to_ground_truth, read_labels
 from utils.errors import InputError
 from utils.pose.ground_truth import GroundTruth
-from utils.pose.keypoints import oks_sigmas
+from utils.pose.keypoints import Skeleton
+from utils.pose.skeleton import Declared
 
 
 class EvalSet(NamedTuple):
@@ -26,10 +27,23 @@ class EvalSet(NamedTuple):
     known: List[Union[GroundTruth, Labels]]  # what is on each image
     sizes: List[Optional[Tuple[int, int]]]  # (height, width) px as the JSON says, None: unknown
     names: List[str]
-    nkpt: int
-    sigmas: Tuple[float, ...]
+    declared: Declared  # what the keypoints are
     annotations: Optional[str]  # the COCO JSON
     category_ids: List[int]  # of each class, for results files
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """What the keypoints are."""
+        return self.declared.skeleton
+
+    @property
+    def nkpt(self) -> int:
+        return self.skeleton.count
+
+    @property
+    def sigmas(self) -> Tuple[float, ...]:
+        """OKS sigma of each keypoint."""
+        return self.skeleton.sigmas
 
     @property
     def count(self) -> int:
@@ -66,10 +80,12 @@ def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> 
             "%s, %s: %d of %d images do not exist, first %s"
             % (data.path, task, len(missing), len(paths), missing[0])
         )
-    sigmas = data.sigmas or oks_sigmas(data.nkpt)
+    declared = data.declared
     annotations = None if from_labels_only else data.annotations(task)
     if annotations is not None:
-        coco = read_coco(annotations, data.names, data.nkpt)
+        wanted = data.skeleton if declared.names_told else None
+        coco = read_coco(annotations, data.names, data.nkpt, wanted=wanted)
+        declared = declared if declared.names_told else _with(declared, coco.skeleton)
         ids = _ids_in_json(paths, coco.images, annotations)
         known: List[Union[GroundTruth, Labels]] = [coco.ground_truths[i] for i in ids]
         sizes: List[Optional[Tuple[int, int]]] = [coco.images[i].hw for i in ids]
@@ -77,9 +93,16 @@ def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> 
     else:
         ids, known = image_ids(paths), list(_labels(paths, data, task))
         sizes, category_ids = [None] * len(paths), [c + 1 for c in range(data.nc)]
-    return EvalSet(
-        paths, ids, known, sizes, data.names, data.nkpt, sigmas, annotations, category_ids
-    )
+    return EvalSet(paths, ids, known, sizes, data.names, declared, annotations, category_ids)
+
+
+def _with(declared: Declared, found: Optional[Skeleton]) -> Declared:
+    """A declaration that leaves open what the points are, and what a COCO JSON says of them."""
+    if found is None or found.numbered:
+        return declared
+    if declared.sigmas_told:
+        found = found._replace(sigmas=declared.skeleton.sigmas)
+    return declared._replace(skeleton=found, told=(*declared.told, "kpt_names"))
 
 
 def _ids_in_json(paths: Sequence[str], images: Dict[int, CocoImage], json_path: str) -> List[int]:
@@ -125,4 +148,4 @@ def _labels(paths: Sequence[str], data: DataYaml, task: str):
             % (data.path, task, len(missing), len(paths), missing[0])
         )
     for file in files:
-        yield read_labels(file, data.nkpt, data.nc)
+        yield read_labels(file, data.nkpt, data.nc, dims=data.declared.dims)

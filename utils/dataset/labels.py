@@ -6,11 +6,13 @@
 
 One person a line: class, cx cy w h of the box, then K x (x y v), all divided by the image size
 but class and v. v: 0 not labelled, 1 labelled but hidden, 2 visible. No line: nobody is there.
+Other tools also write K x (x y), where 0 0 is not labelled, and lines of a box alone, of which no
+keypoint is labelled.
 """
 
 import os
 from pathlib import Path
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -48,59 +50,112 @@ def join_labels(items: Sequence[Labels]) -> Labels:
     return Labels(*(np.concatenate(parts) for parts in zip(*items)))
 
 
-def parse_labels(text: str, nkpt: Optional[int] = None, nc: Optional[int] = None) -> Labels:
+def parse_labels(
+    text: str, nkpt: Optional[int] = None, nc: Optional[int] = None, *, dims: int = 3
+) -> Labels:
     """The content of a label file.
 
     Args:
         nkpt: keypoints a row must have; None: as many as the first row has (0 for no rows).
         nc: number of classes; None: any class index.
+        dims: values of a keypoint, 3 (x y v) or 2 (x y); where `nkpt` is None the rows tell.
 
     Raises ValueError, `line 3: reason`, at the first row that is not a label.
     """
-    labels, faults = scan_labels(text, nkpt, nc)
+    labels, faults = scan_labels(text, nkpt, nc, dims=dims)
     if faults:
         raise ValueError("line %d: %s" % faults[0])
     return labels
 
 
 def scan_labels(
-    text: str, nkpt: Optional[int] = None, nc: Optional[int] = None
+    text: str, nkpt: Optional[int] = None, nc: Optional[int] = None, *, dims: int = 3
 ) -> Tuple[Labels, List[Tuple[int, str]]]:
     """parse_labels for a file that may have faults: (the good rows, [(line number, reason)])."""
     text = text[1:] if text.startswith("\ufeff") else text  # Windows editors mark UTF-8 so
     lines = [(i, line.split()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         return empty_labels(nkpt or 0), []
-    width = len(lines[0][1]) if nkpt is None else 5 + 3 * nkpt
-    if width < 8 or (width - 5) % 3:
-        reason = "%d columns, expected 5 + 3 x keypoints" % width
-        return empty_labels(0), [(lines[0][0], reason)]
-    faults = {}  # line number -> first reason
+    if nkpt is None:
+        try:
+            nkpt, dims = count_keypoints([words for _, words in lines])
+        except ValueError as e:
+            return empty_labels(0), [(lines[0][0], str(e))]
+    faults: Dict[int, str] = {}  # line number -> first reason
+    numbers: List[int] = []
+    rows: List[np.ndarray] = []
     for number, words in lines:
-        if len(words) != width:
-            faults[number] = "%d columns, expected %d (class, cx cy w h, %d x (x y v))" % (
-                len(words), width, (width - 5) // 3,
-            )  # fmt: skip
-    lines = [item for item in lines if item[0] not in faults]
-    try:
-        rows = np.array([words for _, words in lines], np.float64)
-    except ValueError:
-        for number, words in lines:
-            word = next((w for w in words if not _is_number(w)), None)
-            if word is not None:
-                faults[number] = "%s is not a number" % word[:40]
-        lines = [item for item in lines if item[0] not in faults]
-        rows = np.array([words for _, words in lines], np.float64)
-    rows = rows.reshape(-1, width)
-    good = np.ones(len(rows), bool)
-    for bad, reason in _faults(rows, nc):
+        try:
+            rows.append(_row(words, nkpt, dims))
+            numbers.append(number)
+        except ValueError as e:
+            faults[number] = str(e)
+    table = np.array(rows, np.float64).reshape(-1, 5 + 3 * nkpt)
+    good = np.ones(len(table), bool)
+    for bad, reason in _faults(table, nc):
         if bad.any():
             for i in np.flatnonzero(bad & good):
-                faults[lines[i][0]] = reason
+                faults[numbers[i]] = reason
             good &= ~bad
-    rows = rows[good]
-    points = rows[:, 5:].reshape(len(rows), (width - 5) // 3, 3)
-    return Labels(rows[:, 0].astype(np.int64), rows[:, 1:5], points), sorted(faults.items())
+    table = table[good]
+    points = table[:, 5:].reshape(len(table), nkpt, 3)
+    return Labels(table[:, 0].astype(np.int64), table[:, 1:5], points), sorted(faults.items())
+
+
+def count_keypoints(rows: Sequence[Sequence[str]]) -> Tuple[int, int]:
+    """(keypoints, values of each: 3, 2 or 0 for boxes alone) of the words of some label rows.
+
+    6 x n values may be 3n points x y or 2n points x y v: they are the latter if every third is a
+    visibility. Raises ValueError for a number of columns that is neither.
+    """
+    columns = next((len(words) for words in rows if len(words) != 5), 5)
+    values = columns - 5
+    if values == 0:
+        return 0, 0
+    if values > 0 and values % 3 == 0:
+        thirds = [words[7::3] for words in rows if len(words) == columns]
+        if values % 2 or all(_is_visibility(w) for words in thirds for w in words):
+            return values // 3, 3
+    if values < 2 or values % 2:
+        raise ValueError("%d columns, expected 5 + 3 x keypoints" % columns)
+    return values // 2, 2
+
+
+def _is_visibility(word: str) -> bool:
+    return _is_number(word) and float(word) in (0, 1, 2)
+
+
+def _row(words: List[str], nkpt: int, dims: int) -> np.ndarray:
+    """(5 + 3K,) float64 of a row of 5 + 3K, 5 + 2K or 5 columns. Raises ValueError."""
+    columns = len(words)
+    if columns not in (5, 5 + dims * nkpt):
+        raise ValueError(_columns_fault(columns, nkpt, dims))
+    try:
+        row = np.array(words, np.float64)
+    except ValueError:
+        word = next((w for w in words if not _is_number(w)), "")
+        raise ValueError("%s is not a number" % word[:40]) from None
+    if columns == 5 + 3 * nkpt:
+        return row
+    full = np.zeros(5 + 3 * nkpt)
+    full[:5] = row[:5]
+    if columns > 5:
+        points = row[5:].reshape(nkpt, 2)
+        points = np.where((points < 0).any(1, keepdims=True), 0.0, points)  # another way to say so
+        full[5:].reshape(nkpt, 3)[:, :2] = points
+        full[7::3] = 2.0 * (points != 0).any(1)
+    return full
+
+
+def _columns_fault(columns: int, nkpt: int, dims: int) -> str:
+    """What a row with a wrong number of columns looks like."""
+    text = "%d columns, expected %d (class, cx cy w h, %d x (%s))" % (
+        columns, 5 + dims * nkpt, nkpt, "x y" if dims == 2 else "x y v",
+    )  # fmt: skip
+    for count, each in ((nkpt, 5 - dims), ((columns - 5) // dims, dims)):
+        if count > 0 and columns == 5 + each * count:
+            return "%s; kpt_shape [%d, %d] would fit" % (text, count, each)
+    return text
 
 
 def _faults(rows: np.ndarray, nc: Optional[int]) -> Iterable[Tuple[np.ndarray, str]]:
@@ -132,11 +187,15 @@ def _is_number(word: str) -> bool:
 
 
 def read_labels(
-    path: Union[str, Path], nkpt: Optional[int] = None, nc: Optional[int] = None
+    path: Union[str, Path],
+    nkpt: Optional[int] = None,
+    nc: Optional[int] = None,
+    *,
+    dims: int = 3,
 ) -> Labels:
     """A label file; see parse_labels. Raises InputError `path, line 3: reason`."""
     try:
-        return parse_labels(Path(path).read_text(encoding="utf-8"), nkpt, nc)
+        return parse_labels(Path(path).read_text(encoding="utf-8"), nkpt, nc, dims=dims)
     except UnicodeDecodeError as e:
         raise InputError("%s: not a text file" % path) from e
     except ValueError as e:

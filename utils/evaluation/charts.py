@@ -12,7 +12,7 @@ from utils.dataset.labels import Labels
 from utils.evaluation.evaluate import Accuracy
 from utils.evaluation.metrics import RECALLS, THRESHOLDS, Curve
 from utils.files import atomic_path
-from utils.pose.keypoints import side_color, skeleton
+from utils.pose.keypoints import Skeleton
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#e8710a", "#15803d", "#64748b"
 DPI = 110
@@ -84,12 +84,11 @@ def _frame(axis: Any, title: str, x: str, *, y: str) -> None:
     axis.legend(frameon=False, fontsize=9)
 
 
-def keypoint_chart(path: Path, similarity: np.ndarray) -> None:
+def keypoint_chart(path: Path, similarity: np.ndarray, skel: Skeleton) -> None:
     """Mean OKS of each keypoint of the persons found; green left, orange right, blue centre."""
     count = len(similarity)
-    skel = skeleton(count)
     figure, (axis,) = _figure(1, max(2.0, 0.24 * count + 0.8))
-    colors = [[c / 255 for c in side_color(s)[::-1]] for s in skel.sides]
+    colors = [[c / 255 for c in skel.color(k)[::-1]] for k in range(count)]
     values = np.nan_to_num(similarity)
     axis.barh(range(count), values, color=colors, height=0.7)
     for i, value in enumerate(similarity):
@@ -172,7 +171,7 @@ def training_chart(path: Path, rows: Sequence[Dict[str, float]]) -> None:
     _save(figure, path)
 
 
-def labels_chart(path: Path, labels: Sequence[Labels]) -> None:
+def labels_chart(path: Path, labels: Sequence[Labels], skel: Skeleton) -> None:
     """Overview of the training labels: persons an image, box sizes, places, labelled keypoints."""
     figure, axes = _figure(4)
     counts = np.array([one.count for one in labels])
@@ -185,8 +184,7 @@ def labels_chart(path: Path, labels: Sequence[Labels]) -> None:
     axes[2].hist2d(boxes[:, 0], 1 - boxes[:, 1], 40, range=((0, 1), (0, 1)), cmap="Blues")
     axes[2].set_title("where the boxes' centres are", loc="left", fontsize=11)
     visible = np.concatenate([one.keypoints[..., 2] for one in labels])
-    skel = skeleton(visible.shape[1])
-    colors = [[c / 255 for c in side_color(s)[::-1]] for s in skel.sides]
+    colors = [[c / 255 for c in skel.color(k)[::-1]] for k in range(skel.count)]
     axes[3].barh(range(visible.shape[1]), (visible > 0).mean(0), color=colors, height=0.7)
     names = [n.replace("_", " ") for n in skel.names]
     axes[3].set_yticks(range(visible.shape[1]), names, fontsize=7)

@@ -13,14 +13,16 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
-from utils.dataset.coco import Rows, result_rows
+from utils.dataset.coco_results import Rows, result_rows
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.images import read_image, read_image_hw
 from utils.errors import InputError
 from utils.evaluation import metrics
+from utils.evaluation.agreement import check_model, common_skeleton
 from utils.evaluation.metrics import Curve, Matches, Precision, Scored
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.ground_truth import GroundTruth
+from utils.pose.keypoints import COCO, Skeleton
 from utils.pose.letterbox import HW, rectangle
 from utils.pose.poses import Poses
 from utils.runtime.predictor import Predictor, Prepared
@@ -78,6 +80,7 @@ class Evaluation(NamedTuple):
     ms_each: Dict[str, float]  # milliseconds an image of each stage, added over threads
     wall_s: float  # reading to NMS
     metrics_s: float
+    skeleton: Skeleton = COCO  # what the keypoints are
 
     @property
     def pose(self) -> Dict[str, float]:
@@ -109,6 +112,7 @@ def evaluate(
     Raises InputError for a model that does not fit the data and images that cannot be read.
     """
     check_model(predictor, eval_set, single_class)
+    skel = common_skeleton(predictor.backend, eval_set)
     timer = StageTimer(STAGES)
     found: List[Optional[Poses]] = [None] * eval_set.count
     sizes: List[HW] = [(0, 0)] * eval_set.count
@@ -132,37 +136,15 @@ def evaluate(
         measured = [_one_class(r) for r in rows], [_one_class(t) for t in ground_truths]
     else:
         measured = rows, ground_truths
-    accuracy = measure(*measured, eval_set.image_ids, names, eval_set.sigmas)
+    accuracy = measure(*measured, eval_set.image_ids, names, skel.sigmas)
     spent = time.perf_counter() - started
     each = timer.milliseconds_each(eval_set.count)
-    return Evaluation(accuracy, rows, ground_truths, sizes, eval_set.count, each, wall, spent)
+    return Evaluation(accuracy, rows, ground_truths, sizes, eval_set.count, each, wall, spent, skel)
 
 
 def _one_class(items: Any) -> Any:
     """Rows or GroundTruth with everybody in class 0."""
     return items._replace(classes=np.zeros_like(items.classes))
-
-
-def check_model(predictor: Predictor, eval_set: EvalSet, single_class: bool = False) -> None:
-    """Raise InputError if keypoints or classes of model and data differ, or nothing is there."""
-    backend = predictor.backend
-    if not eval_set.count:
-        raise InputError("no images to test on")
-    if backend.nkpt != eval_set.nkpt:
-        raise InputError(
-            "the model has %d keypoints, the data %d; test it on data of its own kind "
-            "(key nkpt of the data yaml)" % (backend.nkpt, eval_set.nkpt)
-        )
-    if backend.nc != len(eval_set.names) and not single_class:
-        raise InputError(
-            "the model has %d classes (%s), the data %d (%s); `single_cls` takes all as one"
-            % (
-                backend.nc,
-                ", ".join(backend.names[:5]),
-                len(eval_set.names),
-                ", ".join(eval_set.names[:5]),
-            )
-        )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.dataset.coco import Rows
+from utils.dataset.coco_results import Rows
 from utils.pose.ground_truth import GroundTruth
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of OKS or IoU

@@ -7,7 +7,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from utils.dataset.coco import Rows, api_content, coco_api_figures, result_json
+from utils.dataset.coco import api_content
+from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.labels import Labels, format_labels
 from utils.errors import InputWarning
@@ -88,21 +89,15 @@ def coco_api_lines(eval_set: EvalSet, evaluation: Evaluation, single_class: bool
         return ["pycocotools: the data yaml names no COCO JSON; figures are from the label files"]
     if single_class and len(eval_set.names) > 1:
         return ["pycocotools: not comparable, it knows no `single_cls`"]
-    ground_truth = api_content(eval_set.annotations, eval_set.category_ids, eval_set.nkpt)
+    ground_truth = api_content(eval_set.annotations, eval_set.category_ids, eval_set.skeleton)
     found = list(_that_count(eval_set, evaluation))
+    sigmas = evaluation.skeleton.sigmas
     lines = []
     for kind, names, ours in (
         ("keypoints", POSE_FIGURES, evaluation.pose),
         ("bbox", BOX_FIGURES, evaluation.box),
     ):
-        args = (
-            ground_truth,
-            found,
-            eval_set.image_ids,
-            kind,
-            eval_set.sigmas,
-            eval_set.category_ids,
-        )
+        args = (ground_truth, found, eval_set.image_ids, kind, sigmas, eval_set.category_ids)
         theirs = coco_api_figures(*args)
         if theirs is None:
             return ["pycocotools: not installed (pip install pycocotools); figures are ours"]
@@ -214,7 +209,9 @@ def write_charts(outcome: Outcome, eval_set: EvalSet) -> List[ReportImage]:
     folder, accuracy = outcome.folder, outcome.evaluation.accuracy
     charts.pr_chart(folder / "pr.png", accuracy)
     charts.confidence_chart(folder / "confidence.png", accuracy)
-    charts.keypoint_chart(folder / "keypoints.png", accuracy.keypoint_oks)
+    charts.keypoint_chart(
+        folder / "keypoints.png", accuracy.keypoint_oks, outcome.evaluation.skeleton
+    )
     images = [
         ReportImage("Precision over recall", folder / "pr.png"),
         ReportImage("Precision, recall and F1 over confidence", folder / "confidence.png"),
@@ -246,7 +243,7 @@ def _worst_sheet(evaluation: Evaluation, eval_set: EvalSet, errors: Sequence) ->
                 title,
             )
         )
-    return contact_sheet(tiles, eval_set.names)
+    return contact_sheet(tiles, eval_set.names, skel=evaluation.skeleton)
 
 
 def _ground_truth_poses(ground_truth: GroundTruth) -> Poses:

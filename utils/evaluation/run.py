@@ -18,8 +18,9 @@ from utils.dataset.data_yaml import TASKS, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.errors import InputError, InputWarning
 from utils.evaluation import results
+from utils.evaluation.agreement import check_model
 from utils.evaluation.config import EvaluateConfig
-from utils.evaluation.evaluate import Evaluation, check_model, evaluate, read_or_say
+from utils.evaluation.evaluate import Evaluation, evaluate, read_or_say
 from utils.evaluation.report import write_report
 from utils.evaluation.results import Outcome
 from utils.evaluation.tables import accuracy_lines

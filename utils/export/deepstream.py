@@ -8,7 +8,6 @@ from typing import Dict, List, Optional, Tuple
 from utils.errors import InputError
 from utils.export.deploy_model import DeployModel, Engine
 from utils.files import atomic_path
-from utils.pose.keypoints import skeleton
 from utils.runtime.backend import EmbeddedNms, format_shape
 
 SOURCES = Path(__file__).resolve().parents[2] / "deploy" / "deepstream"
@@ -124,7 +123,7 @@ def write_deepstream(
         classes=len(model.identity.info.names),
         threshold=nms.conf_thres,
     )
-    skel = skeleton(model.identity.info.nkpt)
+    skel = model.identity.info.skeleton
     pose = {
         "keypoints": skel.names,
         "limbs": skel.limbs,

@@ -8,6 +8,7 @@ from typing import Any, Dict, Sequence, Tuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.pose.skeleton import skeleton_keys
 
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
 OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
@@ -123,6 +124,7 @@ def _set_metadata(graph: Any, model: Any, net_hw: Tuple[int, int]) -> None:
         "names": list(model.names),
         "nc": model.nc,
         "nkpt": model.nkpt,
+        **skeleton_keys(model.skeleton),
         "stride": model.max_stride,
         "imgsz": list(net_hw),
     }

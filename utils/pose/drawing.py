@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from utils.pose.ground_truth import GroundTruth
-from utils.pose.keypoints import side_color, skeleton
+from utils.pose.keypoints import Skeleton, skeleton
 from utils.pose.poses import Poses
 
 # BGR, one a class, repeated when they run out
@@ -33,6 +33,7 @@ def draw_poses(
     poses: Poses,
     names: Sequence[str],
     *,
+    skel: Optional[Skeleton] = None,
     line_width: int = 0,
     labels: bool = True,
     confidences: bool = True,
@@ -44,6 +45,7 @@ def draw_poses(
     Args:
         poses: in pixels of this image.
         names: class names.
+        skel: what the keypoints are. None: COCO's if they are 17, else points without limbs.
         line_width: px, 0: by image size.
         labels, confidences: class name and score above each box.
         kpt_thres: keypoints with a confidence of at most this are not drawn.
@@ -52,7 +54,7 @@ def draw_poses(
     Left is green, right is orange, seen from the person. Better poses are drawn last, on top.
     """
     width = line_width or default_line_width((image.shape[0], image.shape[1]))
-    skel = skeleton(poses.keypoints.shape[1])
+    skel = skel or skeleton(poses.keypoints.shape[1])
     if ids is None:
         colors = [CLASS_COLORS[c % len(CLASS_COLORS)] for c in poses.classes.tolist()]
     else:
@@ -87,19 +89,19 @@ def draw_box(
 
 
 def draw_keypoints(
-    image: np.ndarray, keypoints: np.ndarray, skel, *, width: int, kpt_thres: float
+    image: np.ndarray, keypoints: np.ndarray, skel: Skeleton, *, width: int, kpt_thres: float
 ) -> None:
     """Limbs and points of one person, (K, 3) x y confidence."""
     shown = (keypoints[:, 2] > kpt_thres) & np.isfinite(keypoints).all(1)
     points = _fixed(keypoints[:, :2])
     for a, b in skel.limbs:
         if shown[a] and shown[b]:
-            color = side_color(skel.sides[a] if skel.sides[a] == skel.sides[b] else "center")
-            cv2.line(image, tuple(points[a]), tuple(points[b]), color, width, cv2.LINE_AA, SHIFT)
+            ends = tuple(points[a]), tuple(points[b])
+            cv2.line(image, *ends, skel.limb_color(a, b), width, cv2.LINE_AA, SHIFT)
     radius = (width + 1) << SHIFT
     for k in np.flatnonzero(shown):
         center = tuple(points[k])
-        cv2.circle(image, center, radius, side_color(skel.sides[k]), -1, cv2.LINE_AA, SHIFT)
+        cv2.circle(image, center, radius, skel.color(k), -1, cv2.LINE_AA, SHIFT)
 
 
 def draw_ground_truth(
@@ -107,6 +109,7 @@ def draw_ground_truth(
     ground_truth: GroundTruth,
     names: Sequence[str],
     *,
+    skel: Optional[Skeleton] = None,
     line_width: int = 0,
     ids: bool = False,
 ) -> None:
@@ -115,6 +118,7 @@ def draw_ground_truth(
     Args:
         ground_truth: in pixels of this image.
         names: class names; a single one is not written at each box.
+        skel: what the keypoints are, see draw_poses.
         line_width: px, 0: by image size.
         ids: the number of each keypoint beside it.
 
@@ -122,7 +126,7 @@ def draw_ground_truth(
     """
     hw = (image.shape[0], image.shape[1])
     width = line_width or default_line_width(hw)
-    skel = skeleton(ground_truth.keypoints.shape[1])
+    skel = skel or skeleton(ground_truth.keypoints.shape[1])
     for i in range(ground_truth.count):
         color = CLASS_COLORS[int(ground_truth.classes[i]) % len(CLASS_COLORS)]
         low, size = ground_truth.boxes[i, :2], ground_truth.boxes[i, 2:]
@@ -190,7 +194,13 @@ class Tile(NamedTuple):
     title: str
 
 
-def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2) -> np.ndarray:
+def contact_sheet(
+    tiles: Sequence[Tile],
+    names: Sequence[str],
+    columns: int = 2,
+    *,
+    skel: Optional[Skeleton] = None,
+) -> np.ndarray:
     """Each image twice, labels beside predictions, as one (H, W, 3) uint8 BGR image."""
     cells = []
     for tile in tiles:
@@ -201,7 +211,9 @@ def contact_sheet(tiles: Sequence[Tile], names: Sequence[str], columns: int = 2)
             scaled = poses._replace(
                 boxes=poses.boxes * np.float32(scale), keypoints=poses.keypoints * factor
             )
-            draw_poses(fitted, scaled, names, line_width=1, labels=labels, confidences=labels)
+            draw_poses(
+                fitted, scaled, names, skel=skel, line_width=1, labels=labels, confidences=labels
+            )
             pair.append(_center(fitted, TILE_HW))
         bar = np.full((BAR, 2 * TILE_HW[1] + GAP, 3), 255, np.uint8)
         title = _ascii(tile.title[:95])

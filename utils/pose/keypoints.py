@@ -1,10 +1,12 @@
 """What the toolkit knows about keypoints: names, pairs, limbs, sigmas, colours.
 
-The one place that knows "17". Other keypoint counts work everywhere, without names, limbs or
-left/right pairs. Order, sigmas and limbs: COCO keypoint task, cocodataset.org/#keypoints-eval.
+The one place that knows "17". What the points of a dataset are is declared in its data yaml
+(skeleton.py) and carried by each model; without a declaration 17 points are COCO's and any other
+number has no names, limbs or left/right pairs. Order, sigmas and limbs: COCO keypoint task,
+cocodataset.org/#keypoints-eval.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 COCO_NAMES: Tuple[str, ...] = (
     "nose",
@@ -81,12 +83,44 @@ CENTER_COLOR: Color = (255, 170, 60)  # nose, and limbs that join both sides: bl
 
 
 class Skeleton(NamedTuple):
-    """How one keypoint layout is named, mirrored and drawn."""
+    """How one keypoint layout is named, mirrored, measured and drawn."""
 
     names: Tuple[str, ...]
-    limbs: Tuple[Tuple[int, int], ...]
+    limbs: Tuple[Tuple[int, int], ...]  # 0-based (from, to)
     flip_index: Optional[Tuple[int, ...]]  # row i of a mirrored image is row flip_index[i]
-    sides: Tuple[str, ...]  # "left", "right" or "center" for each keypoint
+    sigmas: Tuple[float, ...]  # OKS sigma of each keypoint, fraction of the object scale
+    colors: Optional[Tuple[Color, ...]] = None  # BGR of each keypoint, None: by side
+
+    @property
+    def count(self) -> int:
+        """Number of keypoints."""
+        return len(self.names)
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether these are COCO's 17 keypoints in COCO's order."""
+        return self.names == COCO_NAMES
+
+    @property
+    def numbered(self) -> bool:
+        """Whether nobody has named the points: they are called 0, 1, ..."""
+        return self.names == tuple(str(i) for i in range(len(self.names)))
+
+    @property
+    def sides(self) -> Tuple[str, ...]:
+        """`left`, `right` or `center` of each keypoint, by its name."""
+        return tuple(_side(name) for name in self.names)
+
+    def color(self, k: int) -> Color:
+        """BGR colour of a keypoint."""
+        return side_color(_side(self.names[k])) if self.colors is None else self.colors[k]
+
+    def limb_color(self, a: int, b: int) -> Color:
+        """BGR colour of the limb from a to b: that of its side, or of the point it ends in."""
+        if self.colors is not None:
+            return self.colors[b]
+        side = _side(self.names[a])
+        return side_color(side if side == _side(self.names[b]) else "center")
 
 
 def flip_index(count: int, pairs: Tuple[Tuple[int, int], ...]) -> Tuple[int, ...]:
@@ -97,21 +131,33 @@ def flip_index(count: int, pairs: Tuple[Tuple[int, int], ...]) -> Tuple[int, ...
     return tuple(index)
 
 
+def flip_of_names(names: Sequence[str]) -> Optional[Tuple[int, ...]]:
+    """The flip index that the names tell: left_x and right_x change places, others stay.
+
+    None where no name has a side, or the partner of one is missing.
+    """
+    known = {keypoint_name(name): k for k, name in enumerate(names)}
+    index, sided = [], False
+    for k, name in enumerate(names):
+        side = _side(name)
+        if side == "center":
+            index.append(k)
+            continue
+        words = keypoint_name(name).split("_")
+        place = 0 if words[0] == side else -1
+        words[place] = "right" if side == "left" else "left"
+        partner = known.get("_".join(words))
+        if partner is None:
+            return None
+        index.append(partner)
+        sided = True
+    return tuple(index) if sided else None
+
+
 def _side(name: str) -> str:
-    head = name.split("_")[0]
-    return head if head in ("left", "right") else "center"
-
-
-COCO = Skeleton(
-    COCO_NAMES, LIMBS, flip_index(len(COCO_NAMES), FLIP_PAIRS), tuple(_side(n) for n in COCO_NAMES)
-)
-
-
-def skeleton(nkpt: int) -> Skeleton:
-    """The COCO skeleton for 17 keypoints; numbered points without limbs or pairs otherwise."""
-    if nkpt == len(COCO_NAMES):
-        return COCO
-    return Skeleton(tuple(str(i) for i in range(nkpt)), (), None, ("center",) * nkpt)
+    """The side that the first or the last word of a name says."""
+    words = keypoint_name(name).split("_")
+    return next((w for w in (words[0], words[-1]) if w in ("left", "right")), "center")
 
 
 def keypoint_name(text: str) -> str:
@@ -124,6 +170,29 @@ def side_color(side: str) -> Color:
     return {"left": LEFT_COLOR, "right": RIGHT_COLOR}.get(side, CENTER_COLOR)
 
 
-def oks_sigmas(nkpt: int) -> Tuple[float, ...]:
-    """OKS sigmas: COCO's for 17 keypoints, DEFAULT_SIGMA for each of any other number."""
-    return SIGMAS if nkpt == len(SIGMAS) else (DEFAULT_SIGMA,) * nkpt
+COCO = Skeleton(COCO_NAMES, LIMBS, flip_index(len(COCO_NAMES), FLIP_PAIRS), SIGMAS)
+
+
+def plain_skeleton(count: int) -> Skeleton:
+    """Points of which only their number is known."""
+    return Skeleton(tuple(str(i) for i in range(count)), (), None, (DEFAULT_SIGMA,) * count)
+
+
+def skeleton(nkpt: int) -> Skeleton:
+    """What is assumed where nobody has declared the points: COCO's for 17, else nothing."""
+    return COCO if nkpt == len(COCO_NAMES) else plain_skeleton(nkpt)
+
+
+def skeleton_of_names(names: Sequence[str]) -> Skeleton:
+    """What the names alone tell: left/right pairs, and of COCO's points their limbs and sigmas."""
+    known = [keypoint_name(name) for name in names]
+    if tuple(known) == COCO_NAMES:
+        return COCO
+    limbs: Tuple[Tuple[int, int], ...] = ()
+    sigmas = (DEFAULT_SIGMA,) * len(known)
+    if set(known) <= set(COCO_NAMES):  # some of them, or in another order
+        sigmas = tuple(SIGMAS[COCO_NAMES.index(name)] for name in known)
+        ends = [(COCO_NAMES[a], COCO_NAMES[b]) for a, b in LIMBS]
+        both = [(a, b) for a, b in ends if a in known and b in known]
+        limbs = tuple((known.index(a), known.index(b)) for a, b in both)
+    return Skeleton(tuple(names), limbs, flip_of_names(names), sigmas)

@@ -10,15 +10,16 @@ are put back into the ONNX, whose nodes stay what they were. Imports torch, so c
 import json
 import math
 import random
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
-from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES, oks_sigmas
+from utils.pose import skeleton
+from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES
 from utils.pose.letterbox import HW
 from utils.quantization.activation_ranges import LEVELS
 from utils.quantization.images import read_batch
@@ -54,6 +55,7 @@ class Layout(NamedTuple):
 
     nc: int
     nkpt: int
+    sigmas: Tuple[float, ...]  # OKS sigma of each keypoint
 
     @property
     def width(self) -> int:
@@ -68,7 +70,11 @@ def read_layout(model: Any) -> Layout:
         nkpt = int(json.loads(values.get("nkpt", str(len(COCO_NAMES)))))
     except (ValueError, TypeError) as e:
         raise InputError("`distill`: metadata nc or nkpt of the ONNX is no number") from e
-    return Layout(nc, nkpt)
+    try:
+        keys = {key: json.loads(values[key]) for key in skeleton.KEYS if key in values}
+        return Layout(nc, nkpt, skeleton.of_model(keys, nkpt).sigmas)
+    except ValueError as e:
+        raise InputError("`distill`: metadata of the ONNX: %s" % one_line(e)) from e
 
 
 def read_levels(graph: Graph) -> List[List[str]]:
@@ -126,7 +132,7 @@ def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
     if channels % layout.width:
         raise InputError(
             "`distill`: a level of the head has %d channels, not a multiple of %d (5 + %d classes "
-            "+ 3 x %d keypoints)" % (channels, layout.width, *layout)
+            "+ 3 x %d keypoints)" % (channels, layout.width, layout.nc, layout.nkpt)
         )
     found, wanted = (t.reshape(b, -1, layout.width, h, w).transpose(2, 4) for t in (found, wanted))
     score = torch.sigmoid(wanted[..., 4])
@@ -141,7 +147,7 @@ def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
     points, target = (t[:, first:].reshape(len(t), -1, 3) for t in (found, wanted))
     extent = 2 * (target[..., :2].max(1).values - target[..., :2].min(1).values)  # cells
     area = extent.prod(1).clamp(min=1.0)  # about that of the box
-    sigmas = torch.tensor(oks_sigmas(layout.nkpt), device=found.device)
+    sigmas = torch.tensor(layout.sigmas, device=found.device)
     moved = (2 * (points[..., :2] - target[..., :2])).square().sum(-1)
     oks = torch.log1p(moved / (2 * AREA_OF_BOX * area[:, None] * (2 * sigmas).square()))
     seen = divergence(points[..., 2], target[..., 2]).mean(1)

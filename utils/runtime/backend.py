@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from utils.pose.detections import Detections
+from utils.pose.keypoints import Skeleton
 from utils.pose.layout import Layout
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Backend:
         input_shape: (B, 3, H, W); None where the model is dynamic.
         dtype: NumPy dtype of the input.
         names: class names. nc, nkpt: classes and keypoints. stride: px the size is a multiple of.
+        skeleton: what the keypoints are.
         imgsz: (height, width) the model was trained or exported for, None if unknown.
         embedded_nms: the embedded NMS, None if it has none.
         layout: how another exporter lays the output out, None: as we do.
@@ -58,6 +60,7 @@ class Backend:
     dtype: np.dtype
     names: List[str]
     nkpt: int
+    skeleton: Skeleton
     stride: int
     imgsz: Optional[Tuple[int, int]]
     embedded_nms: Optional[EmbeddedNms] = None
@@ -118,7 +121,7 @@ class Backend:
 
     def _set_identity(self, found: "Identity") -> None:
         """Adopt what utils/runtime/metadata.py read off the file."""
-        self.names, self.nkpt, self.stride, self.imgsz = found.info
+        self.names, self.nkpt, self.stride, self.imgsz, self.skeleton = found.info
         self.embedded_nms, self.layout, self._outputs = (
             found.embedded_nms,
             found.layout,

@@ -192,7 +192,7 @@ def make_tracks(
     high, low = thresholds(backend, config.conf_thres, config.track_low_thres)
     tracker = TrackerConfig(high, low, oks_weight=config.track_oks, max_lost=config.track_lost)
     smooth = SmoothConfig(config.smooth_cutoff, config.smooth_beta) if config.smooth else None
-    return low, Tracks(tracker, smooth)
+    return low, Tracks(tracker, smooth, sigmas=backend.skeleton.sigmas)
 
 
 def check_not_own_input(config: DetectConfig, source: Source) -> None:
@@ -281,7 +281,8 @@ def drawn(
     Tracks are updated, and labels, crops and JSON rows written on the way, before anything is
     drawn.
     """
-    names = detector.predictor.backend.names
+    backend = detector.predictor.backend
+    names, skel = backend.names, backend.skeleton
 
     def draw(found: Drawn) -> Drawn:
         with detector.timer("draw"):
@@ -289,6 +290,7 @@ def drawn(
                 found.frame.image,
                 found.poses,
                 names,
+                skel=skel,
                 line_width=config.line_thickness,
                 labels=not config.hide_labels,
                 confidences=not config.hide_conf,

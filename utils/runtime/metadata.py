@@ -2,8 +2,9 @@
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from utils.pose import skeleton
 from utils.pose.detections import Detections
-from utils.pose.keypoints import COCO_NAMES
+from utils.pose.keypoints import COCO_NAMES, Skeleton
 from utils.pose.layout import SUPPRESSED_ROWS, WAY_OUT, Dims, Layout, decode_text, find_layout
 from utils.runtime.backend import EmbeddedNms
 
@@ -17,6 +18,7 @@ class ModelInfo(NamedTuple):
     nkpt: int
     stride: int
     imgsz: Optional[Tuple[int, int]]
+    skeleton: Skeleton
 
 
 class Identity(NamedTuple):
@@ -145,7 +147,12 @@ def read_metadata(properties: Dict[str, str], width: int) -> ModelInfo:
         if any(type(v) is not int or v < 1 or v % stride for v in imgsz):
             raise ValueError("metadata imgsz: %s are no multiples of %d" % (imgsz, stride))
         imgsz = (imgsz[0], imgsz[1])
-    return ModelInfo(names, nkpt, stride, imgsz)
+    declared = {key: _metadata_value(properties, key, None) for key in skeleton.KEYS}
+    try:
+        skel = skeleton.of_model(declared, nkpt)
+    except ValueError as e:
+        raise ValueError("metadata %s" % e) from e
+    return ModelInfo(names, nkpt, stride, imgsz, skel)
 
 
 def read_names(properties: Dict[str, str]) -> List[str]:

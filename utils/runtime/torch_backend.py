@@ -50,7 +50,9 @@ class TorchBackend(Backend):
             raise InputError("`half`: FP16 inference of a .pt needs a GPU; drop `half`")
         from models.checkpoint import load_checkpoint
 
-        self._adopt(load_checkpoint(path).model, gpu, half, throughput=throughput)
+        checkpoint = load_checkpoint(path)
+        self._adopt(checkpoint.model, gpu, half, throughput=throughput)
+        self.imgsz = checkpoint.trained_hw
 
     @classmethod
     def of_model(cls, model: Any, gpu: int, half: bool) -> "TorchBackend":
@@ -68,7 +70,7 @@ class TorchBackend(Backend):
         self._device = torch.device("cpu" if gpu < 0 else "cuda:%d" % gpu)
         model = model.fuse()
         self.names, self.nkpt, self.stride = list(model.names), model.nkpt, model.max_stride
-        self.imgsz = None
+        self.skeleton, self.imgsz = model.skeleton, None
         model = model.half() if half else model
         self._model = model.to(self._device)
         self._half, self._local, self._capture = half, threading.local(), threading.Lock()

@@ -27,11 +27,19 @@ class _Sequence(NamedTuple):
 class Tracks:
     """IDs for the frames of a source; those of different videos and streams count on their own.
 
-    Args: smooth: also take the jitter out of the keypoints; None: leave them as they are.
+    Args:
+        smooth: also take the jitter out of the keypoints; None: leave them as they are.
+        sigmas: OKS sigma of each keypoint, None: COCO's.
     """
 
-    def __init__(self, config: TrackerConfig, smooth: Optional[SmoothConfig] = None):
-        self.config, self.smooth = config, smooth
+    def __init__(
+        self,
+        config: TrackerConfig,
+        smooth: Optional[SmoothConfig] = None,
+        *,
+        sigmas: Optional[Sequence[float]] = None,
+    ):
+        self.config, self.smooth, self.sigmas = config, smooth, sigmas
         self._sequences: Dict[str, _Sequence] = {}
 
     @property
@@ -58,7 +66,7 @@ class Tracks:
 
     def _new_sequence(self) -> _Sequence:
         smoother = None if self.smooth is None else KeypointSmoother(self.smooth)
-        return _Sequence(Tracker(self.config), smoother, restarts=0, frames=0)
+        return _Sequence(Tracker(self.config, self.sigmas), smoother, restarts=0, frames=0)
 
 
 def thresholds(

@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.pose import nms
-from utils.pose.keypoints import skeleton
+from utils.pose.keypoints import Skeleton
 from utils.pose.letterbox import HW
 from utils.pose.poses import Poses
 from utils.runtime.backend import Backend
@@ -33,7 +33,7 @@ class FlipPredictor(Predictor):
         **options: Any,
     ):  # fmt: skip
         super().__init__(backend, img_size, conf_thres, **options)
-        self._flip_index = _flip_index(backend.nkpt, "flip_test")
+        self._flip_index = _flip_index(backend.skeleton, "flip_test")
 
     def preprocess(self, images: Sequence[np.ndarray]) -> Prepared:
         return [self.view(images), self.view(_flipped(images))]
@@ -66,7 +66,7 @@ class MultiScalePredictor(Predictor):
                 "`augment`, or export without `end2end`"
             )
         super().__init__(backend, img_size, conf_thres, **options)
-        self._flip_index = _flip_index(backend.nkpt, "augment")
+        self._flip_index = _flip_index(backend.skeleton, "augment")
 
     def preprocess(self, images: Sequence[np.ndarray]) -> Prepared:
         return [
@@ -93,14 +93,13 @@ class MultiScalePredictor(Predictor):
         ]
 
 
-def _flip_index(nkpt: int, parameter: str) -> Tuple[int, ...]:
-    index = skeleton(nkpt).flip_index
-    if index is None:
+def _flip_index(skel: Skeleton, parameter: str) -> Tuple[int, ...]:
+    if skel.flip_index is None:
         raise InputError(
-            "`%s` flips images and needs left/right pairs, known for 17 keypoints; "
-            "this model has %d" % (parameter, nkpt)
+            "`%s` flips images and needs left/right pairs; this model of %d keypoints has none: "
+            "they are flip_idx of the data yaml that it is trained with" % (parameter, skel.count)
         )
-    return index
+    return skel.flip_index
 
 
 def _flipped(images: Sequence[np.ndarray]) -> List[np.ndarray]:

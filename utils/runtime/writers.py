@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 import cv2
 import numpy as np
 
-from utils.dataset.coco import result_json, result_rows
+from utils.dataset.coco_results import result_json, result_rows
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.outputs import check_all_replaceable, check_replaceable

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional, Sequence
 import numpy as np
 
 from utils.errors import InputError
-from utils.pose.keypoints import oks_sigmas
+from utils.pose.keypoints import skeleton
 from utils.pose.poses import Poses
 from utils.tracking.assignment import assign
 from utils.tracking.motion import BoxMotion
@@ -65,7 +65,7 @@ class Tracker:
     def __init__(
         self, config: Optional[TrackerConfig] = None, sigmas: Optional[Sequence[float]] = None
     ):
-        """Args: sigmas: of the OKS, one a keypoint; None: COCO's, see oks_sigmas."""
+        """Args: sigmas: of the OKS, one a keypoint; None: COCO's, see keypoints.skeleton."""
         self.config = config or TrackerConfig()
         self._sigmas = sigmas
         self._last_id = NO_ID
@@ -134,7 +134,7 @@ class Tracker:
         tracks, found = np.nonzero(similarity)
         if config.oks_weight and len(tracks):
             before = follow_box(self._keypoints, self._boxes, boxes)[tracks]
-            sigmas = self._sigmas or oks_sigmas(before.shape[1])
+            sigmas = self._sigmas or skeleton(before.shape[1]).sigmas
             alike = paired_oks(before, poses.keypoints[found], boxes[tracks], sigmas=sigmas)
             similarity[tracks, found] += config.oks_weight * (alike - similarity[tracks, found])
         return similarity

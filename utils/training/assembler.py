@@ -46,6 +46,7 @@ class Spec(NamedTuple):
     rect: bool = False  # no mosaic, batches of one shape
     multi_scale: bool = False
     pin: bool = False  # page-locked memory, for copies to a GPU
+    flip_index: Optional[Tuple[int, ...]] = None  # see Skeleton; None: images are not mirrored
 
 
 class TrainBatch(NamedTuple):
@@ -133,7 +134,9 @@ class Assembler:
         used = np.unique(np.where(samples.single[:, None], samples.images[:, -1:], samples.images))
         pixels, offsets, broken = self._pixels(job, used, hws=hws, collages=collages)
         labels, starts = self._labels(job.window, collages, broken)
-        persons = augment.transform_labels(samples, labels, starts, hws=hws, size=size)
+        persons = augment.transform_labels(
+            samples, labels, starts, hws=hws, size=size, flip_index=spec.flip_index
+        )
         matched = targets.match(
             persons, spec.anchors, spec.strides, size=size, anchor_t=hyp.anchor_t
         )

@@ -8,12 +8,11 @@ Coordinates are continuous pixels: (0, 0) is the corner of the first pixel. Thre
 another: source (an image as loaded), canvas (where images lie side by side), output (the sample).
 """
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from utils.dataset.labels import Labels
-from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW
 from utils.training.hyper_parameters import Hyp
 
@@ -160,7 +159,13 @@ def random_colors(rng: np.random.Generator, hyp: Hyp, count: int) -> np.ndarray:
 
 
 def transform_labels(
-    samples: Samples, labels: Labels, starts: np.ndarray, *, hws: np.ndarray, size: HW
+    samples: Samples,
+    labels: Labels,
+    starts: np.ndarray,
+    *,
+    hws: np.ndarray,
+    size: HW,
+    flip_index: Optional[Sequence[int]] = None,
 ) -> Persons:
     """The persons of all tiles in output pixels; those hardly in sight are left out.
 
@@ -170,6 +175,9 @@ def transform_labels(
     Args:
         labels, starts: persons of all W images one after the other; (W + 1,) where each begins.
         hws: (W, 2) height, width px of the images as loaded.
+        flip_index: see Skeleton; None where no matrix mirrors.
+
+    Raises ValueError for mirrored samples without a flip_index.
     """
     tiles = np.where(samples.single[:, None], np.arange(TILES) == TILES - 1, True)
     sample, tile = np.nonzero(tiles)
@@ -196,9 +204,10 @@ def transform_labels(
     inside = (points >= 0).all(2) & (points < limit[:2]).all(2)
     v = np.where(inside, labels.keypoints[row, :, 2], 0)
     keypoints = np.concatenate([np.where(v[..., None] > 0, points, 0), v[..., None]], 2)
-    flip_index = skeleton(keypoints.shape[1]).flip_index
-    if flip_index is not None:
-        swapped = is_reflection(matrix)
+    swapped = is_reflection(matrix)
+    if swapped.any():
+        if flip_index is None:
+            raise ValueError("flipped images, and nothing tells left keypoints from right ones")
         keypoints[swapped] = keypoints[swapped][:, list(flip_index)]
     found = Persons(sample, labels.classes[row], boxes, keypoints)
     return _blended(Persons(*(part[kept] for part in found)), samples)

@@ -12,6 +12,7 @@ from models.checkpoint import Checkpoint, load_checkpoint
 from models.yolo import Model, read_cfg
 from utils.dataset.data_yaml import DataYaml
 from utils.errors import InputError
+from utils.pose.keypoints import Skeleton
 from utils.pose.letterbox import HW
 from utils.training import anchors
 from utils.training.config import TrainConfig
@@ -37,6 +38,7 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
         raise InputError("`cfg` %s" % e) from e
     model = Model(cfg, nc=nc, nkpt=data.nkpt)
     model.names = ["object"] if config.single_cls and data.nc > 1 else list(data.names)
+    model.skeleton = _skeleton(data, checkpoint)
     count = model.parameter_count() / 1e6
     lines = ["%s: %.1f M parameters" % (config.cfg or config.weights, count)]
     if checkpoint is not None:
@@ -47,6 +49,15 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
     else:
         lines.append("no `weights`: from scratch")
     return model, lines
+
+
+def _skeleton(data: DataYaml, checkpoint: Optional[Checkpoint]) -> Skeleton:
+    """What the keypoints are: as the data says; if it does not say it, as the weights do."""
+    mine = data.skeleton
+    if checkpoint is None or data.declared.names_told or checkpoint.model.nkpt != data.nkpt:
+        return mine
+    theirs = checkpoint.model.skeleton
+    return theirs._replace(sigmas=mine.sigmas) if data.declared.sigmas_told else theirs
 
 
 def transfer(source: Model, model: Model, config: TrainConfig) -> str:

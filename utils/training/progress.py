@@ -124,12 +124,13 @@ def describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:
     for name, content in (("opt.yaml", config.plain()), ("hyp.yaml", trainer.hyp._asdict())):
         with atomic_path(folder / name) as tmp:
             tmp.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
-    charts.labels_chart(folder / "labels.png", trainer.batches.train_set.labels)
+    model = trainer.ema.model
+    charts.labels_chart(folder / "labels.png", trainer.batches.train_set.labels, model.skeleton)
     for i in range(min(DRAWN_BATCHES, trainer.batches.steps)):
         batch = trainer.batches.one(0, i)
         images, _ = to_device(batch, trainer.options.device)
         path = folder / ("train_batch%d.jpg" % i)
-        run_log.write_images(path, images, batch.persons, names=trainer.ema.model.names)
+        run_log.write_images(path, images, batch.persons, names=model.names, skel=model.skeleton)
 
 
 def epoch_line(row: Dict[str, float], epochs: int) -> str:

@@ -6,9 +6,9 @@ train(TrainConfig(cfg="models/hub/yolov5n6_kpts.yaml", data="data/custom_kpts.ya
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional
 
-from models.checkpoint import TrainingState, load_training_state
+from models.checkpoint import TrainingState, load_checkpoint, load_training_state
 from models.yolo import Model
-from utils.dataset.data_yaml import DataYaml, read_data
+from utils.dataset.data_yaml import DataYaml, assumptions, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.pose.letterbox import HW, stride_multiple
 from utils.training import distributed
@@ -78,15 +78,20 @@ class PreparedRun(NamedTuple):
 
 def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> PreparedRun:
     """Read the data, build the network and make the folder of the run."""
-    data = read_data(config.data)
+    data = known_data(config)
+    eval_set = read_eval_set(data, "val")
+    data = data._replace(declared=eval_set.declared)  # a COCO JSON may know more of the keypoints
     model, hyp, state = begin(config, data, ranks)
+    for line in assumptions(data, model.skeleton):
+        ranks.say(line)
+    if model.skeleton.flip_index is None:
+        hyp = hyp._replace(fliplr=0.0, flipud=0.0)
     check_freeze(model, config.freeze)
     size = stride_multiple(config.size, model.max_stride)
     if size != config.size:
         ranks.say("`img_size` %d: rounded up to %d, a multiple of %d"
                   % (config.size[0], size[0], model.max_stride))  # fmt: skip
     train_set = read_train_set(data, single_class=config.single_cls, workers=max(config.loaders, 1))
-    eval_set = read_eval_set(data, "val")
     for fault in fault_lines(train_set):
         ranks.warn(fault)
     ranks.say("%s: %d training images, %d persons; %d validation images"
@@ -94,7 +99,7 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
     if not (config.noautoanchor or config.resume):
         ranks.say(fit_anchors(model, train_set, hyp, size=size, replace=not config.weights))
     spec = batch_spec(config, model, size=size, ranks=ranks, pin=device.type == "cuda")
-    options = train_options(config, data, ranks=ranks, device=device)
+    options = train_options(config, ranks=ranks, device=device)
     trainer = Trainer(model, make_batches(config, train_set, hyp, spec=spec), hyp, options=options)
     folder = run_folder(config) if ranks.first else Path()
     progress = Progress(config, folder, ranks)
@@ -109,6 +114,15 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
     if ranks.first and state is None:
         describe(folder, config, trainer)
     return PreparedRun(trainer, eval_set, progress)
+
+
+def known_data(config: TrainConfig) -> DataYaml:
+    """The data; where its yaml tells nothing of the keypoints, they are those of the weights."""
+    data = read_data(config.data)
+    if config.weights and not config.resume and not data.declared.told:
+        skel = load_checkpoint(config.weights).model.skeleton
+        return data._replace(declared=data.declared._replace(skeleton=skel))
+    return data
 
 
 def begin(config: TrainConfig, data: DataYaml, ranks: Ranks) -> Beginning:
@@ -145,6 +159,7 @@ def batch_spec(config: TrainConfig, model: Model, *, size: HW, ranks: Ranks, pin
         rect=config.rect,
         multi_scale=config.multi_scale,
         pin=pin,
+        flip_index=model.skeleton.flip_index,
     )
 
 
@@ -154,9 +169,7 @@ def make_batches(config: TrainConfig, train_set: TrainSet, hyp: Hyp, *, spec: Sp
     return TrainBatches(train_set, hyp, spec, epochs=config.epochs, plain_from=plain_from)
 
 
-def train_options(
-    config: TrainConfig, data: DataYaml, *, ranks: Ranks, device: "torch.device"
-) -> Options:
+def train_options(config: TrainConfig, *, ranks: Ranks, device: "torch.device") -> Options:
     """How the trainer is to train."""
     return Options(
         epochs=config.epochs,
@@ -170,7 +183,6 @@ def train_options(
         amp=not config.no_amp,
         compile=config.compile,
         graphs=not config.no_graphs,
-        sigmas=data.sigmas,
     )
 
 

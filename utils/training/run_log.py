@@ -17,7 +17,7 @@ from utils.evaluation import charts
 from utils.files import atomic_path
 from utils.pose.drawing import draw_ground_truth
 from utils.pose.ground_truth import GroundTruth
-from utils.pose.keypoints import AREA_OF_BOX
+from utils.pose.keypoints import AREA_OF_BOX, Skeleton
 from utils.training.augment import Persons
 
 DRAWN_IMAGES = 16  # of a batch that are drawn
@@ -71,7 +71,9 @@ def read_rows(path: Union[str, Path], epochs: int) -> List[Row]:
     return [row for row in rows if row.get("epoch", 0) <= epochs]
 
 
-def write_images(path: Path, images: Any, persons: Persons, *, names: Sequence[str]):
+def write_images(
+    path: Path, images: Any, persons: Persons, *, names: Sequence[str], skel: Skeleton
+) -> None:
     """The first images of a batch as the network gets them, persons drawn.
 
     Args:
@@ -92,7 +94,7 @@ def write_images(path: Path, images: Any, persons: Persons, *, names: Sequence[s
         ground_truth = GroundTruth(
             boxes, some.classes, keypoints, areas, np.zeros(len(areas), bool)
         )
-        draw_ground_truth(tile, ground_truth, names, line_width=1)
+        draw_ground_truth(tile, ground_truth, names, skel=skel, line_width=1)
         tiles.append(cv2.copyMakeBorder(tile, 0, 4, 0, 4, cv2.BORDER_CONSTANT, value=(255,) * 3))
     columns = math.ceil(math.sqrt(count))
     tiles += [np.full_like(tiles[0], 255)] * (-count % columns)

@@ -21,7 +21,7 @@ from utils.errors import InputError, one_line
 from utils.files import atomic_path
 from utils.pipeline import parallel_map
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MIN_SIDE = 8  # px; smaller images cannot be trained on
 SHOWN_FAULTS = 5
 
@@ -63,7 +63,7 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
         workers: threads that read.
 
     Raises InputError if there is no image left, nobody is labelled, or most label files are
-    faulty, which then means another number of keypoints or classes.
+    faulty, which then means another number of keypoints, or a class is beyond those of the yaml.
     """
     paths = data.images("train")
     texts = [_label_text(p) for p in paths]
@@ -76,6 +76,7 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
             "%s: %d of %d label files cannot be used, first %s"
             % (data.path, len(spoilt), labelled, spoilt[0].faults[0])
         )
+    _check_classes(data, paths, entries)
     good = [i for i, entry in enumerate(entries) if entry.hw != (0, 0)]
     if not good:
         raise InputError(
@@ -99,6 +100,17 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
         repeats,
         faults,
     )
+
+
+def _check_classes(data: DataYaml, paths: Sequence[str], entries: Sequence[_Entry]) -> None:
+    """A class that the data yaml does not know is no slip of one line. Raises InputError."""
+    for path, entry in zip(paths, entries):
+        highest = int(entry.labels.classes.max(initial=-1))
+        if highest >= data.nc:
+            raise InputError(
+                "%s: class %d, but %s has %d (names: %s), numbered from 0"
+                % (label_path(path), highest, data.path, data.nc, ", ".join(data.names[:5]))
+            )
 
 
 def _weights(data: DataYaml) -> Dict[str, float]:
@@ -134,7 +146,7 @@ def _read_entries(
         return entries
 
     def read(i: int) -> _Entry:
-        return _read_entry(paths[i], texts[i], data.nkpt, nc=data.nc)
+        return _read_entry(paths[i], texts[i], data)
 
     from tqdm import tqdm
 
@@ -150,7 +162,7 @@ def _read_entries(
 def _key(data: DataYaml, paths: Sequence[str], texts: Sequence[str]) -> str:
     """Digest of all labels, and of name, size and time of all images."""
     digest = hashlib.sha256()
-    digest.update(repr((CACHE_VERSION, data.nkpt, data.nc)).encode())
+    digest.update(repr((CACHE_VERSION, data.nkpt, data.declared.dims)).encode())
     for path, text in zip(paths, texts):
         try:
             stat = os.stat(path)
@@ -161,15 +173,15 @@ def _key(data: DataYaml, paths: Sequence[str], texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _read_entry(path: str, text: str, nkpt: int, *, nc: int) -> _Entry:
+def _read_entry(path: str, text: str, data: DataYaml) -> _Entry:
     try:
         hw = read_image_hw(path)
         if min(hw) < MIN_SIDE:
             raise ValueError("%d x %d px, too small to train on" % hw)
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e)
-        return _Entry((0, 0), empty_labels(nkpt), ["%s: %s" % (path, reason)])
-    labels, found = scan_labels(text, nkpt, nc)
+        return _Entry((0, 0), empty_labels(data.nkpt), ["%s: %s" % (path, reason)])
+    labels, found = scan_labels(text, data.nkpt, dims=data.declared.dims)
     faults = ["%s:%d: %s" % (label_path(path), number, reason) for number, reason in found]
     return _Entry(hw, labels, faults)
 

@@ -10,7 +10,7 @@ depends on seed, epoch and step alone.
 
 import contextlib
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple
 
 import torch
 from torch import nn
@@ -18,7 +18,6 @@ from torch import nn
 from models.checkpoint import TrainingState
 from models.yolo import Model
 from utils.errors import InputError
-from utils.pose.keypoints import oks_sigmas
 from utils.training import distributed
 from utils.training.batches import TrainBatch, TrainBatches
 from utils.training.distributed import Ranks
@@ -48,7 +47,6 @@ class Options(NamedTuple):
     amp: bool = True  # mixed precision, on a GPU
     compile: bool = False
     graphs: bool = True  # CUDA graphs of the network, where nothing forbids them
-    sigmas: Optional[tuple] = None
     progress: bool = True
 
 
@@ -111,11 +109,10 @@ class Trainer:
         self.schedule = Schedule(
             hyp, steps, batches.steps, linear=options.linear_lr, bias_warmup=not options.adam
         )
-        sigmas = options.sigmas or oks_sigmas(model.nkpt)
         self.loss = PoseLoss(
             self.model.head.anchors,
             model.nc,
-            sigmas,
+            model.skeleton.sigmas,
             hyp=hyp,
             label_smoothing=options.label_smoothing,
         )

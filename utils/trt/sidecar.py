@@ -11,11 +11,13 @@ from typing import Any, Dict, Optional, Tuple, Union
 
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.pose import skeleton
 from utils.pose.layout import decode_text
 
 # metadata of an exported ONNX that goes along
-KEYS = ("task", "names", "nc", "nkpt", "stride", "imgsz", "conf_thres", "iou_thres", "topk", "nms")
-FOREIGN_KEYS = ("task", "names", "kpt_shape", "stride", "imgsz", "end2end", "args")
+KEYS = ("task", "names", "nc", "stride", "imgsz", "conf_thres", "iou_thres", "topk", "nms")
+KEYS += skeleton.KEYS
+FOREIGN_KEYS = ("task", "names", "stride", "imgsz", "end2end", "args", *skeleton.KEYS)
 
 
 def info_path(engine: Union[str, Path]) -> Path:
