@@ -66,7 +66,10 @@ class TritonBackend(Backend):
         given = self._http.InferInput(self._input, list(images.shape), self._type)
         given.set_data_from_numpy(images.astype(self.dtype, copy=False))
         wanted = [self._http.InferRequestedOutput(name) for name in self._outputs]
-        found = self._client.infer(self._model, [given], outputs=wanted)
+        try:
+            found = self._client.infer(self._model, [given], outputs=wanted)
+        except Exception as e:  # as above: the server ended, or refuses these images
+            raise InputError("`url`: Triton did not answer (%s)" % one_line(e, 150)) from e
         return self._read([found.as_numpy(name) for name in self._outputs])
 
 

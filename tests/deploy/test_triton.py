@@ -14,6 +14,7 @@ from tests.deploy.test_deepstream import PEOPLE, nms_onnx
 from tests.models.test_export_deploy import bad, engine_of, good
 from tests.scripts import run_inside
 from utils.dataset.images import read_image
+from utils.errors import InputError
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 
@@ -175,6 +176,9 @@ def serve(config, session):
 
         def do_POST(self):
             data = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path != "/v2/models/%s/infer" % config.name:
+                self.send_error(400)
+                return
             head = int(self.headers["Inference-Header-Content-Length"])
             asked = json.loads(data[:head])
             (given,) = asked["inputs"]
@@ -242,6 +246,10 @@ def test_client_finds_what_detect_finds(model_config, tmp_path, kind):
         assert done.stdout.count("persons") == len(list((tmp_path / "out").iterdir())) == 3
         wrong = run_inside("deploy/triton/client.py", "--url", url, "--model", "other")
         assert wrong.returncode == 1 and "no model other there" in wrong.stderr
+        gone = TritonBackend(url, "pose")
+        gone._model = "unloaded"
+        with pytest.raises(InputError, match="Triton did not answer"):
+            Predictor(gone)(images)
     finally:
         server.shutdown()
         server.server_close()
