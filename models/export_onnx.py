@@ -49,7 +49,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--half", action="store_true", help="FP16 weights and convolutions; needs no GPU")
     add("--round", choices=ROUND, default=None, help="with --half: cancel, weights are rounded so "
         "that their errors cancel, which takes a minute; nearest [cancel]")  # fmt: skip
-    add("--simplify", action="store_true", help="run onnx-simplifier")
+    add("--simplify", action="store_true", help="fold constants and merge nodes (onnxslim)")
     add("--opset", type=int, default=DEFAULT_OPSET,
         help="ONNX opset, %d to %d [%d]" % (OPSETS + (DEFAULT_OPSET,)))  # fmt: skip
     add("--check-image", default="", metavar="FILE",

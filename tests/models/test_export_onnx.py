@@ -122,7 +122,7 @@ def test_interface_of_the_file(weights):
 
 
 def test_s6_has_at_most_440_nodes(tmp_path):
-    pytest.importorskip("onnxsim")
+    pytest.importorskip("onnxslim")
     model = Model(ROOT / "models" / "hub" / "yolov5s6_kpts.yaml").eval().fuse()
     graph = onnx_export.export(model, tmp_path / "s6.onnx", (832, 832), simplify=True)
     assert len(graph.graph.node) <= 440

@@ -43,7 +43,7 @@ class ExportConfig:
     dynamic: bool = False  # any batch, height and width
     half: bool = False  # FP16 weights, input and convolutions
     round: Optional[str] = None  # with half: cancel or nearest [cancel]
-    simplify: bool = False  # run onnx-simplifier
+    simplify: bool = False  # fold constants and merge nodes
     opset: int = DEFAULT_OPSET
     check_image: str = ""  # of the comparison [the first of data/images]
     end2end: bool = False  # embed NMS
