@@ -19,12 +19,6 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 MOST = 16  # lines or circles in one NvDsDisplayMeta
 KPT_THRES = 0.5  # points with a confidence of at most this are not drawn
-# red, green, blue, alpha: left is green, right is orange, seen from the person
-COLORS = {
-    "left": (0.0, 0.78, 0.0, 1.0),
-    "right": (1.0, 0.43, 0.12, 1.0),
-    "center": (0.24, 0.67, 1.0, 1.0),
-}
 
 
 def keypoints(obj_meta: Any) -> np.ndarray:
@@ -40,19 +34,19 @@ def keypoints(obj_meta: Any) -> np.ndarray:
     return points * [box.width, box.height, 1] + [box.left, box.top, 0]
 
 
-Segment = Tuple[List[int], Tuple[float, ...]]  # x1 y1 x2 y2 or x y, and a colour
+Segment = Tuple[List[int], List[float]]  # x1 y1 x2 y2 or x y px; red, green, blue 0..1
 
 
 def shapes(points: np.ndarray, skeleton: Dict[str, Any]) -> Tuple[List[Segment], List[Segment]]:
-    """Limbs and points of one person that are to be drawn."""
+    """Limbs and points of one person that are to be drawn. Args: skeleton: see pose.json."""
     shown = (points[:, 2] > KPT_THRES) & (points[:, :2] >= 0).all(1)  # the display takes no sign
-    pixels, sides = np.rint(points[:, :2].clip(0, 1e6)).astype(int).tolist(), skeleton["sides"]
+    pixels = np.rint(points[:, :2].clip(0, 1e6)).astype(int).tolist()
     limbs = [
-        (pixels[a] + pixels[b], COLORS[sides[a] if sides[a] == sides[b] else "center"])
-        for a, b in skeleton["limbs"]
+        (pixels[a] + pixels[b], color)
+        for (a, b), color in zip(skeleton["limbs"], skeleton["limb_colors"])
         if shown[a] and shown[b]
     ]
-    return limbs, [(pixels[k], COLORS[sides[k]]) for k in np.flatnonzero(shown)]
+    return limbs, [(pixels[k], skeleton["point_colors"][k]) for k in np.flatnonzero(shown)]
 
 
 def draw(pyds: Any, batch_meta: Any, frame_meta: Any, *, limbs: list, points: list) -> None:
@@ -65,14 +59,14 @@ def draw(pyds: Any, batch_meta: Any, frame_meta: Any, *, limbs: list, points: li
             line = display.line_params[i]
             line.x1, line.y1, line.x2, line.y2 = ends
             line.line_width = 3
-            line.line_color.set(*color)
+            line.line_color.set(*color, 1.0)
         for i, (center, color) in enumerate(circles):
             circle = display.circle_params[i]
             circle.xc, circle.yc = center
             circle.radius = 4
-            circle.circle_color.set(*color)
+            circle.circle_color.set(*color, 1.0)
             circle.has_bg_color = 1
-            circle.bg_color.set(*color)
+            circle.bg_color.set(*color, 1.0)
         pyds.nvds_add_display_meta_to_frame(frame_meta, display)
 
 

@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
         (poses,) = predictor([image])
         print("%s: %d persons" % (path, poses.count))
         if args.output:
-            draw_poses(image, poses, predictor.backend.names)
+            draw_poses(image, poses, predictor.backend.names, skel=predictor.backend.skeleton)
             write_image(Path(args.output) / (Path(path).stem + ".jpg"), image)
 
 

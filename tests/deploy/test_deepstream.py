@@ -258,7 +258,7 @@ def test_probe_draws_every_person_with_at_most_16_shapes_at_a_time(parser):
     frame = Meta(obj_meta_list=Node([*map(object_meta, kept), without]))
     empty = Meta(obj_meta_list=None)
     pyds, coco = Pyds(), skeleton(17)
-    pose = {"limbs": coco.limbs, "sides": coco.sides}
+    pose = {"limbs": coco.limbs, "limb_colors": [[0, 0, 1]] * 19, "point_colors": [[1, 0, 0]] * 17}
     probe().draw_batch(pyds, Meta(frame_meta_list=Node([frame, empty])), pose)
     assert {id(f) for f, _ in pyds.shown} == {id(frame)}
     counts = [(d.num_lines, d.num_circles) for _, d in pyds.shown]
@@ -272,7 +272,8 @@ def test_probe_draws_every_person_with_at_most_16_shapes_at_a_time(parser):
 
 def test_probe_draws_no_unsure_and_no_outside_points():
     points = np.array([[5, 5, 0.9], [-3, 5, 0.9], [9, 9, 0.2]])
-    pose = {"limbs": [[0, 1], [0, 2]], "sides": ["left", "right", "center"]}
+    pose = {"limbs": [[0, 1], [0, 2]], "limb_colors": [[0, 0, 1]] * 2}
+    pose["point_colors"] = [[1, 0, 0]] * 3
     limbs, circles = probe().shapes(points, pose)
     assert limbs == [] and [c[0] for c in circles] == [[5, 5]]
 

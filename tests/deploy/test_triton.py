@@ -103,7 +103,8 @@ def test_the_plugin_needs_an_engine(model_config, tmp_path):
     model = nms_onnx(tmp_path / "x.onnx", PEOPLE, form="efficientnms")
     flags = ["--onnx", model, "--triton", tmp_path / "repo"]
     assert "export it with --nms static" in bad(*flags)
-    assert not (tmp_path / "repo").exists()
+    assert "export it with --nms static" in bad(*flags, "--deepstream", tmp_path / "ds")
+    assert not (tmp_path / "repo").exists() and not (tmp_path / "ds").exists()
     engine = engine_of(tmp_path / "x.trt")
     good(*flags, "--engine", engine)
     config = parse(model_config, tmp_path / "repo" / "x")

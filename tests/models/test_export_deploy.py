@@ -64,7 +64,9 @@ def test_deepstream_folder(model, tmp_path):
         assert (folder / properties[key]).is_file()
     assert (folder / "labels.txt").read_text() == "person\n"
     pose = json.loads((folder / "pose.json").read_text())
-    assert pose["frame_wh"] == [1280, 720] and len(pose["sides"]) == 17
+    assert pose["frame_wh"] == [1280, 720] and len(pose["point_colors"]) == 17
+    assert len(pose["limb_colors"]) == len(pose["limbs"]) == 19
+    assert pose["point_colors"][5] == [0, 0.784, 0] and pose["keypoints"][5] == "left_shoulder"
     cmake = (folder / "CMakeLists.txt").read_text()
     assert "set(FRAME_WIDTH 1280" in cmake and "set(FRAME_HEIGHT 720" in cmake
     before = {p.name: p.read_bytes() for p in folder.iterdir()}

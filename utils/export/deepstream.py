@@ -8,6 +8,7 @@ from typing import Dict, List, Optional, Tuple
 from utils.errors import InputError
 from utils.export.deploy_model import DeployModel, Engine
 from utils.files import atomic_path
+from utils.pose.keypoints import Color
 from utils.runtime.backend import EmbeddedNms, format_shape
 
 SOURCES = Path(__file__).resolve().parents[2] / "deploy" / "deepstream"
@@ -127,7 +128,9 @@ def write_deepstream(
     pose = {
         "keypoints": skel.names,
         "limbs": skel.limbs,
-        "sides": skel.sides,
+        # red, green, blue 0..1
+        "point_colors": [_rgb(skel.color(k)) for k in range(skel.count)],
+        "limb_colors": [_rgb(skel.limb_color(a, b)) for a, b in skel.limbs],
         "frame_wh": [frame_hw[1], frame_hw[0]],
     }
     cmake = (SOURCES / "CMakeLists.txt").read_text(encoding="utf-8")
@@ -149,6 +152,11 @@ def write_deepstream(
     for path in copies:
         copy_file(path, folder / path.name)
     return sorted([*texts, *(p.name for p in copies)])
+
+
+def _rgb(color: Color) -> List[float]:
+    blue, green, red = color
+    return [round(value / 255, 3) for value in (red, green, blue)]
 
 
 def copy_file(source: Path, target: Path) -> None:

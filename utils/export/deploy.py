@@ -10,9 +10,9 @@ from typing import Optional, Sequence
 
 from utils.device import parse_device
 from utils.errors import InputError, InputWarning
-from utils.export.deepstream import CONFIG, write_deepstream
+from utils.export.deepstream import CONFIG, check_for_deepstream, write_deepstream
 from utils.export.deploy_model import DeployModel, Engine, read_engine, read_model
-from utils.export.triton import TritonSettings, write_triton
+from utils.export.triton import TritonSettings, check_for_triton, write_triton
 from utils.runtime.writers import safe_name
 
 MAX_FRAME = 16384  # px
@@ -63,19 +63,24 @@ def deploy(config: DeployConfig) -> None:
     model = read_model(config.onnx)
     engine = read_engine(config.engine, model) if config.engine else None
     if config.deepstream:
-        _deepstream(config, model, engine)
+        check_for_deepstream(model, engine)
     if config.triton:
-        _triton(config, model, engine)
+        check_for_triton(model, engine)
+    # all is known to work before anything is written
+    if config.deepstream:
+        _deepstream(config, model, engine, folder=Path(config.deepstream))
+    if config.triton:
+        _triton(config, model, engine, folder=Path(config.triton))
 
 
-def _deepstream(config: DeployConfig, model: DeployModel, engine: Optional[Engine]) -> None:
-    cache: Optional[Path] = Path(config.cache_dir) / (model.path.stem + ".cache")
-    if not cache.is_file():  # type: ignore
-        if config.int8:
-            raise InputError(
-                "`int8`: no %s; write it with models/export_INT8.py `onnx` %s" % (cache, model.path)
-            )
-        cache = None
+def _deepstream(
+    config: DeployConfig, model: DeployModel, engine: Optional[Engine], *, folder: Path
+) -> None:
+    cache = Path(config.cache_dir) / (model.path.stem + ".cache")
+    if config.int8 and not cache.is_file():
+        raise InputError(
+            "`int8`: no %s; write it with models/export_INT8.py `onnx` %s" % (cache, model.path)
+        )
     if engine is None:
         warnings.warn(
             "gst-nvinfer will build the engine itself and may compute boxes in FP16, in steps of "
@@ -83,10 +88,15 @@ def _deepstream(config: DeployConfig, model: DeployModel, engine: Optional[Engin
             InputWarning,
             stacklevel=3,
         )
-    folder = Path(config.deepstream)  # type: ignore
     hw = (config.frame_size[0], config.frame_size[1])
     written = write_deepstream(
-        folder, model, engine, frame_hw=hw, gpu=config.gpu or 0, int8=config.int8, cache=cache
+        folder,
+        model,
+        engine,
+        frame_hw=hw,
+        gpu=config.gpu or 0,
+        int8=config.int8,
+        cache=cache if cache.is_file() else None,
     )
     print("%s: %s" % (folder, ", ".join(written)))
     print("%s, frames of %dx%d; next, on the device with DeepStream:" % (model.embedded_nms, *hw))
@@ -94,21 +104,18 @@ def _deepstream(config: DeployConfig, model: DeployModel, engine: Optional[Engin
     print("  python3 pose_probe.py --uri file:///path/of/video.mp4   # or %s in your app" % CONFIG)
 
 
-def _triton(config: DeployConfig, model: DeployModel, engine: Optional[Engine]) -> None:
+def _triton(
+    config: DeployConfig, model: DeployModel, engine: Optional[Engine], *, folder: Path
+) -> None:
     settings = TritonSettings(
         name=config.name or safe_name(model.path.stem),
         max_batch=config.max_batch,
         instances=config.instances,
         gpu=config.gpu,
     )
-    folder, written = write_triton(
-        Path(config.triton),
-        model,
-        engine,
-        settings=settings,  # type: ignore
-    )
+    target, written = write_triton(folder, model, engine, settings=settings)
     most = written["max_batch_size"]
     batch = "up to %d images at a time" % most if most else "batch of the model, no batching"
-    print("%s: %s, %s" % (folder, written["backend"], batch))
-    print("next: tritonserver --model-repository=%s" % Path(config.triton).resolve())  # type: ignore
+    print("%s: %s, %s" % (target, written["backend"], batch))
+    print("next: tritonserver --model-repository=%s" % folder.resolve())
     print("  python deploy/triton/client.py --model %s --images data/images" % settings.name)
