@@ -9,6 +9,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.head_transfer import Taken, same_meaning, transfer_head, value_names
 from models.yolo import Model, read_cfg
 from utils.dataset.data_yaml import DataYaml
 from utils.errors import InputError
@@ -63,7 +64,8 @@ def _skeleton(data: DataYaml, checkpoint: Optional[Checkpoint]) -> Skeleton:
 def transfer(source: Model, model: Model, config: TrainConfig) -> str:
     """Copy the tensors of the same name and shape to `model`; says which are not.
 
-    Anchors are those of `cfg` where the config names one. Raises InputError if nothing fits.
+    Where classes or keypoints are others, the last convolutions of the head are copied value by
+    value. Anchors are those of `cfg` where the config names one. Raises InputError if nothing fits.
     """
     mine, theirs = model.state_dict(), source.state_dict()
     anchors_of_cfg = ("anchors", "anchor_grid") if config.cfg else ()
@@ -72,6 +74,9 @@ def transfer(source: Model, model: Model, config: TrainConfig) -> str:
         for k, v in theirs.items()
         if k in mine and mine[k].shape == v.shape and k.rsplit(".", 1)[-1] not in anchors_of_cfg
     }
+    others = not same_meaning(source, model)
+    of_values = value_names(model) if others else []
+    fitting = {k: v for k, v in fitting.items() if k not in of_values}
     learnt = {k for k, _ in model.named_parameters()}
     taken = [k for k in fitting if k in learnt]
     if not taken:
@@ -80,12 +85,34 @@ def transfer(source: Model, model: Model, config: TrainConfig) -> str:
             "these weights?" % (config.cfg, config.weights)
         )
     model.load_state_dict(fitting, strict=False)
+    rearranged = transfer_head(source, model) if others else None
     left = [k for k in learnt if k not in fitting]
     text = "%s: %d of %d tensors taken over" % (config.weights, len(taken), len(learnt))
     if left:
         layers = sorted({".".join(k.split(".")[:2]) for k in left}, key=lambda k: (len(k), k))
-        text += "; fresh are %d in %s" % (len(left), ", ".join(layers))
+        word = "fresh are" if rearranged is None else "value by value"
+        text += "; %s %d in %s" % (word, len(left), ", ".join(layers))
+    if rearranged is not None:
+        text += "\n" + _told(rearranged, model)
     return text
+
+
+def _told(taken: Taken, model: Model) -> str:
+    """What the values of the head kept of the weights."""
+    parts = ["the head keeps boxes and objectness"]
+    for what, names, found in (
+        ("class", model.names, taken.classes),
+        ("keypoint", model.skeleton.names, taken.keypoints),
+    ):
+        kept = [name for name, i in zip(names, found) if i is not None]
+        fresh = [name for name, i in zip(names, found) if i is None]
+        text = "%s %s" % (what, ", ".join(kept)) if len(kept) < 5 else "%d %ss" % (len(kept), what)
+        parts.append(text if kept else "no %s" % what)
+        if fresh:
+            parts[-1] += " (fresh: %s)" % (", ".join(fresh[:5]) + (", ..." if fresh[5:] else ""))
+    if taken.fresh_rows:
+        parts.append("but %d channels that moved to the other convolution" % taken.fresh_rows)
+    return "; ".join(parts)
 
 
 def check_freeze(model: Model, layers: int) -> None:
