@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils.dataset.images import read_image
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.runtime.sources import Source, display_name, open_source
 
 
@@ -209,12 +209,12 @@ def test_http_stream_delivers_frames_and_ends(http_video):
 
 
 def test_reader_that_fails_ends_the_stream(http_video, monkeypatch):
-    from utils.runtime import sources
+    from utils.runtime.live import LiveReader
 
     def fail(self):
         raise cv2.error("broken")
 
-    monkeypatch.setattr(sources._LiveReader, "_read", fail)
+    monkeypatch.setattr(LiveReader, "_read", fail)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     source = open_source(http_video + "/live")
     assert list(source) == [] and source.skipped[0][1] == "no frame arrived"
@@ -253,7 +253,7 @@ def test_pattern_in_a_list_inside_a_folder_with_brackets(tmp_path):
 
 def test_a_stream_that_breaks_off_is_connected_again_and_says_so(monkeypatch):
     """Three frames, a break, three frames of the next connection, then the end."""
-    from utils.runtime import sources
+    from utils.runtime.live import LiveReader
 
     left = [3, 3]
 
@@ -275,9 +275,11 @@ def test_a_stream_that_breaks_off_is_connected_again_and_says_so(monkeypatch):
         def release(self):
             pass
 
-    monkeypatch.setattr(sources, "RECONNECT_S", 0.3)
-    monkeypatch.setattr(sources._LiveReader, "_connect", lambda self: Capture())
-    frames = list(Source([], [], ["rtsp://camera"]))
+    monkeypatch.setattr(LiveReader, "_connect", lambda self: Capture())
+    source = Source([], [], ["rtsp://camera"], reconnect_s=0.3)
+    with pytest.warns(InputWarning, match="rtsp://camera: stream lost: no frame for 0.3 s"):
+        frames = list(source)
+    assert source.lost == [("rtsp://camera", "no frame for 0.3 s")]
     assert {f.restarts for f in frames} == {0, 1} and frames[-1].restarts == 1
     assert all(b.time_s > a.time_s > 0 for a, b in zip(frames, frames[1:]))
 
@@ -285,3 +287,14 @@ def test_a_stream_that_breaks_off_is_connected_again_and_says_so(monkeypatch):
 def test_video_frames_carry_their_time(tmp_path):
     frames = list(open_source(str(video(tmp_path / "v.avi"))))
     np.testing.assert_allclose([f.time_s for f in frames], np.arange(10) / 10)
+
+
+def test_a_dead_address_does_not_stop_the_others(http_video):
+    dead = "http://127.0.0.1:9/none"
+    source = Source([], [], [dead, http_video + "/live"], reconnect_s=0.2)
+    with pytest.warns(InputWarning, match="none: stream lost: cannot be opened for 0.2 s"):
+        frames = list(source)
+    assert frames and {f.path for f in frames} == {http_video + "/live"}
+    assert [address for address, _ in source.lost] == [dead]
+    with pytest.raises(InputError, match="cannot open this stream, nor the 1 others"):
+        list(Source([], [], [dead, dead + "2"], reconnect_s=0.2))

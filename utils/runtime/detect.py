@@ -21,6 +21,7 @@ from utils.pose.letterbox import parse_size
 from utils.pose.poses import Poses
 from utils.runtime.backend import Backend, format_shape
 from utils.runtime.detector import Detector
+from utils.runtime.live import RECONNECT_S
 from utils.runtime.load import load_backend
 from utils.runtime.sources import Frame, Source, display_name, open_source
 from utils.runtime.tracks import Tracks, check_sequence, thresholds
@@ -40,6 +41,7 @@ class DetectConfig:
 
     weights: str  # .pt, .onnx or TensorRT engine
     source: str = "data/images"  # image, video, folder, glob, webcam index, address, list file
+    reconnect: float = RECONNECT_S  # s that a stream may stay away, 0: for ever
     img_size: Optional[Sequence[int]] = None  # px, one number or height width [the model's own]
     square: bool = False  # pad to the full size also where the model takes a rectangle
     conf_thres: Optional[float] = None  # 0..1 [0.25, embedded NMS: its own]
@@ -81,6 +83,8 @@ class DetectConfig:
             raise InputError("`line_thickness` %d: expected px, 0: automatic" % self.line_thickness)
         if not self.name:
             raise InputError("`name`: expected the name of a folder")
+        if not 0 <= self.reconnect <= 1e6:
+            raise InputError("`reconnect` %g: expected seconds, 0: for ever" % self.reconnect)
         if self.max_det < 1:
             raise InputError("`max_det` %d: expected at least 1" % self.max_det)
         if self.save_conf and not self.save_txt:
@@ -125,7 +129,7 @@ def detect(config: DetectConfig) -> Path:
     if config.view_img:
         check_window()
     size = None if config.img_size is None else parse_size(config.img_size)
-    source = open_source(config.source)
+    source = open_source(config.source, config.reconnect)
     many = bool(source.videos) or len(source.images) > LINES_UP_TO
     backend = load_backend(config.weights, config.device, config.half, throughput=many)
     conf_thres, tracks = make_tracks(config, backend, source)
@@ -179,6 +183,11 @@ def detect(config: DetectConfig) -> Path:
         remove_if_empty(folder)
     if run.interrupted:
         raise KeyboardInterrupt
+    if source.lost:
+        raise InputError(
+            "`source` %s: stream lost: %s; what was found before is kept; `reconnect` sets how long "
+            "to wait (0: for ever)" % (display_name(source.lost[0][0]), source.lost[0][1])
+        )
     return folder
 
 

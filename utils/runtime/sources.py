@@ -8,23 +8,22 @@ source.skipped    # [(path, reason)] of what could not be read
 
 import glob
 import os
-import re
 import threading
 import time
+import warnings
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import cv2
 import numpy as np
 
 from utils.dataset.images import IMAGE_SUFFIXES, read_image
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
+from utils.runtime.live import CLOSE_S, RECONNECT_S, LiveReader, display_name, is_address
 
 VIDEO_SUFFIXES = ".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split()
 LIST_SUFFIXES = (".txt", ".streams")
-STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://", "udp://", "tcp://")
-RECONNECT_S = 10.0  # a live stream that stays silent this long has ended
-CLOSE_S = 2.0  # wait this long for readers that hang in the network
+SILENT_S = 1.5  # a stream without frames for this long is worth a line
 
 
 class Frame(NamedTuple):
@@ -46,11 +45,21 @@ class Source:
         total: number of frames if it is known beforehand, else None (a bar without an end).
         skipped: (path, reason) of images and videos that could not be read.
         incomplete: (path, reason) of videos that break off.
+        lost: (address, reason) of streams that stayed away for longer than reconnect_s.
         decode_s: seconds spent reading and decoding so far.
     """
 
-    def __init__(self, images: List[str], videos: List[str], streams: List[str]):
+    def __init__(
+        self,
+        images: List[str],
+        videos: List[str],
+        streams: List[str],
+        *,
+        reconnect_s: float = RECONNECT_S,
+    ):
         self.images, self.videos, self.streams = images, videos, streams
+        self.reconnect_s = reconnect_s
+        self.lost: List[Tuple[str, str]] = []
         self.skipped: List[Tuple[str, str]] = []
         self.incomplete: List[Tuple[str, str]] = []
         self.decode_s = 0.0
@@ -122,18 +131,23 @@ class Source:
 
     def _live(self) -> Iterator[Frame]:
         """Newest frame of each stream in turn; a slow consumer drops frames, never lags."""
-        readers = [_LiveReader(address) for address in self.streams]
+        several = len(self.streams) > 1
+        patient = several or not self.reconnect_s
+        readers = [LiveReader(a, self.reconnect_s, patient=patient) for a in self.streams]
         try:
             for reader in readers:
-                reader.open()
+                reader.start()
             counts = [0] * len(readers)
+            told: Set[str] = set()
             while not self._stop.is_set():
                 idle = True
                 for i, reader in enumerate(readers):
                     arrived = reader.newest()
                     if arrived is None:
+                        self._watch(reader, told)
                         continue
                     idle = False
+                    told.discard(reader.address)
                     image = _three_channels(arrived.image)
                     yield Frame(
                         image, reader.address, counts[i], "stream", reader.fps, *arrived[1:]
@@ -144,8 +158,17 @@ class Source:
                         break
                     time.sleep(0.002)
             for reader, count in zip(readers, counts):
+                self._watch(reader, told)
                 if not count:
-                    self.skipped.append((reader.address, "no frame arrived"))
+                    self.skipped.append((reader.address, reader.lost or "no frame arrived"))
+            if all(reader.lost and not reader.opened for reader in readers):
+                address = self.streams[0]
+                what = "webcam" if address.isdecimal() else "stream"
+                more = ", nor the %d others" % (len(readers) - 1) if several else ""
+                raise InputError(
+                    "`source` %s: cannot open this %s%s; is it connected and free?"
+                    % (display_name(address), what, more)
+                )
         finally:
             for reader in readers:
                 reader.ask_to_close()
@@ -153,106 +176,33 @@ class Source:
             for reader in readers:
                 reader.close(deadline)
 
-
-class _Arrived(NamedTuple):
-    """An image of a stream."""
-
-    image: np.ndarray
-    time_s: float  # monotonic
-    restarts: int
-
-
-class _LiveReader:
-    """A thread that keeps the newest frame of a camera or stream."""
-
-    def __init__(self, address: str):
-        self.address = address
-        self.fps = 30.0
-        self.ended = False
-        self._arrived: Optional[_Arrived] = None
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._capture: Optional[cv2.VideoCapture] = None
-        self._thread: Optional[threading.Thread] = None
-        self._finite = False
-
-    def open(self) -> None:
-        """Connect. Raises InputError if the address cannot be opened."""
-        self._capture = self._connect()
-        if not self._capture.isOpened():
-            what = "webcam" if self.address.isdecimal() else "stream"
-            raise InputError(
-                "`source` %s: cannot open this %s; is it connected and free?"
-                % (display_name(self.address), what)
-            )
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 0 < fps < 1000 else 30.0
-        self._finite = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0  # a file behind http
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _connect(self) -> cv2.VideoCapture:
-        return cv2.VideoCapture(int(self.address) if self.address.isdecimal() else self.address)
-
-    def _run(self) -> None:
-        try:
-            self._read()
-        finally:
-            self.ended = True
-
-    def _read(self) -> None:
-        assert self._capture is not None
-        silent_since, restarts, reconnected = None, 0, False
-        while not self._closing.is_set():
-            ok, image = self._capture.read()
-            if ok:
-                silent_since = None
-                restarts, reconnected = restarts + reconnected, False
-                with self._lock:
-                    self._arrived = _Arrived(image, time.monotonic(), restarts)
-                continue
-            if self._finite:
-                break
-            now = time.monotonic()
-            silent_since = silent_since or now
-            if now - silent_since > RECONNECT_S:
-                break
-            self._closing.wait(0.5)
-            if not self._closing.is_set() and not self.address.isdecimal():
-                self._capture.release()
-                self._capture = self._connect()
-                reconnected = True
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a frame is there that was not handed out."""
-        return self._arrived is not None
-
-    def newest(self) -> Optional[_Arrived]:
-        """The newest frame not handed out yet, or None."""
-        with self._lock:
-            arrived, self._arrived = self._arrived, None
-        return arrived
-
-    def ask_to_close(self) -> None:
-        self._closing.set()
-
-    def close(self, deadline: float) -> None:
-        """Release the capture, unless its thread still hangs in it at `deadline` (monotonic)."""
-        if self._thread is not None:
-            self._thread.join(timeout=max(deadline - time.monotonic(), 0))
-            if self._thread.is_alive():
-                return
-        if self._capture is not None:
-            self._capture.release()
+    def _watch(self, reader: LiveReader, told: Set[str]) -> None:
+        """Say once that a stream is silent, and note it when it is lost."""
+        name = display_name(reader.address)
+        if reader.lost and reader.address not in (address for address, _ in self.lost):
+            self.lost.append((reader.address, reader.lost))
+            _warn("%s: stream lost: %s" % (name, reader.lost))
+        since = reader.silent_since
+        silent = since is not None and time.monotonic() - since > SILENT_S
+        if silent and not reader.ended and reader.address not in told:
+            told.add(reader.address)
+            state = "no frame arrives" if reader.opened else "cannot be opened"
+            limit = "for %g s" % self.reconnect_s if self.reconnect_s else "for ever"
+            _warn("%s: %s; connecting again %s" % (name, state, limit))
 
 
-def open_source(source: str) -> Source:
+def _warn(message: str) -> None:
+    warnings.warn(message, InputWarning, stacklevel=3)
+
+
+def open_source(source: str, reconnect_s: float = RECONNECT_S) -> Source:
     """Source for a --source value.
 
     Accepted: an image or video file, a folder (its images and videos, not deeper), a glob
     pattern, a webcam index, an rtsp/rtmp/http(s)/udp/tcp address, or a list file
     (.txt, .streams) with one of these a line; relative lines are relative to the list file.
+
+    Args: reconnect_s: seconds that a stream may stay away, 0: for ever.
 
     Raises InputError if there is nothing to read.
     """
@@ -264,7 +214,7 @@ def open_source(source: str) -> Source:
         raise InputError(
             "`source` %s: mixes live streams with files; give them in two runs" % source
         )
-    return Source(images, videos, streams)
+    return Source(images, videos, streams, reconnect_s=reconnect_s)
 
 
 def _collect(
@@ -326,17 +276,6 @@ def _collect(
 def _escaped(base: Path, pattern: str) -> str:
     """A glob pattern relative to a folder whose name may hold brackets."""
     return os.path.join(glob.escape(str(base)), pattern)
-
-
-def is_address(source: str) -> bool:
-    """Whether a source is a webcam index or a stream address rather than a file."""
-    is_index = source.isdecimal() and source.isascii() and len(source) < 4
-    return is_index or source.lower().startswith(STREAM_PREFIXES)
-
-
-def display_name(address: str) -> str:
-    """An address without the password it may hold."""
-    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def _sort_address(address: str, videos: List[str], streams: List[str]) -> None:
