@@ -39,7 +39,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--half", action="store_true", help="FP16 inference of a .pt on a GPU")
     add("--kpt-label", action="store_true", help="accepted for old command lines; always on")
     add("--reconnect", type=float, default=DetectConfig.reconnect, metavar="SECONDS",
-        help="a stream that stays away for longer ends with an error, 0: wait for ever [10]")  # fmt: skip
+        help="a stream that stays away for longer is an error, 0: wait for ever [10]")  # fmt: skip
     add("--classes", nargs="+", type=int, help="keep only these class indices")
     add("--agnostic-nms", action="store_true", help="NMS across classes")
     add("--augment", action="store_true", help="three views of each image, merged (slower)")
