@@ -60,6 +60,7 @@ smoke: demo $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/ruff format --check $(SOURCES)
+	test ! -x $(VENV)/bin/mypy || $(VENV)/bin/mypy    # Python 3.11 and newer
 
 format: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check --fix $(SOURCES)
@@ -76,7 +77,7 @@ bench: $(VENV)/.installed
 	$(PY) benchmarks/escalator.py
 
 clean:    # results and trained weights in runs/ stay
-	rm -rf .venv .venv-* .venv38 .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .venv38 .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/.installed: requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)

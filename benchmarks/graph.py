@@ -26,7 +26,8 @@ import torch
 
 from benchmarks.machine import describe
 from models.common import Conv, Focus
-from models.yolo import Model, PoseHead
+from models.head import PoseHead
+from models.yolo import Model
 from utils.export.onnx_export import export
 
 HUB = Path(__file__).resolve().parents[1] / "models" / "hub"

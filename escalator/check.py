@@ -181,19 +181,19 @@ def suspicious(
     size = np.array([hw[1], hw[0]], np.float64)
     low, high = ground_truth.boxes[:, :2], ground_truth.boxes[:, :2] + ground_truth.boxes[:, 2:]
     slack = TOLERANCE * size
-    for i in np.flatnonzero(((low < -slack) | (high > size + slack)).any(1)):
+    for i in np.flatnonzero(((low < -slack) | (high > size + slack)).any(1)).tolist():
         beyond = max((-low[i] / size).max(), ((high[i] - size) / size).max())
         add(OUTSIDE, i, ": by %.1f %% of the image" % (100 * beyond))
     sides = (
         ground_truth.boxes[:, 2:].min(1) * img_size / max(hw) if ground_truth.count else np.zeros(0)
     )
-    for i in np.flatnonzero(sides < TINY):
+    for i in np.flatnonzero(sides < TINY).tolist():
         add(TINY_BOX, i, ": %.1f px narrow at %d" % (sides[i], img_size))
     margin = FAR * ground_truth.boxes[:, None, 2:]
     xy = ground_truth.keypoints[..., :2]
     out = ((xy < low[:, None] - margin) | (xy > high[:, None] + margin)).any(2)
     out &= ground_truth.keypoints[..., 2] == 2  # COCO's boxes leave out what is hidden
-    for i in np.flatnonzero(out.any(1)):
+    for i in np.flatnonzero(out.any(1)).tolist():
         add(FAR_POINT, i, ": " + ", ".join(skel.names[k] for k in np.flatnonzero(out[i])))
     for i in range(ground_truth.count if skel.is_coco else 0):
         reason = swap_reason(ground_truth.keypoints[i], ground_truth.boxes[i, 2:][::-1])

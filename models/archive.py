@@ -11,7 +11,7 @@ import pickletools
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Set, Tuple
+from typing import Any, Callable, ClassVar, Dict, List, NamedTuple, Set, Tuple
 
 import torch
 
@@ -33,6 +33,7 @@ def _record(kind: str) -> type:
 
 _RECORD_NAMES = (
     ["models.yolo." + n for n in "Model Detect PoseHead".split()]
+    + ["models.head.PoseHead"]
     + [
         "models.common." + n
         for n in "Conv DWConv Focus ConvFocus Contract Bottleneck C3 SPP Concat".split()
@@ -199,14 +200,17 @@ def _check_key(key: Any) -> None:
         raise pickle.UnpicklingError("a dict key that is a %s" % type(key).__name__)
 
 
-class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore  # the Python one: see below
+class _RestrictedUnpickler(pickle._Unpickler):
     """Builds records, markers and plain values; calls only the functions of _CALLABLES.
 
     The unpickler written in Python keeps its memo in a dict (the C one allocates as far as a
     memo number says) and lets each opcode that calls or sets something be replaced.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore
+    stack: List[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], List[Any]]
+    dispatch: ClassVar[Dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, data: bytes):
         super().__init__(io.BytesIO(data), encoding="utf-8")

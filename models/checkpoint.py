@@ -34,8 +34,9 @@ except ImportError as error:
     cli.no_torch(error, __name__, "a .pt")
 
 from models.archive import Record, TensorMarker, TensorReader, read_archive
+from models.cfg import check_cfg
 from models.common import activation_name
-from models.yolo import Model, check_cfg
+from models.yolo import Model
 from utils.errors import InputError, one_line
 from utils.files import atomic_path
 from utils.outputs import check_replaceable
@@ -328,7 +329,7 @@ def _walk(root: Any) -> Iterator[Tuple[str, Any]]:
 
 
 # Attributes on which the result depends, with the values that our layers have
-_EXPECTED = {
+_EXPECTED: Dict[str, Dict[str, Any]] = {
     "torch.nn.modules.batchnorm.BatchNorm2d": {"eps": 1e-3},
     "torch.nn.modules.activation.LeakyReLU": {"negative_slope": 0.01},
     "torch.nn.modules.conv.Conv2d": {"dilation": (1, 1), "padding_mode": "zeros"},

@@ -4,7 +4,7 @@ Attribute names (`conv`, `bn`, `cv1`, `m`, ...) are part of the file format: the
 `state_dict` keys of the public checkpoints. All feature maps are (B, C, H, W) float.
 """
 
-from typing import List, Sequence, Tuple, Union
+from typing import Any, List, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -37,17 +37,22 @@ def make_activation(name: str) -> nn.Module:
     return ACTIVATIONS[key]()
 
 
+def _pair(values: Any) -> Tuple[int, int]:
+    return values[0], values[1]
+
+
 def fuse_conv_bn(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """One Conv2d (with bias) equal to `bn(conv(x))` in eval mode."""
     fused = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
+        _pair(conv.kernel_size),
+        _pair(conv.stride),
+        _pair(conv.padding),
         groups=conv.groups,
         bias=True,
     ).to(conv.weight.device, conv.weight.dtype)
+    assert fused.bias is not None and bn.running_var is not None and bn.running_mean is not None
     # Fold in float64: the product of two float32 factors rounds once instead of three times.
     scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
     bias = conv.bias.double() if conv.bias is not None else torch.zeros_like(scale)
@@ -65,13 +70,13 @@ class Conv(nn.Module):
     ):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, k, s, k // 2, groups=g, bias=False)
-        self.bn = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03)
+        self.bn: nn.Module = nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03)
         self.act = make_activation(act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(x)
         if self.training and usable(x, self.bn, self.act):
-            return norm_silu(x, self.bn)
+            return norm_silu(x, self.bn)  # type: ignore[arg-type]  # usable says that it is
         return self.act(self.bn(x))
 
     def fuse(self) -> None:
@@ -116,6 +121,7 @@ class Focus(nn.Module):
             for i, (py, px) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
                 part = old.weight[:, i * c_in : (i + 1) * c_in]
                 new.weight[:, :, py::2, px::2] = part
+            assert new.bias is not None and old.bias is not None
             new.bias.copy_(old.bias)
         self.conv.conv = new
         self.fused = True

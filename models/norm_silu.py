@@ -62,7 +62,7 @@ class _NormSilu(torch.autograd.Function):
     """Ioffe & Szegedy 2015, arXiv 1502.03167, and Elfwing et al. 2018, arXiv 1702.03118."""
 
     @staticmethod
-    def forward(  # type: ignore
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
@@ -90,7 +90,7 @@ class _NormSilu(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor) -> Tuple[Any, ...]:  # type: ignore
+    def backward(ctx: Any, dy: torch.Tensor) -> Tuple[Any, ...]:
         from models import norm_silu_kernels as kernels
 
         x, terms = ctx.saved_tensors

@@ -102,7 +102,7 @@ def image_file(tmp_path: Path) -> Path:
 
 def tiny_cfg(**changes: Any) -> dict:
     """The n6 cfg at a quarter of its width: 0.3 M parameters, builds and runs in no time."""
-    from models.yolo import read_cfg
+    from models.cfg import read_cfg
 
     cfg = read_cfg(ROOT / "models" / "hub" / "yolov5n6_kpts.yaml")
     cfg["width_multiple"] = 0.0625

@@ -11,7 +11,7 @@ import tempfile
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, NoReturn, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Type, TypeVar
 
 from utils import outputs, stopping
 from utils.errors import InputError, InputWarning, one_line, printable
@@ -124,7 +124,7 @@ def with_flags(message: str, parser: Optional[argparse.ArgumentParser] = None) -
 
     A parameter that this script does not have is a flag of another one.
     """
-    flags = {}
+    flags: Dict[str, str] = {}
     for action in parser._actions if parser is not None else []:
         long = [option for option in action.option_strings if option.startswith("--")]
         if long:
@@ -174,7 +174,7 @@ def show_warnings(
             if line not in found:
                 found.append(line)
 
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]  # the names of its parameters
     warnings.simplefilter("always", InputWarning)
     return found
 

@@ -69,7 +69,7 @@ def prefetch(
                 return
             if isinstance(item, _Failure):
                 raise item.error
-            yield item  # type: ignore
+            yield item
     finally:
         stop.set()
         if on_stop is not None:

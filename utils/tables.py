@@ -15,8 +15,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a CSV file whole."""
-    kind = {"encoding": "utf-8", "errors": "backslashreplace"}  # a file name need not be UTF-8
-    with atomic_path(path) as tmp, open(str(tmp), "w", newline="", **kind) as file:
+    errors = "backslashreplace"  # a file name need not be UTF-8
+    with atomic_path(path) as tmp, open(
+        str(tmp), "w", newline="", encoding="utf-8", errors=errors
+    ) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

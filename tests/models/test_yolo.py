@@ -5,7 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.yolo import LAYERS, Model, make_divisible, read_cfg  # noqa: E402
+from models.cfg import LAYER_NAMES, read_cfg  # noqa: E402
+from models.yolo import LAYERS, Model, make_divisible  # noqa: E402
 from tests.conftest import ROOT, randomized, tiny_cfg  # noqa: E402
 
 HUB = sorted((ROOT / "models" / "hub").glob("*.yaml"))
@@ -194,3 +195,7 @@ def test_missing_keys_are_named(tmp_path):
 def test_make_divisible():
     assert [make_divisible(v) for v in (1, 8, 8.1, 64 * 0.25)] == [8, 8, 16, 16]
     assert "Detect" in LAYERS
+
+
+def test_each_layer_of_a_cfg_has_a_builder():
+    assert set(LAYERS) == set(LAYER_NAMES)

@@ -56,7 +56,7 @@ def read(
             % ", ".join("%s %d" % (titles[key], n) for key, n in list(counts.items())[:SHOWN])
         )
     count = next(iter(counts.values()), None) or _count(annotations, set(titles)) or nkpt
-    if nkpt is not None and counts and count != nkpt:
+    if nkpt is not None and count is not None and counts and count != nkpt:
         raise ValueError("categories: %d keypoints, expected %d (kpt_shape, nkpt)" % (count, nkpt))
     found = _skeleton(categories, named, nkpt or count or len(COCO_NAMES))
     target = found if wanted is None or wanted.numbered else wanted

@@ -115,7 +115,7 @@ def api_content(
     images = dict(_images(content["images"], []))
     chosen = [entry for entry in content["categories"] if entry["id"] in category_ids]
     layout = category_keypoints.read(chosen, content["annotations"], wanted.count, wanted=wanted)
-    annotations = []
+    annotations: List[Dict[str, Any]] = []
     for i, entry in enumerate(content["annotations"]):
         if entry.get("category_id") not in category_ids:
             continue
@@ -166,7 +166,7 @@ def _image(entry: Any) -> Tuple[int, CocoImage]:
     name, h, w = entry.get("file_name"), entry.get("height"), entry.get("width")
     if not isinstance(name, str) or not name:
         raise ValueError("no file_name")
-    if not all(type(v) is int and v > 0 for v in (h, w)):
+    if not (type(h) is int and type(w) is int and min(h, w) > 0):
         raise ValueError("(%s) height and width must be positive integers" % name)
     return entry["id"], CocoImage(name, (h, w))
 

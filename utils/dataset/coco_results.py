@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     keypoints: np.ndarray  # (n, K, 3) float64 x px, y px, confidence
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # of tuple
         """Number of predictions (`len()` of a NamedTuple would be its number of fields)."""
         return int(self.boxes.shape[0])
 

@@ -46,7 +46,7 @@ class EvalSet(NamedTuple):
         return self.skeleton.sigmas
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # of tuple
         """Number of images (`len()` of a NamedTuple would be its number of fields)."""
         return len(self.paths)
 
@@ -56,7 +56,7 @@ class EvalSet(NamedTuple):
         if size is not None and size != tuple(image_hw):
             raise InputError(
                 "%s: %dx%d px (height x width), but %s says %dx%d"
-                % ((self.paths[index],) + tuple(image_hw) + (self.annotations,) + size)
+                % (self.paths[index], *image_hw, self.annotations, *size)
             )
 
     def ground_truth(self, index: int, image_hw: Tuple[int, int]) -> GroundTruth:

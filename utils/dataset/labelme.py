@@ -54,7 +54,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], nkpt: int) -> A
         else:
             notes[OTHER_TYPES] += 1
     pointed = {shape["group_id"] for _, shape in points if shape["group_id"] is not None}
-    groups = []
+    groups: List[_Group] = []
     by_id: Dict[Any, _Group] = {}
     for number, shape in outlines:
         group_id = shape["group_id"]
@@ -77,21 +77,21 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], nkpt: int) -> A
     for number, shape in points:
         try:
             k = _keypoint(shape["label"], keypoints)
-            group = by_id.get(shape["group_id"]) if shape["group_id"] is not None else None
-            if group is None and shape["group_id"] is None and boxed:
-                group = _around(shape["xy"][0], boxed)
-            if group is None:
-                group = loose.get(shape["group_id"])
-            if group is None:
-                group = _Group("person %d" % (len(groups) + 1), None, 0, {})
-                groups.append(group)
-                loose[shape["group_id"]] = group
-            if k in group.points:
-                raise ValueError("a second %s of %s" % (shape["label"], group.name))
+            person = by_id.get(shape["group_id"]) if shape["group_id"] is not None else None
+            if person is None and shape["group_id"] is None and boxed:
+                person = _around(shape["xy"][0], boxed)
+            if person is None:
+                person = loose.get(shape["group_id"])
+            if person is None:
+                person = _Group("person %d" % (len(groups) + 1), None, 0, {})
+                groups.append(person)
+                loose[shape["group_id"]] = person
+            if k in person.points:
+                raise ValueError("a second %s of %s" % (shape["label"], person.name))
         except ValueError as e:
             faults.append("shape %d: %s" % (number, e))
             continue
-        group.points[k] = (*shape["xy"][0].tolist(), 1 if shape["hidden"] else 2)
+        person.points[k] = (*shape["xy"][0].tolist(), 1 if shape["hidden"] else 2)
     rows = [_row(group, nkpt) for group in groups]
     h, w = content.get("imageHeight"), content.get("imageWidth")
     image = content.get("imagePath")
@@ -99,7 +99,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], nkpt: int) -> A
         stack(rows, nkpt),
         [group.name for group in groups],
         image.replace("\\", "/") if isinstance(image, str) and image else None,
-        (h, w) if all(type(v) is int and v > 0 for v in (h, w)) else None,
+        (h, w) if type(h) is int and type(w) is int and min(h, w) > 0 else None,
         faults,
         notes,
     )

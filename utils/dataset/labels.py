@@ -12,7 +12,7 @@ keypoint is labelled.
 
 import os
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Labels(NamedTuple):
     keypoints: np.ndarray  # (n, K, 3) float64 x, y, v; v is 0, 1 or 2
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # of tuple
         """Number of persons (`len()` of a NamedTuple would be its number of fields)."""
         return int(self.boxes.shape[0])
 
@@ -158,7 +158,7 @@ def _columns_fault(columns: int, nkpt: int, dims: int) -> str:
     return text
 
 
-def _faults(rows: np.ndarray, nc: Optional[int]) -> Iterable[Tuple[np.ndarray, str]]:
+def _faults(rows: np.ndarray, nc: Optional[int]) -> Iterable[Tuple[Any, str]]:
     """(mask of the rows, reason) of everything a label must not be; rows (n, 5 + 3K)."""
     with np.errstate(invalid="ignore"):
         yield ~np.isfinite(rows).all(1), "a value is not finite"

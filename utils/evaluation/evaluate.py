@@ -46,7 +46,7 @@ class ClassRow(NamedTuple):
 class ImageErrors(NamedTuple):
     """What went wrong on one image, at the confidence with the largest F1."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of tuple
     missed: int
     false: int
     oks: float  # mean of those found, 0 if nobody was
@@ -76,7 +76,7 @@ class Evaluation(NamedTuple):
     rows: List[Rows]
     ground_truths: List[GroundTruth]
     sizes: List[HW]  # (height, width) px
-    count: int  # images
+    count: int  # type: ignore[assignment]  # images
     ms_each: Dict[str, float]  # milliseconds an image of each stage, added over threads
     wall_s: float  # reading to NMS
     metrics_s: float

@@ -46,7 +46,7 @@ def keypoint_similarity(
     variances = (2 * np.asarray(sigmas, np.float64)) ** 2
     d = keypoints[:, None, :, :2] - ground_truth.keypoints[None, :, :, :2]  # (D, G, K, 2)
     labelled = ground_truth.keypoints[..., 2] > 0  # (G, K)
-    blank = ~labelled.any(1)
+    blank = np.asarray(~labelled.any(1))
     if blank.any():
         start, size = ground_truth.boxes[blank][:, None, :2], ground_truth.boxes[blank][:, None, 2:]
         points = keypoints[:, None, :, :2]  # with start: (D, blank, K, 2)
@@ -286,7 +286,7 @@ def confidence_curve(matches: Matches, threshold: int = 0) -> Curve:
     order, right, wrong = _ranked(matches)
     scores = matches.scores[order]
     # between equal scores no threshold can cut
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else []
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], [True] * bool(len(scores))))
     right, wrong, scores = right[threshold][last], wrong[threshold][last], scores[last]
     precision = right / np.maximum(right + wrong, 1)
     recall = right / max(matches.positives, 1)

@@ -195,10 +195,10 @@ def input_shapes(config: EngineConfig, source: OnnxFile) -> Optional[Profile]:
     stride = known.get("stride", 64)
 
     def size(values: Any, default: Any, parameter: str) -> Tuple[int, int]:
-        hw = tuple(default) if values is None else parse_size(values)
+        hw = default if values is None else parse_size(values)
         if stride_multiple(hw, stride) != hw:
             raise InputError("`%s` %d %d: expected multiples of %d" % (parameter, *hw, stride))
-        return hw  # type: ignore
+        return hw
 
     if config.opt_size is None and source.hw is None and "imgsz" not in known:
         raise InputError("`opt_size`: %s does not say for which size; name one" % name)
@@ -274,7 +274,8 @@ def prepare(
         )
     int8 = config.int8 or pairs
     fp16 = config.fp16 or is_fp16(model) or int8  # INT8 leaves the rest to FP16
-    calibrator, how = None, {}
+    calibrator: Any = None
+    how: Dict[str, Any] = {}
     if config.int8 and not pairs:
         refuse_for_int8(source)
         calibrator, source, how = quantized(config, source, trt, profile=profile)
@@ -438,7 +439,7 @@ def image_calibrator(
     """TensorRT's own calibrator over the calibration images; writes the cache."""
     path = config.calibration.cache_path(source)
     shape = calibrator_shape(config, source, profile)
-    fixed = source._replace(batch=shape[0], hw=shape[2:])
+    fixed = source._replace(batch=shape[0], hw=(shape[2], shape[3]))
     images, _ = calibration_batches(config.calibration, fixed)
 
     def keep(data: bytes) -> None:

@@ -71,7 +71,7 @@ def quantize(config: QuantizeConfig) -> Path:
     config = dataclasses.replace(config, calibration=calibration)
     amax = (load_ranges if cached else calibrate)(calibration, source)
     unfitted = config.refit and images is None
-    if not config.report and mine and unfitted and old["fit"]:
+    if not config.report and mine and unfitted and old is not None and old["fit"]:
         raise InputError(
             "%s: its weights were fitted on calibration images, and none are here to make it again;"
             " name them (`calib_path`), or give `no_bias_correction` to leave out the fit" % target

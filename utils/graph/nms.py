@@ -123,7 +123,7 @@ class Nodes:
 class _Kept(NamedTuple):
     """Names of the tensors of the kept boxes, all (B, 1, topk)."""
 
-    index: str  # int64 column of `values`, 0 where not found
+    index: str  # type: ignore[assignment]  # int64 column of `values`, 0 where not found
     score: str
     cls: Optional[str]  # int64; None where there is one class
     found: str  # bool

@@ -99,7 +99,7 @@ def draw_keypoints(
             ends = tuple(points[a]), tuple(points[b])
             cv2.line(image, *ends, skel.limb_color(a, b), width, cv2.LINE_AA, SHIFT)
     radius = (width + 1) << SHIFT
-    for k in np.flatnonzero(shown):
+    for k in np.flatnonzero(shown).tolist():
         center = tuple(points[k])
         cv2.circle(image, center, radius, skel.color(k), -1, cv2.LINE_AA, SHIFT)
 

@@ -18,7 +18,7 @@ class GroundTruth(NamedTuple):
     crowd: np.ndarray  # (n,) bool; a group nobody is expected to separate
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # of tuple
         """Number of persons (`len()` of a NamedTuple would be its number of fields)."""
         return int(self.boxes.shape[0])
 

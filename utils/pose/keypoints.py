@@ -92,7 +92,7 @@ class Skeleton(NamedTuple):
     colors: Optional[Tuple[Color, ...]] = None  # BGR of each keypoint, None: by side
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # of tuple
         """Number of keypoints."""
         return len(self.names)
 

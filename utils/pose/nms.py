@@ -109,14 +109,14 @@ def _raw_to_poses_cuda(
         ]
         keep = torch.cat(kept)
         keep &= keep.cumsum(1) <= max_det
-        counts = keep.sum(1).tolist()
+        kept_counts = keep.sum(1).tolist()
         parts = [boxes, line[..., None], labels[..., None].float(), rows[..., 5 + nc :]]
         table = torch.cat([part[keep] for part in parts], 1).cpu().numpy()
     return [
         Poses(
             mine[:, :4], mine[:, 4], mine[:, 5].astype(np.int64), mine[:, 6:].reshape(-1, nkpt, 3)
         )
-        for mine in np.split(table, np.cumsum(counts)[:-1])
+        for mine in np.split(table, np.cumsum(kept_counts)[:-1])
     ]
 
 
@@ -169,7 +169,7 @@ def _greedy_nms_torch(
             return keep
 
 
-def below(threshold: float) -> np.ndarray:
+def below(threshold: float) -> np.float32:
     """Largest float32 that is not above `threshold`: for a float32 x, x > it is x > threshold."""
     limit = np.float32(threshold)
     return np.nextafter(limit, np.float32(-1)) if float(limit) > threshold else limit

@@ -18,7 +18,7 @@ class Poses(NamedTuple):
     keypoints: np.ndarray  # (n, K, 3) float32 x px, y px, confidence 0..1
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # of tuple
         """Number of detections (`len()` of a NamedTuple would be its number of fields)."""
         return int(self.boxes.shape[0])
 

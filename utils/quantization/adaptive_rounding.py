@@ -76,7 +76,7 @@ def exact_pixels(model: Any) -> bool:
                 node.input[i] = PREFIX + "pixels"
     constants = {PREFIX + "255": 255.0, PREFIX + "1_256": 1 / 256}
     for name, value in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     steps = [
         ("Mul", [entry, PREFIX + "255"], PREFIX + "levels"),
         ("Round", [PREFIX + "levels"], PREFIX + "level"),

@@ -139,7 +139,7 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
 
     graph = model.graph
     zero = PREFIX + "zero"
-    constants = [numpy_helper.from_array(np.int8(0), zero)]
+    constants = [numpy_helper.from_array(np.array(0, np.int8), zero)]
     nodes: Dict[str, List[Any]] = {}  # tensor -> its pair
 
     def pair(name: str, scale: Any, zero_point: str, label: str, **attributes: Any) -> List[Any]:  # noqa: PLR0917
@@ -171,6 +171,7 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
             name = node.input[1]
             if name not in done:
                 w = plan.graph.weights(node)
+                assert w is not None  # the plan has convolutions with constant weights
                 scale = weight_scales(w)
                 zeros = "%szero%d" % (PREFIX, len(scale))
                 if not any(c.name == zeros for c in constants):

@@ -184,7 +184,7 @@ class Steps:
 class Moments(NamedTuple):
     """Sums over samples of inputs x (n) and outputs y (m) of a convolution."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # of tuple
     x: np.ndarray  # (n,)
     y: np.ndarray  # (m,)
     xx: np.ndarray  # (n, n), where there are at most COLUMNS, else (0, 0)
@@ -202,7 +202,7 @@ def measure(x: np.ndarray, y: np.ndarray) -> Moments:
 
 def added(a: Moments, b: Moments) -> Moments:
     """Moments of the samples of both."""
-    return Moments(*(one + other for one, other in zip(a, b)))
+    return Moments(*(one + other for one, other in zip(a, b)))  # type: ignore[operator]
 
 
 def _samples(

@@ -31,7 +31,11 @@ class EmbeddedNms(NamedTuple):
     def __str__(self) -> str:
         if self.conf_thres is None:
             return "embedded NMS (thresholds not recorded, at most %d poses)" % self.topk
-        return "embedded NMS (conf %g, iou %g, at most %d poses)" % tuple(self)
+        return "embedded NMS (conf %g, iou %g, at most %d poses)" % (
+            self.conf_thres,
+            self.iou_thres or 0.0,
+            self.topk,
+        )
 
 
 class Backend:

@@ -96,8 +96,8 @@ class PycudaReader:
         def read(name: str) -> Optional[Filtered]:
             if name != raw_name:
                 return None
-            buffer, shape = engine.output(name)
-            return self._filter.start(buffer, shape, settings.conf_thres)
+            buffer, (b, n, width) = engine.output(name)
+            return self._filter.start(buffer, (b, n, width), settings.conf_thres)
 
         return read
 

@@ -1,6 +1,6 @@
 """Metadata of ONNX files and engines: names, keypoints, stride, size, embedded NMS, layout."""
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from utils.pose import skeleton
 from utils.pose.detections import Detections
@@ -30,7 +30,7 @@ class Identity(NamedTuple):
     outputs: List[str]  # that are read, in order
 
 
-def identify(properties: Dict[str, str], outputs: Dict[str, Dims]) -> Identity:
+def identify(properties: Dict[str, str], outputs: Mapping[str, Dims]) -> Identity:
     """Recognise a file by its metadata and the shapes of its outputs, whoever exported it.
 
     Raises ValueError (reason only) for what is no pose network, or in no layout known here.
@@ -67,12 +67,15 @@ def identify(properties: Dict[str, str], outputs: Dict[str, Dims]) -> Identity:
     return Identity(info, layout, embedded_nms, [name])
 
 
-def _embedded(properties: Dict[str, str], outputs: Dict[str, Dims]) -> Identity:
+def _embedded(properties: Dict[str, str], outputs: Mapping[str, Dims]) -> Identity:
     """The five outputs of our own embedded NMS."""
     try:
         shapes = {name: list(dims) for name, dims in outputs.items()}
         embedded_nms = read_embedded_nms(properties, shapes)
-        width = 5 + len(read_names(properties)) + shapes["det_pose"][2]
+        points = shapes["det_pose"][2]
+        if points is None:
+            raise ValueError("det_pose of unknown width")
+        width = 5 + len(read_names(properties)) + points
         info = read_metadata(properties, width)
     except ValueError as e:
         raise ValueError(

@@ -134,7 +134,7 @@ class Predictor:
         boxes = [letterbox.fit(size, (inner[0], inner[1]), canvas) for size in sizes]
         size = self.backend.batch or len(images)
         # The last batch of a model of fixed batch is filled up with zeros.
-        batch = self.backend.new_batch((size,) + tuple(canvas))
+        batch = self.backend.new_batch((size, *canvas))
         if self.backend.takes_pixels:
             batch[len(images) :] = 0
             for target, drawn in zip(batch, letterbox.to_canvases(images, boxes, canvas)):

@@ -31,7 +31,7 @@ class Frame(NamedTuple):
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
     path: str  # file, camera index or stream address it comes from
-    index: int  # number of the frame within `path`, from 0
+    index: int  # type: ignore[assignment]  # number of the frame within `path`, from 0
     kind: str  # "image", "video" or "stream"
     fps: float  # frames per second of the video or stream, 0 for images
     time_s: float = 0.0  # since the first frame of the video; of a stream: when it arrived

@@ -240,7 +240,7 @@ class VideoFile:
         check_replaceable(path)  # not after hours
         self._context = atomic_path(path)
         self._tmp = tmp = self._context.__enter__()
-        fourcc = cv2.VideoWriter_fourcc(*"mp4v")
+        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer: Optional[cv2.VideoWriter] = cv2.VideoWriter(
             str(tmp), fourcc, fps, (self._hw[1], self._hw[0])
         )

@@ -40,8 +40,9 @@ def fit_anchors(wh: np.ndarray, shape: Tuple[int, int], seed: int = 0) -> np.nda
     cv2.setRNGSeed(seed)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 300, 1e-5)
     data = np.log(wh).astype(np.float32)
+    labels = np.zeros((len(data), 1), np.int32)
     _, _, centers = cv2.kmeans(
-        data, shape[0] * shape[1], None, criteria, RUNS, cv2.KMEANS_PP_CENTERS
+        data, shape[0] * shape[1], labels, criteria, RUNS, cv2.KMEANS_PP_CENTERS
     )
     sizes = np.exp(centers)
     sizes = sizes[np.argsort(sizes.prod(1))]

@@ -143,7 +143,8 @@ class Assembler:
         slot = (job.slot, 0)  # comes back unused, unless
         if self._fits(job, len(pixels)):
             slot, pixels = (job.slot, len(pixels)), None
-        matches = Targets(*(torch.from_numpy(part) for part in matched[:-1]), matched.counts)
+        index, classes, boxes, points = (torch.from_numpy(part) for part in matched[:-1])
+        matches = Targets(index, classes, boxes, points, matched.counts)
         return TrainBatch(
             pixels=pixels,
             plan=make_plan(samples, offsets, hws),

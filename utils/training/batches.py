@@ -75,12 +75,13 @@ class TrainBatches:
             # pinning makes a list of a plain tuple
             batch = batch._replace(size=(batch.size[0], batch.size[1]))
             slot, count = batch.slot
-            if slot >= 0:
+            ring = self._assembler.ring
+            if slot >= 0 and ring is not None:
                 if batch.pixels is None:
-                    batch = batch._replace(pixels=self._assembler.ring.view(slot, count))
+                    batch = batch._replace(pixels=ring.view(slot, count))
                 self._held.append(slot)
-            if len(self._held) > HELD:
-                self._assembler.ring.give_back(self._held.popleft())
+            if len(self._held) > HELD and ring is not None:
+                ring.give_back(self._held.popleft())
             yield batch
         self._next = epoch + 1
 
@@ -112,7 +113,7 @@ class TrainBatches:
         loader = DataLoader(
             self._assembler,  # type: ignore  # a map from jobs to batches
             batch_size=None,
-            sampler=jobs,  # type: ignore
+            sampler=jobs,
             num_workers=spec.workers,
             prefetch_factor=AHEAD if spec.workers else None,
             collate_fn=_as_it_is,
@@ -171,7 +172,7 @@ class _Lazy:
         return self._make()
 
 
-def _as_it_is(batch: TrainBatch) -> TrainBatch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

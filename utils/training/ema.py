@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Any
+from typing import Any, List, Tuple
 
 import torch
 from torch import nn
@@ -37,7 +37,9 @@ class Ema:
 
     def _pair_up(self, model: nn.Module) -> Any:
         """Tensors that belong together; they are changed in place only, so this is done once."""
-        mine, its, whole = [], [], ([], [])
+        mine: List[torch.Tensor] = []
+        its: List[torch.Tensor] = []
+        whole: Tuple[List[torch.Tensor], List[torch.Tensor]] = ([], [])
         state = model.state_dict()
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point():

@@ -8,9 +8,10 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
+from models.cfg import read_cfg
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.head_transfer import Taken, same_meaning, transfer_head, value_names
-from models.yolo import Model, read_cfg
+from models.yolo import Model
 from utils.dataset.data_yaml import DataYaml
 from utils.errors import InputError
 from utils.pose.keypoints import Skeleton

@@ -110,7 +110,7 @@ class Progress:
 
 def run_folder(config: TrainConfig) -> Path:
     """`project`/`name`, made where it is new; for a run that goes on its own."""
-    if config.resume:
+    if isinstance(config.resume, str):
         return Path(config.resume).resolve().parents[1]
     folder = increment_dir(config.project, config.name, config.exist_ok)
     check_all_replaceable(folder / name for name in NAMES)  # not after the first epoch

@@ -127,7 +127,7 @@ def known_data(config: TrainConfig) -> DataYaml:
 
 def begin(config: TrainConfig, data: DataYaml, ranks: Ranks) -> Beginning:
     """The network and the hyper-parameters, those of the run that goes on if there is one."""
-    if config.resume:
+    if isinstance(config.resume, str):  # train() has found the latest one
         checkpoint, state = load_training_state(config.resume)
         hyp = check_hyp(state.plain["hyp"], config.resume)
         ranks.say("%s: goes on after epoch %d of %d"

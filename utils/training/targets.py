@@ -5,21 +5,23 @@ neighbours that the centre is nearest to. YOLOv5's rule, kept by YOLO-Pose (arXi
 All of it is NumPy, in the processes that load: the training step then has only to look things up.
 """
 
-from typing import List, NamedTuple, Sequence
+from typing import Any, List, NamedTuple, Sequence
 
 import numpy as np
 
 from utils.pose.letterbox import HW
 from utils.training.augment import Persons
 
+Array = Any  # np.ndarray where it is made, torch.Tensor from the loader on
+
 
 class Targets(NamedTuple):
     """Matches of all levels, one after the other; n of them."""
 
-    index: np.ndarray  # (n, 4) int64 image, anchor, row, column
-    classes: np.ndarray  # (n,) int64
-    boxes: np.ndarray  # (n, 4) float32 cxcywh, cells of the level, centre from the cell's corner
-    keypoints: np.ndarray  # (n, K, 3) float32 x, y (cells, from the cell's corner), v
+    index: Array  # (n, 4) int64 image, anchor, row, column
+    classes: Array  # (n,) int64
+    boxes: Array  # (n, 4) float32 cxcywh, cells of the level, centre from the cell's corner
+    keypoints: Array  # (n, K, 3) float32 x, y (cells, from the cell's corner), v
     counts: List[int]  # matches of each level
 
 

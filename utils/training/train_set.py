@@ -36,7 +36,7 @@ class TrainSet(NamedTuple):
     faults: List[str]  # `file: reason`, one for each image or person left out
 
     @property
-    def count(self) -> int:
+    def count(self) -> int:  # type: ignore[override]  # of tuple
         return len(self.paths)
 
     @property

@@ -84,8 +84,9 @@ class Trainer:
             self.model = network  # type: ignore
         spec = batches.spec
         if self.gpu:
-            network = network.to(memory_format=torch.channels_last)
-            self.ema.model.to(memory_format=torch.channels_last)  # averaged in one launch if alike
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            # averaged in one launch if alike
+            self.ema.model.to(memory_format=torch.channels_last)
             torch.backends.cudnn.benchmark = not spec.multi_scale
         one_shape = not (spec.multi_scale or spec.rect)
         captured = self.gpu and options.graphs and one_shape and not (synced or options.compile)
@@ -311,7 +312,7 @@ class Trainer:
         if any(v is None or v.shape != names[k].shape for k, v in mine.items()):
             raise ValueError("its tensors are another network's")
         self.ema.model.load_state_dict(ema.state_dict())  # before: `ema` may be the model itself
-        self.model.load_state_dict(mine)  # type: ignore
+        self.model.load_state_dict(mine)
         self.ema.updates = int(state.plain["updates"])
         kept: Dict[int, Dict[str, torch.Tensor]] = {}
         for name, tensor in state.tensors.items():
@@ -345,7 +346,7 @@ def to_device(batch: TrainBatch, device: torch.device) -> Any:
 
 def freeze(model: Model, layers: int) -> List[nn.Module]:
     """Make the first `layers` layers constant; returns them."""
-    frozen = list(model.model[:layers])
+    frozen = list(model.model)[:layers]
     for layer in frozen:
         for parameter in layer.parameters():
             parameter.requires_grad_(False)

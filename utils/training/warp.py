@@ -63,10 +63,10 @@ def warp(plan: Plan, pixels: Any, size: HW) -> Any:
 
     h, w = size
     if pixels.device.type == "cuda" and _compiles():
-        return _compiled()(pixels, *plan[:5], h, w)
+        return _compiled()(pixels, *plan[:5], h=h, w=w)
     step = max(CHUNK_PIXELS // (h * w), 1)
     parts = [
-        _warp_part(pixels, *(part[i : i + step] for part in plan[:5]), h, w)
+        _warp_part(pixels, *(part[i : i + step] for part in plan[:5]), h=h, w=w)
         for i in range(0, len(plan.inverse), step)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -87,7 +87,7 @@ def _compiled() -> Any:
 
 
 def _warp_part(
-    pixels: Any, inverse: Any, center: Any, tiles: Any, offsets: Any, color: Any, h: int, w: int
+    pixels: Any, inverse: Any, center: Any, tiles: Any, offsets: Any, color: Any, *, h: int, w: int
 ) -> Any:
     """(b, 3, h, w) float32 0..1 of a part of a plan."""
     import torch

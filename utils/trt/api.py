@@ -102,7 +102,7 @@ def make_log(module: Any, verbose: bool) -> Any:
     if verbose:
         shown += [severity.INFO, severity.VERBOSE]
 
-    class Log(module.ILogger):  # type: ignore
+    class Log(module.ILogger):
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: List[str] = []

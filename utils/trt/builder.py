@@ -197,6 +197,7 @@ def _use_dla(trt: Tensorrt, network: Network, config: Any, *, settings: BuildSet
 def _add_profile(network: Network, config: Any, settings: BuildSettings) -> None:
     profile = network.builder.create_optimization_profile()
     name = network.definition.get_input(0).name
+    assert settings.profile is not None
     profile.set_shape(name, *settings.profile)
     config.add_optimization_profile(profile)
     if settings.calibrator is not None:  # calibrates at the common shape of its own profile

@@ -72,7 +72,7 @@ class HostPool:
         size = max(int(np.prod(shape, dtype=np.int64)) * kind.itemsize, 1)
         block = self._take(size)
         # Over a memoryview: views of an array over an array would not keep that array alive.
-        owner = np.frombuffer(memoryview(block)[:size], np.uint8)  # type: ignore
+        owner = np.frombuffer(memoryview(block)[:size], np.uint8)  # type: ignore[arg-type, unused-ignore]  # NumPy of 3.11
         weakref.finalize(owner, self._give_back, block).atexit = False
         count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
         return owner[:count].view(kind).reshape(shape)

@@ -15,8 +15,8 @@ from utils.pose import skeleton
 from utils.pose.layout import decode_text
 
 # metadata of an exported ONNX that goes along
-KEYS = ("task", "names", "nc", "stride", "imgsz", "conf_thres", "iou_thres", "topk", "nms")
-KEYS += skeleton.KEYS
+KEYS = ("task", "names", "nc", "stride", "imgsz", "conf_thres", "iou_thres", "topk", "nms",
+        *skeleton.KEYS)  # fmt: skip
 FOREIGN_KEYS = ("task", "names", "stride", "imgsz", "end2end", "args", *skeleton.KEYS)
 
 
