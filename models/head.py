@@ -146,7 +146,7 @@ class PoseHead(nn.Module):
             four_anchor.append(wh.reshape(2, -1))
         return torch.cat(origin, 1), torch.cat(two_stride, 1), torch.cat(four_anchor, 1)
 
-    def _convs(self, i: int) -> Tuple[nn.Conv2d, nn.Conv2d]:
+    def convolutions(self, i: int) -> Tuple[nn.Conv2d, nn.Conv2d]:
         """The convolutions that end the two branches of a level."""
         box, kpt = self.m[i], self.m_kpt[i]
         last = kpt[-1] if isinstance(kpt, nn.Sequential) else kpt
@@ -158,7 +158,7 @@ class PoseHead(nn.Module):
         if self.merged or self.dw_conv_kpt:
             return
         for i in range(self.nl):
-            box, kpt = self._convs(i)
+            box, kpt = self.convolutions(i)
             conv = nn.Conv2d(box.in_channels, self.no * self.na, 1).to(
                 box.weight.device, box.weight.dtype
             )
@@ -176,7 +176,7 @@ class PoseHead(nn.Module):
         anchor a, whichever convolution it lies in.
         """
         for i, s in enumerate(self.stride.tolist()):
-            box, last = self._convs(i)
+            box, last = self.convolutions(i)
             with torch.no_grad():
                 bias = torch.cat([_bias(box), _bias(last)]).view(self.na, self.no)
                 bias[:, 4] += math.log(8 / (640 / s) ** 2)
@@ -193,7 +193,7 @@ class PoseHead(nn.Module):
         and a factor of the score.
         """
         for i in range(self.nl):
-            box, last = self._convs(i)
+            box, last = self.convolutions(i)
             border = _bias(box).numel()
             for channel in range(5, self.no * self.na, self.no):  # value 5 of each anchor
                 conv = box if channel < border else last

@@ -40,7 +40,7 @@ def transfer_head(source: Model, model: Model) -> Optional[Taken]:
     fresh = 0
     with torch.no_grad():
         for i in range(new.nl):
-            pairs = convolutions(old, i), convolutions(new, i)
+            pairs = old.convolutions(i), new.convolutions(i)
             fresh += _copy_level(*pairs, new, values=values)
     return Taken(classes, keypoints, fresh)
 
@@ -78,7 +78,7 @@ def value_names(model: Model) -> List[str]:
     """Names of the tensors whose rows are values of an anchor, in the state_dict."""
     prefix = "model.%d." % (len(model.model) - 1)
     of_head = {id(p): prefix + name for name, p in model.head.named_parameters()}
-    pairs = [convolutions(model.head, i) for i in range(model.head.nl)]
+    pairs = [model.head.convolutions(i) for i in range(model.head.nl)]
     return [of_head[id(p)] for pair in pairs for conv in pair for p in conv.parameters()]
 
 
@@ -98,12 +98,6 @@ def _values(
     for k in keypoints:
         values += [None if k is None else old.no_det + 3 * k + i for i in range(3)]
     return values
-
-
-def convolutions(head: PoseHead, i: int) -> Tuple[nn.Conv2d, nn.Conv2d]:
-    """The two convolutions whose outputs are the channels of level i."""
-    last = head.m_kpt[i][-1] if head.dw_conv_kpt else head.m_kpt[i]
-    return head.m[i], last  # type: ignore
 
 
 def _copy_level(

@@ -87,7 +87,7 @@ class LiveReader:
         restarts, reconnected = 0, False
         while not self._closing.is_set():
             ok, image = self._capture.read() if connected else (False, None)  # type: ignore
-            if ok:
+            if ok and image is not None:
                 self.silent_since = None
                 restarts, reconnected = restarts + reconnected, False
                 with self._lock:
