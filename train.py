@@ -37,7 +37,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=default.batch_size,
         help="images a step, of all GPUs together")  # fmt: skip
     add("--img-size", type=int, nargs="+", default=list(default.img_size), help="px, one number "
-        "(a second one, the size for validation in the family, has to be the same)")  # fmt: skip
+        "or height width; validation uses the same")  # fmt: skip
     add("--device", default=default.device,
         help="GPU index, several as 0,1, or cpu [GPU 0 if there is one]")  # fmt: skip
     add("--workers", type=int, default=default.workers,

@@ -41,8 +41,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--weights", required=True, help="checkpoint (.pt)")
-    add("--img-size", "--img", "--imgsz", nargs="+", type=int, default=[640], metavar="PX",
-        help="one number or height width, rounded up to a stride multiple [640]")  # fmt: skip
+    add("--img-size", "--img", "--imgsz", nargs="+", type=int, metavar="PX",
+        help="one number or height width, rounded up to a stride multiple [that of the training, "
+        "else 640]")  # fmt: skip
     add("--batch-size", type=int, default=1, help="images in a batch of a static model [1]")
     add("--device", default="cpu", help="cpu or a GPU index, where PyTorch traces [cpu]")
     add("--dynamic", action="store_true", help="dynamic batch, height and width")

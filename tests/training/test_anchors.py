@@ -13,7 +13,7 @@ def set_of(wh, hw=(100, 200)):
 
 
 def test_box_sizes_are_those_of_the_fitted_image():
-    found = anchors.box_sizes(set_of(np.array([[0.5, 0.5], [0.001, 0.5]])), 400)
+    found = anchors.box_sizes(set_of(np.array([[0.5, 0.5], [0.001, 0.5]])), (400, 400))
     np.testing.assert_allclose(found, [[200, 100]])
 
 
@@ -27,17 +27,19 @@ def test_fitting_anchors_stay_and_others_are_replaced():
     rng = np.random.default_rng(0)
     small = set_of(rng.uniform(0.01, 0.05, (300, 2)))
     fitting = np.full((2, 3, 2), 6.0)
-    recall, kept = anchors.check(small, fitting, 200, anchor_t=4.0)
+    recall, kept = anchors.check(small, fitting, (200, 200), anchor_t=4.0)
     assert recall > 0.98 and kept is fitting
     far = np.full((2, 3, 2), 500.0)
-    recall, found = anchors.check(small, far, 200, anchor_t=4.0)
+    recall, found = anchors.check(small, far, (200, 200), anchor_t=4.0)
     assert recall == 0 and found.shape == (2, 3, 2)
-    assert anchors.best_recall(anchors.box_sizes(small, 200), found.reshape(-1, 2), 4.0) > 0.99
+    assert (
+        anchors.best_recall(anchors.box_sizes(small, (200, 200)), found.reshape(-1, 2), 4.0) > 0.99
+    )
     areas = found.prod(2).ravel()
     assert (np.diff(areas) >= 0).all()
-    np.testing.assert_array_equal(found, anchors.check(small, far, 200, anchor_t=4.0)[1])
+    np.testing.assert_array_equal(found, anchors.check(small, far, (200, 200), anchor_t=4.0)[1])
 
 
 def test_too_few_boxes_keep_the_anchors():
     far = np.full((2, 3, 2), 500.0)
-    assert anchors.check(set_of(np.array([[0.02, 0.02]])), far, 200, anchor_t=4.0)[1] is far
+    assert anchors.check(set_of(np.array([[0.02, 0.02]])), far, (200, 200), anchor_t=4.0)[1] is far

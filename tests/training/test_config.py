@@ -17,7 +17,6 @@ from utils.training.train_set import TrainSet, draws_by_need
         ({"workers": 257}, "`workers` 257: expected 0 to 256"),
         ({"val_period": 0}, "`val_period` 0: expected 1 to 100000"),
         ({"label_smoothing": 1.0}, "`label_smoothing` 1: expected 0 to 1"),
-        ({"img_size": [640, 320]}, "`img_size` 640 320: training takes one number"),
         ({"img_size": []}, "`img_size`: expected one number"),
     ],
 )

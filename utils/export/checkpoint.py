@@ -29,7 +29,7 @@ from utils.export.onnx_export import (
 from utils.files import atomic_path, check_output
 from utils.graph.nms import Nms
 from utils.pose import letterbox
-from utils.runtime.predictor import warn_if_rounded
+from utils.runtime.predictor import DEFAULT_SIZE, warn_if_rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ class ExportConfig:
     """What `export_checkpoint` writes. Raises InputError for values that cannot be."""
 
     weights: str  # a .pt checkpoint
-    img_size: Sequence[int] = (640,)  # px, one number or height width; rounded up to the stride
+    # px, one number or height width, rounded up to the stride [that it was trained at, else 640]
+    img_size: Optional[Sequence[int]] = None
     batch_size: int = 1  # of a static model
     device: str = "cpu"  # where PyTorch traces; the file is the same
     dynamic: bool = False  # any batch, height and width
@@ -58,7 +59,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if Path(self.weights).suffix != ".pt":
             raise InputError("`weights` %s: expected a .pt checkpoint" % self.weights)
-        letterbox.parse_size(self.img_size)
+        if self.img_size is not None:
+            letterbox.parse_size(self.img_size)
         if self.batch_size < 1:
             raise InputError("`batch_size` %d: expected at least 1" % self.batch_size)
         if self.dynamic and self.batch_size != 1:
@@ -84,7 +86,6 @@ def export_checkpoint(config: ExportConfig) -> Path:
     Raises InputError for what cannot be exported, and for a file that computes something else: it
     is not kept, and an older one stays.
     """
-    asked = letterbox.parse_size(config.img_size)
     image = check_image(config.check_image)
     for package in ("torch", "onnx", "onnxruntime"):
         require(package)
@@ -94,7 +95,10 @@ def export_checkpoint(config: ExportConfig) -> Path:
     path = output_path(config.weights, config.dynamic, config.end2end)
     check_output(path)
     replaced = path.exists()
-    model = load_checkpoint(config.weights).model
+    checkpoint = load_checkpoint(config.weights)
+    model, asked = checkpoint.model, checkpoint.trained_hw or (DEFAULT_SIZE, DEFAULT_SIZE)
+    if config.img_size is not None:
+        asked = letterbox.parse_size(config.img_size)
     net_hw = letterbox.stride_multiple(asked, model.max_stride)
     warn_if_rounded(asked, net_hw, model.max_stride)
     millions, nc = model.parameter_count() / 1e6, model.nc

@@ -5,6 +5,7 @@ from typing import Tuple
 import cv2
 import numpy as np
 
+from utils.pose.letterbox import HW
 from utils.training.train_set import TrainSet
 
 ENOUGH = 0.98  # of the boxes have an anchor of similar shape: no new anchors are needed
@@ -12,10 +13,10 @@ RUNS = 10  # of k-means, the best is kept
 MIN_BOX = 2.0  # px; smaller boxes are no measure
 
 
-def box_sizes(train_set: TrainSet, longest: int) -> np.ndarray:
-    """(n, 2) w h px of all boxes, with images fitted to `longest` px."""
+def box_sizes(train_set: TrainSet, size: HW) -> np.ndarray:
+    """(n, 2) w h px of all boxes, with images fitted to (height, width) px."""
     sizes = [
-        labels.boxes[:, 2:] * np.array([w, h]) * (longest / max(h, w))
+        labels.boxes[:, 2:] * np.array([w, h]) * min(size[0] / h, size[1] / w)
         for labels, (h, w) in zip(train_set.labels, train_set.sizes)
     ]
     wh = np.concatenate(sizes)
@@ -50,14 +51,14 @@ def fit_anchors(wh: np.ndarray, shape: Tuple[int, int], seed: int = 0) -> np.nda
 
 
 def check(
-    train_set: TrainSet, anchors: np.ndarray, longest: int, *, anchor_t: float
+    train_set: TrainSet, anchors: np.ndarray, size: HW, *, anchor_t: float
 ) -> Tuple[float, np.ndarray]:
     """(share of boxes the anchors match, the anchors to use).
 
     The anchors given, (levels, anchors, 2) px, unless less than ENOUGH of the boxes have one and
     others are better.
     """
-    wh = box_sizes(train_set, longest)
+    wh = box_sizes(train_set, size)
     recall = best_recall(wh, anchors.reshape(-1, 2), anchor_t)
     wanted = anchors.shape[0] * anchors.shape[1]
     if recall >= ENOUGH or len(np.unique(wh.round(1), axis=0)) <= wanted:

@@ -84,7 +84,7 @@ class Assembler:
         self.hws = np.array(hws, np.int64)
         self.labels, self.starts = _in_a_row(train_set.labels)
         # images that a mosaic would enlarge
-        self.small = np.flatnonzero(self.hws.max(1) < longest)
+        self.small = np.flatnonzero((self.hws < spec.size).all(1))
         self.cache = ImageCache(self.hws, spec.world) if spec.cache else None
         self.ring: Optional[PixelRing] = None
 
@@ -97,7 +97,7 @@ class Assembler:
         if not spec.workers:
             return None
         pixels = self.hws.prod(1).astype(np.float64)
-        share = self.hyp.collage * (self.hws.max(1) < max(spec.size))
+        share = self.hyp.collage * (self.hws < spec.size).all(1)
         pixels += share * (spec.size[0] * spec.size[1] - pixels)
         images = min(max(spec.batch, POOL), len(pixels))
         size = int(ROOM * 3 * images * pixels.mean()) // 4096 * 4096 + 4096
@@ -159,7 +159,7 @@ class Assembler:
     def _collages(self, rng: np.random.Generator, job: Job, size: HW) -> Dict[int, Collage]:
         """Place in the window -> the collage that is shown instead of the small image there."""
         shown = rng.random(len(job.window)) < self.hyp.collage
-        small = self.hws[job.window].max(1) < max(size)
+        small = (self.hws[job.window] < size).all(1)
         return {
             int(i): collage.arrange(rng, int(job.window[i]), self.small, hws=self.hws, size=size)
             for i in np.flatnonzero(shown & small & (len(self.small) > 1))

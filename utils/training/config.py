@@ -23,7 +23,7 @@ class TrainConfig:
     hyp: str = "data/hyp.scratch.yaml"
     epochs: int = 300
     batch_size: int = 16  # images a step, of all GPUs together
-    img_size: Sequence[int] = (640,)  # px; a second number has to be the same
+    img_size: Sequence[int] = (640,)  # px, one number or height width
     device: str = ""  # GPU index, several as 0,1, or cpu [GPU 0 if there is one]
     workers: Optional[int] = None  # processes that load, for each GPU [WORKERS]
     freeze: int = 0  # layers that do not learn, from the first one
@@ -63,11 +63,6 @@ class TrainConfig:
                 raise InputError("`%s` %d: expected %d to %d" % (name, value, low, high))
         if not 0 <= self.label_smoothing < 1:
             raise InputError("`label_smoothing` %g: expected 0 to 1" % self.label_smoothing)
-        if len(self.img_size) == 2 and self.img_size[0] != self.img_size[1]:
-            raise InputError(
-                "`img_size` %d %d: training takes one number; test_multi_backend.py tests at "
-                "another" % tuple(self.img_size)
-            )
         parse_size(self.img_size)
         if not (self.weights or self.cfg or self.resume):
             raise InputError("`cfg`: expected a network, such as models/hub/yolov5s6_kpts.yaml, or "

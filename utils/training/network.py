@@ -145,7 +145,7 @@ def fit_anchors(
 
     head = model.head
     px = anchors_px(model)
-    recall, found = anchors.check(train_set, px, max(size), anchor_t=hyp.anchor_t)
+    recall, found = anchors.check(train_set, px, size, anchor_t=hyp.anchor_t)
     text = "anchors: %.1f %% of the boxes have a similar one" % (100 * recall)
     if found is px:
         return text
@@ -157,6 +157,6 @@ def fit_anchors(
         head.anchor_grid.copy_(exact.view_as(head.anchor_grid))
     model.cfg["anchors"] = [[round(v, 1) for v in level.ravel().tolist()] for level in found]
     share = anchors.best_recall(
-        anchors.box_sizes(train_set, max(size)), found.reshape(-1, 2), hyp.anchor_t
+        anchors.box_sizes(train_set, size), found.reshape(-1, 2), hyp.anchor_t
     )
     return text + "; new ones: %.1f %% (`noautoanchor` keeps the old)" % (100 * share)

@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, config: TrainConfig, folder: Path, ranks: Ranks):
         self.config, self.folder = config, folder
         self.epoch = 0  # done
-        self.best, self.best_epoch = -1.0, 0
+        self.best, self.best_box, self.best_epoch = -1.0, -1.0, 0
         self._log = run_log.TrainLog(folder) if ranks.first else None
         self._saved_at, self._save_s = 0.0, 0.0
 
@@ -39,6 +39,7 @@ class Progress:
         """Go on where the state was saved."""
         self.epoch = int(state.plain["epoch"])
         self.best = float(state.plain["best"])
+        self.best_box = float(state.plain.get("best_box", -1.0))
         self.best_epoch = int(state.plain["best_epoch"])
         if self._log is not None:
             self._log.rows = run_log.read_rows(self.folder / "results.csv", self.epoch)
@@ -65,8 +66,9 @@ class Progress:
         self.epoch = int(row["epoch"])
         assert self._log is not None
         self._log.add(row)
-        if row.get("kpt_ap", -1.0) > self.best or (last and not self.best_epoch):
-            self.best, self.best_epoch = row.get("kpt_ap", -1.0), self.epoch
+        if self._is_best(row) or (last and not self.best_epoch):
+            self.best, self.best_box = row.get("kpt_ap", -1.0), row.get("box_ap", -1.0)
+            self.best_epoch = self.epoch
             if last or not self.config.nosave:
                 self._save(self.best_path, trainer, row)
         if last or self.config.nosave:
@@ -77,6 +79,21 @@ class Progress:
             self._save(self.last_path, trainer, row, resumable=True)
             self._saved_at = time.perf_counter()
             self._save_s = self._saved_at - started
+
+    def _is_best(self, row: Dict[str, float]) -> bool:
+        """By keypoint AP; while that is 0, or nothing tells it, by box AP, then the later epoch."""
+        if "kpt_ap" not in row:
+            return False
+        if row["kpt_ap"] > 0 or self.best > 0:
+            return row["kpt_ap"] > max(self.best, 0.0)
+        return max(row.get("box_ap", -1.0), 0.0) >= max(self.best_box, 0.0)
+
+    def verdict(self) -> str:
+        """How good the best epoch is."""
+        figure = "best keypoint AP %.4f" % max(self.best, 0.0)
+        if self.best <= 0:
+            figure += " (0 or undefined: chosen by box AP, %.4f)" % max(self.best_box, 0.0)
+        return "%s in epoch %d: %s" % (figure, self.best_epoch, self.best_path)
 
     def end(self, trainer: Trainer) -> None:
         """The last weights as a plain checkpoint; the curves."""
@@ -101,6 +118,7 @@ class Progress:
         state.plain.update(
             epoch=self.epoch,
             best=self.best,
+            best_box=self.best_box,
             best_epoch=self.best_epoch,
             args={k: v for k, v in self.config.plain().items() if k != "resume"},
             hyp=dict(trainer.hyp._asdict()),

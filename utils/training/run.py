@@ -10,6 +10,7 @@ from models.checkpoint import TrainingState, load_checkpoint, load_training_stat
 from models.yolo import Model
 from utils.dataset.data_yaml import DataYaml, assumptions, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
+from utils.errors import InputError
 from utils.pose.letterbox import HW, stride_multiple
 from utils.training import distributed
 from utils.training.assembler import Spec
@@ -89,8 +90,9 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
     check_freeze(model, config.freeze)
     size = stride_multiple(config.size, model.max_stride)
     if size != config.size:
-        ranks.say("`img_size` %d: rounded up to %d, a multiple of %d"
-                  % (config.size[0], size[0], model.max_stride))  # fmt: skip
+        ranks.say("`img_size` %d %d: rounded up to %d %d, multiples of %d"
+                  % (*config.size, *size, model.max_stride))  # fmt: skip
+    check_statistics(config, size, model.max_stride, world=ranks.world)
     train_set = read_train_set(data, single_class=config.single_cls, workers=max(config.loaders, 1))
     for fault in fault_lines(train_set):
         ranks.warn(fault)
@@ -114,6 +116,18 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
     if ranks.first and state is None:
         describe(folder, config, trainer)
     return PreparedRun(trainer, eval_set, progress)
+
+
+def check_statistics(config: TrainConfig, size: HW, stride: int, *, world: int) -> None:
+    """Raise InputError if a map of the network holds one value a channel: BatchNorm needs two."""
+    smallest = 0.5 if config.multi_scale else 1.0
+    cells = [max(round(side * smallest / stride), 1) for side in size]
+    if config.share_of_batch(world) == 1 and cells == [1, 1]:
+        raise InputError(
+            "`batch_size` %d at `img_size` %d %d: each GPU has one image of one cell at stride %d, "
+            "and batch statistics need two values; take `batch_size` %d or `img_size` %d"
+            % (config.batch_size, *size, stride, 2 * world, round(2 * stride / smallest))
+        )
 
 
 def known_data(config: TrainConfig) -> DataYaml:
@@ -218,8 +232,7 @@ def finish(run: PreparedRun) -> None:
     progress.end(trainer)
     for path, reason in sorted(trainer.batches.broken.items()):
         ranks.warn("could not be decoded, trained without it: %s: %s" % (path, reason))
-    ranks.say("best keypoint AP %.4f in epoch %d: %s"
-              % (progress.best, progress.best_epoch, progress.best_path))  # fmt: skip
+    ranks.say(progress.verdict())
     if progress.best_plain > PLAIN_LIMIT:
         ranks.warn(
             "best.pt sees people in plain grey images (score %.2f); what helps: "
