@@ -3,9 +3,9 @@
     python benchmarks/deepstream.py --onnx weights/yolov5s6_pose-NMS.onnx --images data/images
 
 The frame size is that of each image. Needs g++, but no DeepStream: tests/deploy/nvinfer.py has its
-scaling. Three comparisons: the way back alone (one input, two mappings of the same outputs), the
-whole way (nvinfer's scaling and black border against our letterbox), and how many persons nvinfer
-would drop if the parser did not keep boxes inside the frame.
+scaling. Compared with detect: the way back alone (parser, nvinfer and probe on the outputs for our
+letterbox), the whole way (nvinfer's scaling and black border), the same with a grey border, and how
+many persons nvinfer would drop if the parser did not keep boxes inside the frame.
 """
 
 import argparse
@@ -28,15 +28,14 @@ from tests.deploy.nvinfer import (
     attach,
     network_input,
     object_meta,
-    scaling,
 )
 from utils.dataset.images import read_image
 from utils.dataset.labels import list_images
 from utils.pose.letterbox import PAD_VALUE, fit, to_batch
 from utils.pose.nms import detections_to_poses
 from utils.pose.poses import Poses
+from utils.runtime.backend import Detections
 from utils.runtime.load import load_backend
-from utils.runtime.predictor import Predictor
 from utils.tracking.assignment import assign
 from utils.tracking.similarity import pairwise_iou
 
@@ -60,43 +59,57 @@ def plain_objects(found: Any) -> List[Object]:
 
 
 def shifts(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Distances of the points of two (n, K, 3) that are sure in both, px."""
-    sure = np.minimum(one[..., 2], other[..., 2]) > 0.5
-    return np.linalg.norm(one[..., :2] - other[..., :2], axis=-1)[sure]
+    """Distances of the points of two (K, 3) that are sure in both, px."""
+    sure = np.minimum(one[:, 2], other[:, 2]) > 0.5
+    return np.linalg.norm(one[:, :2] - other[:, :2], axis=1)[sure]
 
 
-def show(title: str, values: List[np.ndarray]) -> None:
-    all_of = np.concatenate(values)
-    print(
-        "%-44s median %.2f, 95 %% below %.2f, most %.2f (%d points)"
-        % (title, np.median(all_of), np.percentile(all_of, 95), all_of.max(), len(all_of))
-    )
+class DeepStream:
+    """Parser, gst-nvinfer's geometry and probe."""
+
+    def __init__(self, folder: Path, net_hw: HW, nc: int):
+        self.parse, self.probe = Parser(folder), load_probe()
+        self.net_hw, self.nc, self.dropped = net_hw, nc, 0
+
+    def __call__(self, found: Detections, hw: HW) -> Tuple[np.ndarray, np.ndarray]:
+        """Boxes (n, 4) xyxy and keypoints (n, K, 3) in pixels of the frame."""
+        objects = self.parse(found, self.net_hw, hw, classes=self.nc)
+        kept, dropped = attach(objects, hw, self.net_hw)
+        self.dropped += dropped
+        boxes = np.array([[o.left, o.top, o.left + o.width, o.top + o.height] for o in kept])
+        points = np.array([self.probe.keypoints(object_meta(o)) for o in kept])
+        values = found.det_pose.shape[2]
+        return boxes.reshape(-1, 4), points.reshape(-1, values // 3, 3)
 
 
-def way_back(found: Any, image_hw: HW, net_hw: HW) -> Tuple[np.ndarray, np.ndarray]:
-    """The same network poses in pixels of the image, by our letterbox and by nvinfer."""
-    box, s = fit(image_hw, net_hw), scaling(image_hw, net_hw)
-    (poses,) = detections_to_poses(found)
-    theirs = poses.keypoints.astype(np.float64)
-    theirs[..., 0] = (theirs[..., 0] - s.offset[1]) / s.ratio[1]
-    theirs[..., 1] = (theirs[..., 1] - s.offset[0]) / s.ratio[0]
-    return box.to_original(poses).keypoints, theirs
+class Comparison:
+    """Shifts of the keypoints of persons that both found, px and % of the body."""
 
+    def __init__(self) -> None:
+        self.px: List[np.ndarray] = []
+        self.percent: List[np.ndarray] = []
+        self.wanted = self.found = self.same = 0
 
-def grey_border(
-    backend: Any, image: np.ndarray, parse: Parser, *, probe: Any, wanted: Poses
-) -> List[np.ndarray]:
-    """Shifts of the persons, % of the body, if nvinfer had the border of our letterbox."""
-    hw, net_hw = (image.shape[0], image.shape[1]), backend.static_hw
-    found = backend(network_input(image, net_hw, PAD_VALUE))
-    kept, _ = attach(parse(found, net_hw, hw, classes=backend.nc), hw, net_hw)
-    boxes = np.array([[o.left, o.top, o.left + o.width, o.top + o.height] for o in kept])
-    shifted = []
-    for i, j in zip(*assign(pairwise_iou(wanted.boxes, boxes.reshape(-1, 4)), 0.5)):
-        points = probe.keypoints(object_meta(kept[j]))[None]
-        size = (wanted.boxes[i, 2:] - wanted.boxes[i, :2]).max()
-        shifted.append(100 * shifts(wanted.keypoints[i][None], points) / size)
-    return shifted
+    def add(self, wanted: Poses, boxes: np.ndarray, points: np.ndarray) -> None:
+        a, b = assign(pairwise_iou(wanted.boxes, boxes), 0.5)
+        self.wanted, self.found = self.wanted + wanted.count, self.found + len(boxes)
+        self.same += len(a)
+        for i, j in zip(a, b):
+            moved = shifts(wanted.keypoints[i], points[j])
+            self.px.append(moved)
+            self.percent.append(100 * moved / (wanted.boxes[i, 2:] - wanted.boxes[i, :2]).max())
+
+    def show(self, title: str) -> None:
+        print(
+            "%s: detect finds %d persons, DeepStream %d, the same %d"
+            % (title, self.wanted, self.found, self.same)
+        )
+        for unit, values in (("px", self.px), ("% of the body", self.percent)):
+            all_of = np.concatenate(values)
+            print(
+                "  shift, %s: median %.2f, 95 %% below %.2f, most %.2f (%d points)"
+                % (unit, np.median(all_of), np.percentile(all_of, 95), all_of.max(), len(all_of))
+            )
 
 
 def main() -> None:
@@ -106,40 +119,29 @@ def main() -> None:
     parser.add_argument("--onnx", required=True, help="static, with embedded NMS")
     parser.add_argument("--images", required=True, help="folder")
     args = parser.parse_args()
-    backend, probe = load_backend(args.onnx, "cpu"), load_probe()
-    net_hw, predictor = backend.static_hw, Predictor(backend)
-    mapping, whole, relative, grey = [], [], [], []
-    persons = matched = extra = lost = plain = 0
+    backend = load_backend(args.onnx, "cpu")
+    net_hw, plain = backend.static_hw, 0
+    way_back, whole, grey = Comparison(), Comparison(), Comparison()
     with tempfile.TemporaryDirectory() as folder:
-        parse = Parser(Path(folder))
+        deepstream = DeepStream(Path(folder), net_hw, backend.nc)
         for path in list_images(args.images):
             image = read_image(path)
             hw = (image.shape[0], image.shape[1])
-            ours_raw = backend(to_batch([image], [fit(hw, net_hw)], net_hw))
-            mapping.append(shifts(*way_back(ours_raw, hw, net_hw)))
-            (wanted,) = predictor([image])
-            found = backend(network_input(image, net_hw))
-            kept, dropped = attach(parse(found, net_hw, hw, classes=backend.nc), hw, net_hw)
-            lost += dropped
-            plain += attach(plain_objects(found), hw, net_hw)[1]
-            points = [probe.keypoints(object_meta(o)) for o in kept]
-            boxes = np.array([[o.left, o.top, o.left + o.width, o.top + o.height] for o in kept])
-            a, b = assign(pairwise_iou(wanted.boxes, boxes.reshape(-1, 4)), 0.5)
-            grey += grey_border(backend, image, parse, probe=probe, wanted=wanted)
-            persons, matched, extra = persons + wanted.count, matched + len(a), extra + len(kept)
-            for i, j in zip(a, b):
-                moved = shifts(wanted.keypoints[i][None], points[j][None])
-                size = (wanted.boxes[i, 2:] - wanted.boxes[i, :2]).max()
-                whole.append(moved)
-                relative.append(100 * moved / size)
+            letterbox = fit(hw, net_hw)
+            ours = backend(to_batch([image], [letterbox], net_hw))
+            wanted = letterbox.to_original(detections_to_poses(ours)[0])
+            way_back.add(wanted, *deepstream(ours, hw))
+            black = backend(network_input(image, net_hw))
+            whole.add(wanted, *deepstream(black, hw))
+            plain += attach(plain_objects(black), hw, net_hw)[1]
+            grey.add(wanted, *deepstream(backend(network_input(image, net_hw, PAD_VALUE)), hw))
     print(describe())
-    show("the way back alone, px:", mapping)
-    show("the whole way, px:", whole)
-    show("the whole way, % of the body:", relative)
-    show("the same with a grey border, % of the body:", grey)
+    way_back.show("the way back alone")
+    whole.show("the whole way")
+    grey.show("the whole way, with a grey border")
     print(
-        "detect finds %d persons, DeepStream %d, the same %d; nvinfer drops %d, without clipping %d"
-        % (persons, extra, matched, lost, plain)
+        "gst-nvinfer drops %d persons; it would drop %d of the whole way without our clipping"
+        % (deepstream.dropped, plain)
     )
 
 
