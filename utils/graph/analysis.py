@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 import numpy as np
 
 Hw = Tuple[int, int]
+ACTIVATIONS = ("Relu", "LeakyRelu", "HardSwish", "Clip", "Sigmoid", "Tanh", "Elu")
 PASSING = ("Concat", "MaxPool", "Resize")  # their outputs hold values of their inputs, unchanged
 
 
@@ -116,6 +117,15 @@ class Graph:
 
         value = self.constants.get(conv.input[1])
         return None if value is None else numpy_helper.to_array(value).astype(np.float32)
+
+    def block_output(self, conv: Any) -> str:
+        """What a convolution makes, behind its SiLU or other activation if it has one."""
+        name = conv.output[0]
+        readers = self.readers.get(name, [])
+        for node in readers:
+            if self.is_silu(node) or (len(readers) == 1 and node.op_type in ACTIVATIONS):
+                return node.output[0]
+        return name
 
     def is_silu(self, node: Any) -> bool:
         """Whether a node is the product of a SiLU, x * sigmoid(x)."""

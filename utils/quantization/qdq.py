@@ -5,8 +5,9 @@
     insert(model, plan, shared_scales(plan, amax))
 
 Where the pairs go follows what TensorRT fuses:
-- Convolution, SiLU and a residual addition are one block: pairs stand only where a convolution
-  reads, never between convolution, sigmoid and multiplication.
+- Convolution and SiLU are one block, with no pair in between, and TensorRT runs the block as one
+  INT8 kernel only where a pair stands behind it. So what an INT8 block makes carries a pair also
+  where a depthwise convolution or a residual addition reads it; these compute in floating point.
 - A tensor has one pair, read by all its INT8 readers; so the branch of a residual addition that
   its convolution reads, too, is INT8 and read once.
 - Concat, MaxPool and Resize move values about: what goes in and what comes out share one scale,
@@ -19,7 +20,7 @@ Where the pairs go follows what TensorRT fuses:
   is room, `early_for_share` adds the first 1x1 convolutions.
 """
 
-from typing import Any, Dict, Iterable, List, NamedTuple, Sequence, Set
+from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set
 
 import numpy as np
 
@@ -36,12 +37,14 @@ class Plan(NamedTuple):
 
     convs: Conv nodes in INT8. tensors: activations that get a pair, in graph order.
     group: tensor -> representative of those that share its scale.
+    behind: those of the tensors that floating-point layers read from the pair, too.
     """
 
     graph: Graph
     convs: List[Any]
     tensors: List[str]
     group: Dict[str, str]
+    behind: FrozenSet[str] = frozenset()
 
 
 def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ()) -> Plan:
@@ -63,7 +66,8 @@ def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ())
     ]
     if not convs:
         raise InputError("no convolution is left to be INT8")
-    wanted: Set[str] = {conv.input[0] for conv in convs}
+    behind = {name for name in map(graph.block_output, convs) if _read_in_float(graph, name)}
+    wanted: Set[str] = {conv.input[0] for conv in convs} | behind
     groups: Dict[str, str] = {}
     for node in reversed(graph.nodes):
         if node.op_type in PASSING and id(node) not in graph.decode and node.output[0] in wanted:
@@ -74,7 +78,22 @@ def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ())
     order = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
     tensors = [name for name in order if name in wanted]
     group = {name: find(groups, name) for name in tensors}
-    return Plan(graph, convs, tensors, group)
+    return Plan(graph, convs, tensors, group, frozenset(behind))
+
+
+def _read_in_float(graph: Graph, name: str) -> bool:
+    """Whether a depthwise convolution or an addition before the decode reads a tensor."""
+    return any(
+        _is_depthwise(graph, node) or (node.op_type == "Add" and id(node) not in graph.decode)
+        for node in graph.readers.get(name, [])
+    )
+
+
+def _is_depthwise(graph: Graph, node: Any) -> bool:
+    if node.op_type != "Conv" or id(node) in graph.decode:
+        return False
+    weights = graph.weights(node)
+    return weights is not None and weights.shape[1] == 1 and attribute(node, "group", 1) > 1
 
 
 def matches(conv: Any, words: Iterable[str]) -> bool:
@@ -95,7 +114,7 @@ def read_together(plan: Plan) -> Dict[str, List[str]]:
     What only goes into a Concat is not read for itself: what comes out holds its values, too.
     """
     read: Dict[str, List[str]] = {}
-    wanted = {source(conv) for conv in plan.convs}
+    wanted = {source(conv) for conv in plan.convs} | plan.behind
     for name in plan.tensors:
         if name in wanted:
             read.setdefault(plan.group[name], []).append(name)
@@ -163,6 +182,7 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
     for node in plan.graph.nodes:
         reads = id(node) in quantised or id(node) in moved
         reads = reads or (node.op_type == "Add" and id(node) not in plan.graph.decode)
+        reads = reads or (_is_depthwise(plan.graph, node) and node.input[0] in plan.behind)
         if reads:
             for i, name in enumerate(node.input):
                 if name in nodes:
@@ -249,12 +269,7 @@ def final_for_share(model: Any, graph: Graph, keep: Sequence[str], *, hw: Any) -
 
 def depthwise(graph: Graph) -> List[str]:
     """Outputs of the depthwise convolutions: hardly any arithmetic, much of the INT8 error."""
-    names = []
-    for conv in graph.convs:
-        weights = graph.weights(conv)
-        if weights is not None and weights.shape[1] == 1 and attribute(conv, "group", 1) > 1:
-            names.append(conv.output[0])
-    return names
+    return [conv.output[0] for conv in graph.convs if _is_depthwise(graph, conv)]
 
 
 def correct_bias(model: Any, plan: Plan, batches: Iterable[np.ndarray]) -> None:

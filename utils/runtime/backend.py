@@ -119,6 +119,12 @@ class Backend:
         """
         return self(images)
 
+    def warm_up(self, images: np.ndarray, settings: "NmsSettings") -> None:
+        """Pay what the first calls of a GPU cost before somebody waits for them.
+
+        Args: images: a batch as `find` takes it.
+        """
+
     def engine_ms(self) -> Optional[np.ndarray]:
         """GPU times, ms, of the network alone on the last input, None where they are not known."""
         return None

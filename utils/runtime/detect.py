@@ -271,7 +271,9 @@ def process(
             bar.close()
         writer.close()
     given = None if tracks is None else tracks.count
-    return Run(frames, found, time.perf_counter() - started, interrupted, given)
+    return Run(
+        frames, found, time.perf_counter() - started - detector.warm_up_s, interrupted, given
+    )
 
 
 class Drawn(NamedTuple):
@@ -347,6 +349,8 @@ def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) 
     stages = ", ".join("%s %.1f" % item for item in each.items())
     if backend.workers > 1:
         stages += " (%d inferences at a time)" % backend.workers
+    if detector.warm_up_s:
+        stages += "; warm-up %.1f s before the first frame" % detector.warm_up_s
     for path, reason in skipped:
         print("skipped: %s (%s)" % (display_name(path), reason))
     for path, reason in detector.source.incomplete:
@@ -372,6 +376,7 @@ def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) 
         ],
         "ms_each": each,
         "workers": backend.workers,
+        "warm_up_s": detector.warm_up_s,
         "frames_per_s": run.frames / run.seconds,
         "interrupted": run.interrupted,
     }

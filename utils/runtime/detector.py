@@ -6,6 +6,7 @@ for frame, poses in detector.run():
 detector.timer.seconds        # of each stage
 """
 
+import time
 from typing import Any, Iterator, List, NamedTuple, Tuple
 
 from utils.pipeline import StageTimer, parallel_map, prefetch
@@ -14,6 +15,7 @@ from utils.runtime.predictor import Predictor, Prepared
 from utils.runtime.sources import Frame, Source
 
 STAGES = ["decode", "preprocess", "inference", "nms", "track", "draw", "write"]
+WARM_UP_FROM = 20  # images, below which the warm-up would cost more than it saves
 
 
 class _Job(NamedTuple):
@@ -28,12 +30,13 @@ class Detector:
     """The stages between a source and its results.
 
     Attributes: `timer`, seconds of each of STAGES; "track", "draw" and "write" are for the consumer
-        to time.
+        to time. `warm_up_s`, what the first calls of a GPU cost, paid before the first frame.
     """
 
     def __init__(self, source: Source, predictor: Predictor):
         self.source, self.predictor = source, predictor
         self.timer = StageTimer(STAGES)
+        self.warm_up_s = 0.0
 
     def run(self) -> Iterator[Tuple[Frame, Poses]]:
         """Frames in source order with their Poses in image pixels.
@@ -64,7 +67,15 @@ class Detector:
             self.timer.seconds["decode"] = self.source.decode_s
             with self.timer("preprocess"):
                 prepared = self.predictor.preprocess([f.image for f in frames])
+            if not self.warm_up_s and self._worth_warming_up():
+                started = time.perf_counter()
+                self.predictor.warm_up(prepared)
+                self.warm_up_s = time.perf_counter() - started
             yield _Job(frames, prepared, [])
+
+    def _worth_warming_up(self) -> bool:
+        total = self.source.total
+        return self.predictor.backend.on_gpu and (total is None or total > WARM_UP_FROM)
 
     def _batches(self) -> Iterator[List[Frame]]:
         """As many frames as a fixed-batch model takes, else one: live streams must not wait."""

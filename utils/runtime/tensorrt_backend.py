@@ -12,7 +12,7 @@ from utils.runtime.backend import Backend
 from utils.runtime.engine_readers import open_reader
 from utils.runtime.metadata import identify
 from utils.trt.api import Tensorrt, import_tensorrt
-from utils.trt.engine import Engine
+from utils.trt.engine import RUNS_BEFORE_GRAPH, Engine
 from utils.trt.memory import open_memory
 from utils.trt.sidecar import info_path, read_info, split_engine
 
@@ -111,6 +111,11 @@ class TensorrtBackend(Backend):
         found = self._run(images, self._reader.reading(self.engine, raw, settings))
         poses = self._reader.result(found[raw], settings, len(images))
         return self(images) if poses is None else poses
+
+    def warm_up(self, images: np.ndarray, settings: NmsSettings) -> None:
+        """Record the CUDA graphs."""
+        for _ in range(RUNS_BEFORE_GRAPH + 1):
+            self.find(images, settings)
 
     def __call__(self, images: np.ndarray) -> Any:
         found = self._run(images)

@@ -1,32 +1,21 @@
 """A `.pt` checkpoint as a Backend."""
 
-import collections
 import contextlib
-import threading
+import queue
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, Optional, Tuple
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.pose.fixed_nms import FixedNms, NmsSettings
+from utils.pose.fixed_nms import NmsSettings
 from utils.pose.nms import raw_to_poses
 from utils.runtime.backend import Backend
 from utils.runtime.fixed_suppression import FixedSuppression
+from utils.runtime.graph_stream import RUNS_BEFORE_GRAPH, GraphStream
 from utils.trt.memory import HostPool
 
 GPU_WORKERS = 2  # PyTorch: while one computes, the other copies
-MAX_GRAPHS = 8  # input shapes of a thread; each holds the memory of its activations
-RUNS_BEFORE_GRAPH = 2  # shapes that come once or twice are not worth a recording
-
-
-class _Recorded(NamedTuple):
-    """A CUDA graph and the tensors it reads and writes."""
-
-    graph: Any
-    images: Any  # (B, H, W, 3) uint8
-    raw: Any
-    packed: Any  # of FixedNms, or None
 
 
 class TorchBackend(Backend):
@@ -73,11 +62,15 @@ class TorchBackend(Backend):
         self.skeleton, self.imgsz = model.skeleton, None
         model = model.half() if half else model
         self._model = model.to(self._device)
-        self._half, self._local, self._capture = half, threading.local(), threading.Lock()
+        self._half = half
+        self._last: Optional[Tuple[int, ...]] = None  # shape of the last images
         self._host = HostPool(self._page_locked)
         self._fixed = FixedSuppression(self.nc, self._device)
         self.takes_pixels = gpu >= 0
         self.workers = GPU_WORKERS if throughput and gpu >= 0 else 1
+        self._streams: Any = queue.LifoQueue()
+        for _ in range(self.workers if gpu >= 0 else 0):
+            self._streams.put(GraphStream(self._device, self._host))
         self.input_shape = (None, 3, None, None)
         self.dtype = np.dtype(np.float32)  # halved on the device
         where = "CPU" if gpu < 0 else torch.cuda.get_device_name(gpu)
@@ -100,8 +93,8 @@ class TorchBackend(Backend):
         if not self.on_gpu:
             with self._torch.inference_mode():
                 return self._model(self._torch.from_numpy(images))
-        with self._on_gpu(images):
-            raw, _ = self._run(images, None)
+        with self._stream(images) as stream:
+            raw, _ = self._run(stream, images, None)
             raw = raw.clone()  # a graph writes to the same place again
             self._torch.cuda.current_stream().synchronize()  # so that timings mean something
             return raw
@@ -111,71 +104,41 @@ class TorchBackend(Backend):
         if not self.on_gpu or not self._fixed.serves(settings, len(images)):
             return self(images)
         self._check_input(images)
-        with self._on_gpu(images):
-            raw, packed = self._run(images, settings)
+        with self._stream(images) as stream:
+            raw, packed = self._run(stream, images, settings)
             poses = self._fixed.poses(settings, packed.cpu().numpy())  # waits for the stream
             if poses is None:
                 poses = raw_to_poses(raw, self.nc, **settings._asdict())
             return poses
 
     @contextlib.contextmanager
-    def _on_gpu(self, images: np.ndarray) -> Iterator[None]:
-        """The device and a stream of this thread: one call copies while another computes.
+    def _stream(self, images: np.ndarray) -> Iterator[GraphStream]:
+        """A free stream, which becomes the current one; so does the device.
 
         Raises InputError if the memory of the GPU does not suffice.
         """
-        torch = self._torch
-        if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream(self._device)
-            self._local.graphs = {}
-            self._local.seen = collections.Counter()
-            self._local.pool = torch.cuda.graph_pool_handle()
+        torch, stream = self._torch, self._streams.get()
         try:
-            # stream() also makes the device of the stream current
-            with torch.inference_mode(), torch.cuda.stream(self._local.stream):
-                yield
+            with torch.inference_mode(), torch.cuda.stream(stream.stream):
+                yield stream
         except torch.cuda.OutOfMemoryError as e:
             raise InputError(
                 "`batch_size` %d: the GPU memory does not suffice for %d calls at a time; "
                 "try %d" % (len(images), self.workers, max(len(images) // 2, 1))
             ) from e
+        finally:
+            self._streams.put(stream)
 
-    def _run(self, images: np.ndarray, settings: Optional[NmsSettings]) -> Tuple[Any, Any]:
-        """(raw predictions, packed NMS or None) of (B, H, W, 3) uint8, on this thread's stream.
-
-        A shape that comes back becomes a CUDA graph: launching kernels one by one takes several
-        times as long as running them. What a graph returns is valid until the next call.
-        """
-        local, key = self._local, (images.shape, settings)
-        local.shape = images.shape
+    def _run(self, stream: GraphStream, images: np.ndarray, settings: Optional[NmsSettings]) -> Any:
+        """(raw predictions, packed NMS or None) of (B, H, W, 3) uint8."""
+        self._last = images.shape
         suppress = None if settings is None else self._fixed.of(settings)
-        recorded = local.graphs.get(key)
-        if recorded is None:
-            local.seen[key] += 1
-            if local.seen[key] <= RUNS_BEFORE_GRAPH or len(local.graphs) >= MAX_GRAPHS:
-                raw = self._forward(self._upload(images))
-                return raw, None if suppress is None else suppress(raw)
-            recorded = local.graphs[key] = self._record(images, suppress)
-        self._upload(images, into=recorded.images)
-        recorded.graph.replay()
-        return recorded.raw, recorded.packed
 
-    def _record(self, images: np.ndarray, suppress: Optional[FixedNms]) -> "_Recorded":
-        torch, local = self._torch, self._local
-        fixed, graph = self._upload(images), torch.cuda.CUDAGraph()
-        with self._capture, torch.cuda.graph(
-            graph, pool=local.pool, stream=local.stream, capture_error_mode="thread_local"
-        ):
-            raw = self._forward(fixed)
-            packed = None if suppress is None else suppress(raw)
-        return _Recorded(graph, fixed, raw, packed)
+        def work(pixels: Any) -> Tuple[Any, Any]:
+            raw = self._forward(pixels)
+            return raw, None if suppress is None else suppress(raw)
 
-    def _upload(self, images: np.ndarray, into: Any = None) -> Any:
-        """A copy on the GPU, in stream order; page-locked images must live until it is done."""
-        torch, locked = self._torch, self._host.holds(images)
-        if into is None:
-            into = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
-        return into.copy_(torch.from_numpy(images), non_blocking=locked)
+        return stream.run(images, settings, work)
 
     def _forward(self, images: Any) -> Any:
         """(B, H, W, 3) uint8 BGR on the GPU -> raw predictions."""
@@ -183,19 +146,21 @@ class TorchBackend(Backend):
         batch = batch.half() if self._half else batch.float()
         return self._model(batch.mul_(1 / 255.0))
 
+    def warm_up(self, images: np.ndarray, settings: NmsSettings) -> None:
+        """Let each stream choose its kernels and record its graph."""
+        streams = [self._streams.get() for _ in range(self.workers if self.on_gpu else 0)]
+        for stream in streams:
+            self._streams.put(stream)
+            for _ in range(RUNS_BEFORE_GRAPH + 1):
+                self.find(images, settings)
+            self._streams.get()
+        for stream in streams:
+            self._streams.put(stream)
+
     def engine_ms(self) -> Optional[np.ndarray]:
         """(100,) GPU times, ms, of the network alone as a CUDA graph, of the last shape."""
-        shape = getattr(self._local, "shape", None)
-        if shape is None:
+        if not self.on_gpu or self._last is None:
             return None
-        images, times = np.zeros(shape, np.uint8), []
-        with self._on_gpu(images):
-            graph = self._record(images, None).graph
-            for _ in range(110):
-                start, stop = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
-                start.record()
-                graph.replay()
-                stop.record()
-                stop.synchronize()
-                times.append(start.elapsed_time(stop))
-        return np.array(times[10:])
+        images = np.zeros(self._last, np.uint8)
+        with self._stream(images) as stream:
+            return stream.milliseconds(images, self._forward)
