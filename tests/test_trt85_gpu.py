@@ -42,6 +42,7 @@ GAIN = {"head.weight": 12, "fuse.weight": 2, "depth.weight": 2}
 PRECISIONS = ("fp32", "fp16", "implicit", "implicit-cache", "implicit-ours", "explicit")
 FORMS = ("raw", "efficientnms", "static")
 BATCHES = ("1", "4", "dynamic")
+tensorrt.init_libnvinfer_plugins(tensorrt.Logger(tensorrt.Logger.ERROR), "")  # registers them
 HAS_PLUGIN = any(
     creator.name == "EfficientNMS_ONNX_TRT"
     for creator in tensorrt.get_plugin_registry().plugin_creator_list

@@ -6,6 +6,7 @@ folder = evaluate_files(EvaluateConfig(["weights/x.onnx"], data="data/custom_kpt
 import contextlib
 import dataclasses
 import datetime
+import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -119,6 +120,7 @@ def evaluate_files(config: EvaluateConfig) -> Path:
     Raises InputError for what cannot be tested. Of several files one may fail: the others are
     tested and written, then the error is raised.
     """
+    _check_charts(config)
     size = None if config.img_size is None else parse_size(config.img_size)
     task = config.task if config.task in TASKS else "val"
     if config.compare and not config.square:
@@ -239,6 +241,15 @@ def test(
     if not config.no_report:
         write_report(folder / "report.html", "Accuracy", facts(config, eval_set), sections=sections)
     return content
+
+
+def _check_charts(config: EvaluateConfig) -> None:
+    """Raise InputError before the work where the charts at its end could not be drawn."""
+    wanted = config.task != "speed" and not config.no_report
+    if wanted and importlib.util.find_spec("matplotlib") is None:
+        raise InputError(
+            "charts need matplotlib: pip install matplotlib, or go without (`no_report`)"
+        )
 
 
 def check_any(done: List[Any], failed: List[str]) -> None:

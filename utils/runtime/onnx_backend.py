@@ -29,7 +29,7 @@ class OnnxBackend(Backend):
         if gpu is not None and gpu >= 0 and not has_cuda:
             raise InputError(
                 "`device` %d: this ONNX Runtime %s has no CUDA; pip install onnxruntime-gpu, "
-                "or use `device` cpu" % (gpu, onnxruntime.__version__)
+                "use `device` cpu, or leave `device` out" % (gpu, onnxruntime.__version__)
             )
         use_cuda = has_cuda if gpu is None else gpu >= 0
         providers: List[Any] = ["CPUExecutionProvider"]

@@ -19,9 +19,11 @@ from typing import (
     Tuple,
 )
 
+from utils import stopping
 from utils.errors import InputError, one_line
 
 OLDEST = (8, 5)
+NO_SCALE = "Missing scale and zero-point for"
 INSTALL = (
     "TensorRT is not installed (%s); on a PC: pip install tensorrt (GeForce RTX cards also: "
     "tensorrt-rtx-cu13); on a Jetson it comes with JetPack: sudo apt install "
@@ -108,14 +110,29 @@ def make_log(module: Any, verbose: bool) -> Any:
             self.errors: List[str] = []
             self.quiet = False
             self._said: Set[str] = set()
+            self._without_scale = 0
 
         def log(self, level: Any, message: str) -> None:
-            """Called by the library."""
+            """Called by the library, which swallows what is raised here and goes on building."""
+            try:
+                self._log(level, message)
+            except KeyboardInterrupt:
+                stopping.end_now()
+
+        def _log(self, level: Any, message: str) -> None:
             if level in (severity.INTERNAL_ERROR, severity.ERROR):
                 self.errors.append(" ".join(message.split()))
             if level not in shown or self.quiet or message in self._said:  # some come often
                 return
             self._said.add(message)
+            if NO_SCALE in message and not verbose:  # a line for each tensor of the decode
+                self._without_scale += 1
+                if self._without_scale == 1:
+                    print("[TensorRT] %s some tensors, the first of them %s: the layers that read "
+                          "or make them are not INT8 (the decode never is)"
+                          % (NO_SCALE, message.split(NO_SCALE)[1].split(",")[0].split()[-1]),
+                          flush=True)  # fmt: skip
+                return
             print("[TensorRT %s] %s" % (str(level).split(".")[-1], message), flush=True)
 
         def reason(self) -> str:

@@ -24,9 +24,12 @@ class Layer(NamedTuple):
 def layer_table(trt: Tensorrt, plan: bytes, memory: Any) -> List[Layer]:
     """The layers of an engine that was built with `layers`, in the order they run."""
     with memory.active():
-        engine = trt.module.Runtime(trt.log).deserialize_cuda_engine(plan)
+        runtime = trt.module.Runtime(trt.log)
+        engine = runtime.deserialize_cuda_engine(plan)
         inspector = engine.create_engine_inspector()
         text = inspector.get_engine_information(trt.module.LayerInformationFormat.JSON)
+        del inspector  # before its engine, and that before its runtime, or TensorRT says error
+        del engine
     found = []
     for layer in json.loads(text)["Layers"]:
         if isinstance(layer, str):  # an engine without details
