@@ -49,6 +49,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--save-json", action="store_true", help="predictions.json, COCO keypoint results")
     add("--save-crop", action="store_true", help="crops/<class>/*.jpg")
     add("--nosave", action="store_true", help="no annotated images or videos")
+    add("--codec", default="auto", help="of videos: h264, which browsers play, needs PyAV (pip "
+        "install av); mp4v; auto: h264 where PyAV is installed [auto]")  # fmt: skip
     add("--project", default="runs/detect", help="results go to project/name [runs/detect]")
     add("--name", default="exp", help="results go to project/name [exp]")
     add("--exist-ok", action="store_true", help="reuse project/name instead of a new number")

@@ -72,7 +72,7 @@ def encoder_fps(source: str, folder: Path) -> float:
             break
         frames.append(frame)
     h, w = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(folder / "x.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25, (w, h))
+    writer = cv2.VideoWriter(str(folder / "x.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (w, h))
     started = time.perf_counter()
     for frame in frames:
         writer.write(frame)

@@ -156,7 +156,7 @@ def test_video_on_a_full_disk_is_an_error(tmp_path):
     item = frame("clip.avi", 0, "video")
     writer.write_image(item, item.image)
     (video_file,) = writer._videos.values()
-    video_file._writer.release()
+    video_file._encoder._writer.release()
     for tmp in tmp_path.iterdir():
         tmp.write_bytes(b"")  # as if nothing had reached the disk
     with pytest.raises(InputError, match="disk full"):

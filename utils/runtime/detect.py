@@ -26,6 +26,7 @@ from utils.runtime.load import load_backend
 from utils.runtime.sources import Frame, Source, display_name, open_source
 from utils.runtime.tracks import Tracks, check_sequence, thresholds
 from utils.runtime.tta import predictor_class
+from utils.runtime.video_file import resolve_codec
 from utils.runtime.writers import ResultWriter
 from utils.tracking.smoothing import SmoothConfig
 from utils.tracking.tracker import TrackerConfig
@@ -58,6 +59,7 @@ class DetectConfig:
     save_json: bool = False
     save_crop: bool = False
     nosave: bool = False  # no annotated images or videos
+    codec: str = "auto"  # of videos: h264 (PyAV), mp4v, auto: h264 where PyAV is installed
     project: str = "runs/detect"  # results go to project/name
     name: str = "exp"
     exist_ok: bool = False  # reuse project/name
@@ -81,6 +83,7 @@ class DetectConfig:
                 raise InputError("`%s` %g: expected 0 to 1" % (name, value))
         if self.line_thickness < 0:
             raise InputError("`line_thickness` %d: expected px, 0: automatic" % self.line_thickness)
+        resolve_codec(self.codec)
         if not self.name:
             raise InputError("`name`: expected the name of a folder")
         if not 0 <= self.reconnect <= 1e6:
@@ -166,6 +169,7 @@ def detect(config: DetectConfig) -> Path:
         crops=config.save_crop,
         mot=config.save_mot,
         numeric_ids=names_are_numbers(source),
+        codec=resolve_codec(config.codec),
     )
     detector = Detector(source, predictor)
     if config.exist_ok:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Set
 
@@ -13,12 +11,12 @@ import numpy as np
 from utils.dataset.coco_results import result_json, result_rows
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.outputs import check_all_replaceable, check_replaceable
+from utils.outputs import check_all_replaceable
 from utils.pose.poses import Poses, xyxy_to_cxcywh
 from utils.runtime.mot import MotFiles
 from utils.runtime.sources import Frame, display_name, is_address
+from utils.runtime.video_file import VideoFile
 
-MAX_REPEATS = 300  # copies of one frame while a stream is silent
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -43,11 +41,12 @@ class ResultWriter:
         crops: bool = False,
         mot: bool = False,
         numeric_ids: bool = False,
+        codec: str = "mp4v",
     ):
         self.folder, self.names = folder, list(names)
         self.images, self.txt, self.txt_conf = images, txt, txt_conf
         self.json_rows, self.crops = json_rows, crops
-        self.numeric_ids = numeric_ids
+        self.numeric_ids, self._codec = numeric_ids, codec
         self._mot = MotFiles(folder / "mot") if mot else None
         self._stems: Dict[str, str] = {}  # source path -> name of its results
         self._taken: Set[str] = set()  # lower case
@@ -111,7 +110,11 @@ class ResultWriter:
             self._finish_videos(keep_streams=True)  # files come one after the other
             hw = (image.shape[0], image.shape[1])
             video = VideoFile(
-                self.folder / (stem + ".mp4"), frame.fps, hw, is_stream=frame.kind == "stream"
+                self.folder / (stem + ".mp4"),
+                frame.fps,
+                hw,
+                codec=self._codec,
+                is_stream=frame.kind == "stream",
             )
             self._videos[frame.path] = video
         video.write(image)
@@ -227,49 +230,3 @@ def write_bytes(path: Path, data: Optional[np.ndarray]) -> None:
 def write_image(path: Path, image: np.ndarray) -> None:
     """Encode by suffix and write whole. Raises InputError if the type cannot hold the image."""
     write_bytes(path, encode(path.suffix, image))
-
-
-class VideoFile:
-    """An .mp4 that gets its name only when it is complete and playable."""
-
-    def __init__(self, path: Path, fps: float, hw: Sequence[int], *, is_stream: bool):
-        self.path, self.is_stream = path, is_stream
-        self._fps, self._count = fps, 0
-        self._started = 0.0
-        self._hw = (hw[0], hw[1])
-        check_replaceable(path)  # not after hours
-        self._context = atomic_path(path)
-        self._tmp = tmp = self._context.__enter__()
-        fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer: Optional[cv2.VideoWriter] = cv2.VideoWriter(
-            str(tmp), fourcc, fps, (self._hw[1], self._hw[0])
-        )
-        if not self._writer.isOpened():
-            raise InputError("%s: OpenCV cannot write mp4 video here" % path)
-
-    def write(self, image: np.ndarray) -> None:
-        """Append a frame; one of another size is fitted to the first."""
-        assert self._writer is not None
-        if image.shape[:2] != self._hw:
-            image = cv2.resize(image, (self._hw[1], self._hw[0]))
-        copies = 1
-        if self.is_stream:  # frames were dropped on the way: repeat, so that it plays in real time
-            now = time.monotonic()
-            self._started = self._started or now
-            due = round((now - self._started) * self._fps) + 1 - self._count
-            copies = min(max(due, 1), MAX_REPEATS)
-        for _ in range(copies):
-            self._writer.write(image)
-        self._count += copies
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
-            try:  # OpenCV does not say when the disk is full
-                if self._count and not cv2.VideoCapture(str(self._tmp)).read()[0]:
-                    raise InputError("%s: the video could not be written; disk full?" % self.path)
-            except InputError:
-                self._context.__exit__(*sys.exc_info())
-                raise
-            self._context.__exit__(None, None, None)
