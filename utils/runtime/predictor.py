@@ -145,8 +145,7 @@ class Predictor:
 
     def warm_up(self, prepared: Prepared) -> None:
         """Let a GPU choose kernels and record graphs for batches of this shape."""
-        if not self.merges_raw:
-            self.backend.warm_up(prepared[0].batch, self.settings)  # type: ignore
+        self.backend.warm_up(prepared[0].batch, self.settings)  # type: ignore
 
     def infer(self, prepared: Prepared) -> List[Any]:
         """What the model says of each view, see Backend.find."""
