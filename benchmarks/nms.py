@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.machine import describe
-from utils.graph.nms import BOUNDS, OUTPUTS, Nms, add_nms, swap_efficientnms
+from utils.graph.nms import OUTPUTS, add_nms, swap_efficientnms
+from utils.graph.nms_forms import BOUNDS, Nms
 from utils.pose import nms as outside
 from utils.pose.nms import below
 

@@ -26,7 +26,8 @@ if not __package__:
 from utils import cli
 from utils.export import flags
 from utils.export.calibration import CALIBRATORS, CalibrationConfig
-from utils.export.engine import QUANT, ROUND, EngineConfig, build_engine
+from utils.export.engine import build_engine
+from utils.export.engine_config import QUANT, ROUND, EngineConfig
 
 
 def get_args_parser() -> argparse.ArgumentParser:

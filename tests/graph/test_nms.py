@@ -6,15 +6,14 @@ pytest.importorskip("onnxruntime")
 
 from utils.errors import InputError  # noqa: E402
 from utils.graph.nms import (  # noqa: E402
-    MAX_TOPK,
     OUTPUTS,
     PLUGIN,
     Nms,
     add_nms,
-    below,
     has_efficientnms,
     swap_efficientnms,
 )
+from utils.graph.nms_forms import MAX_TOPK, below  # noqa: E402
 from utils.pose.nms import greedy_nms, raw_to_poses  # noqa: E402
 
 F32 = np.float32

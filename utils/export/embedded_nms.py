@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.errors import InputError, InputWarning
 from utils.export.onnx_export import add_metadata
-from utils.graph.nms import MAX_TOPK, Nms
+from utils.graph.nms_forms import MAX_TOPK, Nms
 
 SPARE = 64  # candidates more than boxes above the threshold, which rounding may add to
 PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS

@@ -23,7 +23,7 @@ from utils.export.onnx_export import add_metadata, require, simplified, to_fp16
 from utils.files import atomic_path, check_writable
 from utils.graph.fp16 import is_fp16
 from utils.graph.layout import OPSETS, tidy, to_our_output
-from utils.graph.nms import dims_of, opset_of
+from utils.graph.nodes import dims_of, opset_of
 from utils.pose.layout import Layout
 from utils.pose.letterbox import stride_multiple
 from utils.quantization.adaptive_rounding import sample_images

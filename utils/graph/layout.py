@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.graph.nms import Nodes, dims_of, free_prefix, opset_of
+from utils.graph.nodes import Nodes, dims_of, free_prefix, opset_of
 from utils.pose.layout import Layout
 
 OPSETS = (13, 20)  # what was tried; Q/DQ pairs need 13
