@@ -26,6 +26,7 @@ from benchmarks.machine import describe
 from escalator.jobs import find_jobs
 from escalator.json2yolo import Target, convert
 from utils.parallel import cores, parallel_map
+from utils.pose.keypoints import COCO
 
 JPEG = ROOT / "tests" / "data" / "people" / "images" / "people00.jpg"
 PER_FOLDER = 10000
@@ -66,7 +67,7 @@ def seconds(*words) -> float:
 
 def by_threads_and_processes(folder: Path, count: int) -> None:
     """The same conversion of the same files, in three ways, in turn."""
-    jobs = find_jobs(str(folder / "annotations"), "", ["person"], nkpt=17).jobs[:count]
+    jobs = find_jobs(str(folder / "annotations"), "", ["person"], skel=COCO).jobs[:count]
 
     def threads(targets):
         with concurrent.futures.ThreadPoolExecutor(cores()) as pool:

@@ -1,6 +1,6 @@
 """Jobs of a conversion: which image an annotation belongs to, and the persons on it.
 
-    found = find_jobs("data/custom_kpts/annotations", "", ["person"], nkpt=17)
+    found = find_jobs("data/custom_kpts/annotations", "", ["person"], skel=COCO)
     loaded = load(found.jobs[0])                      # loaded.ground_truth in px
 
 Annotations are a folder of JSON files (ours or labelme's, one an image), a COCO JSON, a folder
@@ -21,6 +21,7 @@ from utils.dataset.labels import list_images
 from utils.errors import InputError, one_line
 from utils.files import walk_files
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
+from utils.pose.keypoints import COCO, Skeleton
 from utils.pose.letterbox import HW
 
 NO_IMAGE = "images that are not there, sizes taken from the JSON"
@@ -38,7 +39,7 @@ class Job(NamedTuple):
     json: Optional[str]  # file with its annotation; None: it is in `annotation`
     annotation: Optional[Annotation]
     names: Tuple[str, ...]
-    nkpt: int
+    skel: Skeleton
 
 
 class Found(NamedTuple):
@@ -125,13 +126,13 @@ def _named(paths: List[str], name: str) -> List[str]:
     return exact or [p for p in paths if os.path.splitext(p)[1].lower() == suffix]
 
 
-def find_jobs(source: str, image_dir: str, names: Sequence[str], *, nkpt: int) -> Found:
+def find_jobs(source: str, image_dir: str, names: Sequence[str], *, skel: Skeleton) -> Found:
     """Images to convert, and messages about those that cannot be.
 
     Args:
         source: a JSON file, a folder of them, or a list file of images.
         image_dir: folder of the images; empty: see default_image_dir.
-        names, nkpt: class names, keypoints of a person.
+        names: class names. skel: what the keypoints are.
 
     Raises InputError if there is nothing to convert.
     """
@@ -143,20 +144,30 @@ def find_jobs(source: str, image_dir: str, names: Sequence[str], *, nkpt: int) -
         if not files:
             raise InputError("--json_dir %s: no .json files in this folder" % source)
         images = ImageFolder(image_dir or default_image_dir(path))
-        jobs, faults = _file_jobs(files, source, images, names=names, nkpt=nkpt)
+        jobs, faults = _file_jobs(files, source, images, names=names, skel=skel)
         return Found(jobs, faults, images.left_out(jobs))
     if not path.is_file():
         raise InputError("--json_dir %s: no such file or folder" % source)
     if path.suffix.lower() == ".json":
         images = ImageFolder(image_dir or default_image_dir(path.parent))
         if is_coco(load_json(path)):
-            return Found(*coco_jobs([source], images, names, nkpt=nkpt))
-        return Found(*_file_jobs([source], str(path.parent), images, names=names, nkpt=nkpt))
-    return _list_jobs(source, names, nkpt)
+            return Found(*coco_jobs([source], images, names, skel=skel))
+        return Found(*_file_jobs([source], str(path.parent), images, names=names, skel=skel))
+    return _list_jobs(source, names, skel)
+
+
+def json_files_of(source: str) -> List[str]:
+    """The JSON files that find_jobs would read."""
+    path = Path(source)
+    if path.is_dir():
+        return _json_files(source)
+    if path.suffix.lower() == ".json" or not path.is_file():
+        return [source] if path.is_file() else []
+    return list(dict.fromkeys(job.json for job in _list_jobs(source, [], COCO).jobs if job.json))
 
 
 def coco_among(
-    found: Found, files: Sequence[str], source: str, *, image_dir: str, nkpt: int
+    found: Found, files: Sequence[str], source: str, *, image_dir: str, skel: Skeleton
 ) -> Found:
     """Images of those JSON files of `found` that turned out to be COCO's.
 
@@ -164,7 +175,7 @@ def coco_among(
     """
     own = {_normal(job.key): job for job in found.jobs if job.json not in files}
     images = ImageFolder(image_dir or default_image_dir(Path(source)))
-    jobs, faults = coco_jobs(files, images, found.jobs[0].names, nkpt=nkpt)
+    jobs, faults = coco_jobs(files, images, found.jobs[0].names, skel=skel)
     alone = []
     for job in jobs:
         other = own.get(_normal(job.key))
@@ -189,7 +200,7 @@ def default_image_dir(json_folder: Path) -> str:
 
 
 def _file_jobs(
-    files: Iterable[str], folder: str, images: ImageFolder, *, names: Sequence[str], nkpt: int
+    files: Iterable[str], folder: str, images: ImageFolder, *, names: Sequence[str], skel: Skeleton
 ) -> Tuple[List[Job], List[str]]:
     """A job for each JSON file of one image."""
     jobs, faults = [], []
@@ -202,11 +213,11 @@ def _file_jobs(
             faults.append("%s: %s" % (file, e))
             continue
         key = images.key(image) if image else key
-        jobs.append(Job(file, key, image, file, None, tuple(names), nkpt))
+        jobs.append(Job(file, key, image, file, None, tuple(names), skel))
     return _apart(jobs, faults)
 
 
-def _list_jobs(path: str, names: Sequence[str], nkpt: int) -> Found:
+def _list_jobs(path: str, names: Sequence[str], skel: Skeleton) -> Found:
     """A job for each image of a list file that has a JSON.
 
     The JSON is in `annotations` in place of `images`; if not at the same place there, then the one
@@ -227,10 +238,10 @@ def _list_jobs(path: str, names: Sequence[str], nkpt: int) -> Found:
             json = os.path.join(annotations, os.path.relpath(json, root))
             if not os.path.isfile(json):
                 if root not in elsewhere:
-                    elsewhere[root] = _json_of_images(annotations, root, names, nkpt=nkpt)
+                    elsewhere[root] = _json_of_images(annotations, root, names, skel=skel)
                 json = elsewhere[root].get(image, json)
         if os.path.isfile(json):
-            jobs.append(Job(image, _key(image, folder), image, json, None, tuple(names), nkpt))
+            jobs.append(Job(image, _key(image, folder), image, json, None, tuple(names), skel))
         else:
             bare += 1
     if not jobs:
@@ -246,11 +257,11 @@ def _images_folder(image: str) -> str:
 
 
 def _json_of_images(
-    annotations: str, folder: str, names: Sequence[str], *, nkpt: int
+    annotations: str, folder: str, names: Sequence[str], *, skel: Skeleton
 ) -> Dict[str, str]:
     """Image -> JSON file, for two folders."""
     jobs, _ = _file_jobs(
-        _json_files(annotations), annotations, ImageFolder(folder), names=names, nkpt=nkpt
+        _json_files(annotations), annotations, ImageFolder(folder), names=names, skel=skel
     )
     return {os.path.normpath(job.image): job.json for job in jobs if job.image and job.json}
 
@@ -261,7 +272,7 @@ def common_folder(paths: Sequence[str]) -> str:
 
 
 def coco_jobs(
-    files: Iterable[str], images: ImageFolder, names: Sequence[str], *, nkpt: int
+    files: Iterable[str], images: ImageFolder, names: Sequence[str], *, skel: Skeleton
 ) -> Tuple[List[Job], List[str]]:
     """A job for each image of COCO JSONs."""
     jobs: List[Job] = []
@@ -270,7 +281,7 @@ def coco_jobs(
     for file in files:
         inside: List[str] = []
         try:
-            coco = read_coco(file, names, nkpt, faults=inside)
+            coco = read_coco(file, names, skel.count, wanted=skel, faults=inside)
         except InputError as e:
             faults.append(str(e))
             continue
@@ -294,7 +305,7 @@ def coco_jobs(
             faults.append("%s: %s" % (name, e))
             continue
         stem = images.key(image) if image else stem
-        jobs.append(Job(name, stem, image, None, annotation, tuple(names), nkpt))
+        jobs.append(Job(name, stem, image, None, annotation, tuple(names), skel))
     return _apart(jobs, faults)
 
 
@@ -327,12 +338,12 @@ def _apart(jobs: List[Job], faults: List[str]) -> Tuple[List[Job], List[str]]:
 
 def load(job: Job) -> Loaded:
     """Read annotation and image size; persons in pixels of the image, fitted to it."""
-    failed = Loaded(job, empty_ground_truth(job.nkpt), None, [], {})
+    failed = Loaded(job, empty_ground_truth(job.skel.count), None, [], {})
     annotation = job.annotation
     if annotation is None:
         assert job.json is not None
         try:
-            annotation = read_annotation(job.json, job.names, job.nkpt)
+            annotation = read_annotation(job.json, job.names, job.skel)
         except IsCoco:
             return failed._replace(is_coco=True)
         except InputError as e:

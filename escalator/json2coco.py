@@ -18,20 +18,21 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from escalator.jobs import NO_JSON, Loaded, coco_among, common_folder, find_jobs, load
 from escalator.json2yolo import check_args
+from escalator.survey import survey
 from escalator.tally import Tally
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.errors import InputError
 from utils.outputs import check_replaceable
 from utils.parallel import parallel_map
-from utils.pose.keypoints import skeleton
+from utils.pose.keypoints import Skeleton
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -46,9 +47,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--save_file", "--save-file", required=True, help="the COCO JSON to write")
     add("--image_dir", "--image-dir", default="",
         help="folder of the images [images beside --json_dir, else --json_dir itself]")  # fmt: skip
-    add("--names", nargs="+", default=["person"], metavar="NAME",
-        help="class names; the first becomes category 1 [person]")  # fmt: skip
-    add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
+    add("--names", nargs="+", metavar="NAME",
+        help="class names; the first becomes category 1 [as annotated, else person]")  # fmt: skip
+    add("--nkpt", type=int, help="keypoints of a person [as the annotations say]")
+    add("--data", default="", help="data yaml that declares classes and keypoints "
+        "[the annotations tell]")  # fmt: skip
     add("--workers", type=int, default=0, help="processes [0: one a core]")
     cli.add_overwrite(parser)
     return parser
@@ -59,19 +62,23 @@ def json2coco(
     save_file: str,
     image_dir: str = "",
     *,
-    names: Sequence[str] = ("person",),
-    nkpt: int = 17,
+    names: Optional[Sequence[str]] = None,
+    nkpt: int = 0,
+    data: str = "",
     workers: int = 0,
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
     check_replaceable(save_file)
-    found = find_jobs(json_dir, image_dir, names, nkpt=nkpt)
+    points = survey(json_dir, names, nkpt, data=data)
+    print("\n".join(points.lines), end="\n" if points.lines else "")
+    skel = points.skeleton
+    found = find_jobs(json_dir, image_dir, points.names, skel=skel)
     tally.faults = list(found.faults)
     loaded = list(parallel_map(load, found.jobs, "json2coco", workers=workers))
     coco_files = [item.job.json or "" for item in loaded if item.is_coco]
     if coco_files:
-        more = coco_among(found, coco_files, json_dir, image_dir=image_dir, nkpt=nkpt)
+        more = coco_among(found, coco_files, json_dir, image_dir=image_dir, skel=skel)
         tally.faults += more.faults
         loaded += parallel_map(load, more.jobs, "json2coco", workers=workers)
     else:
@@ -85,11 +92,11 @@ def json2coco(
     if not done:
         tally.finish("images converted")
         raise InputError("--json_dir %s: no image could be converted" % json_dir)
-    _write(save_file, done, names, nkpt=nkpt)
+    _write(save_file, done, points.names, skel=skel)
     return tally
 
 
-def _write(path: str, done: List[Loaded], names: Sequence[str], *, nkpt: int) -> None:
+def _write(path: str, done: List[Loaded], names: Sequence[str], *, skel: Skeleton) -> None:
     done = sorted(done, key=lambda item: item.job.key)
     paths = [item.job.image or item.job.key + ".jpg" for item in done]
     ids = image_ids(paths)
@@ -99,7 +106,7 @@ def _write(path: str, done: List[Loaded], names: Sequence[str], *, nkpt: int) ->
         # without its image a COCO entry keeps the name it has
         images[key] = CocoImage(name or item.job.name.rsplit(": ", 1)[-1], item.hw)
     ground_truths = {key: item.ground_truth for key, item in zip(ids, done)}
-    write_coco(path, images, ground_truths, names=names, skel=skeleton(nkpt))
+    write_coco(path, images, ground_truths, names=names, skel=skel)
 
 
 def file_names(paths: Sequence) -> List[str]:
@@ -118,7 +125,8 @@ def main(args: argparse.Namespace) -> None:
         args.save_file,
         args.image_dir,
         names=args.names,
-        nkpt=args.nkpt,
+        nkpt=args.nkpt or 0,
+        data=args.data,
         workers=args.workers,
     )
     tally.finish("images in %s" % args.save_file)

@@ -12,6 +12,9 @@
 in pixels, 0, 0 for a missing keypoint, every other one visible (51 numbers x, y, v keep v); or
 files of labelme; or a COCO JSON as COCO, CVAT and Roboflow write it, or a folder of these.
 
+Classes and keypoints are those that a COCO JSON declares or labelme's files use; where they are not
+COCO's person, keypoints.yaml beside the labels says what they are, and training reads it.
+
 a.json becomes a.txt, one person a line: class, cx cy w h, 17 x (x y v), over the image size; a
 file without a person becomes an empty one. Files of an earlier run are replaced, never added to;
 labels from elsewhere, or changed by hand since, are an error without --overwrite. On the way:
@@ -28,18 +31,21 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from escalator.jobs import NO_JSON, Job, coco_among, find_jobs, load
+from escalator.survey import PERSON, Points, survey
 from escalator.tally import Tally
 from utils import cli
 from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
+from utils.dataset.points_file import NAME, write_points
 from utils.errors import InputError
 from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
+from utils.pose.keypoints import COCO
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -55,9 +61,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="where label files go [where training looks for those of each image]")  # fmt: skip
     add("--image_dir", "--image-dir", default="",
         help="folder of the images [images beside --json_dir, else --json_dir itself]")  # fmt: skip
-    add("--names", nargs="+", default=["person"], metavar="NAME",
-        help="class names; class 0 is the first [person]")  # fmt: skip
-    add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
+    add("--names", nargs="+", metavar="NAME",
+        help="class names; class 0 is the first [as annotated, else person]")  # fmt: skip
+    add("--nkpt", type=int, help="keypoints of a person [as the annotations say]")
+    add("--data", default="", help="data yaml that declares classes and keypoints "
+        "[the annotations tell]")  # fmt: skip
     add("--workers", type=int, default=0, help="processes [0: one a core]")
     cli.add_overwrite(parser)
     return parser
@@ -85,22 +93,42 @@ def json2yolo(
     label_dir: str = "",
     image_dir: str = "",
     *,
-    names: Sequence[str] = ("person",),
-    nkpt: int = 17,
+    names: Optional[Sequence[str]] = None,
+    nkpt: int = 0,
+    data: str = "",
     workers: int = 0,
 ) -> Tally:
     """Convert; see the text above. Raises InputError if there is nothing to convert."""
     tally = Tally()
-    found = find_jobs(json_dir, image_dir, names, nkpt=nkpt)
+    points = survey(json_dir, names, nkpt, data=data)
+    print("\n".join(points.lines), end="\n" if points.lines else "")
+    skel = points.skeleton
+    found = find_jobs(json_dir, image_dir, points.names, skel=skel)
     tally.faults = list(found.faults)
     coco_files = _convert_all(found.jobs, json_dir, label_dir, tally=tally, workers=workers)
     if coco_files:
-        more = coco_among(found, coco_files, json_dir, image_dir=image_dir, nkpt=nkpt)
+        more = coco_among(found, coco_files, json_dir, image_dir=image_dir, skel=skel)
         tally.faults += more.faults
         _convert_all(more.jobs, json_dir, label_dir, tally=tally, workers=workers)
     else:
         tally.notes[NO_JSON] = found.bare
+    if tally.images:
+        _write_points(_points_folder(found.jobs, json_dir, label_dir), points)
     return tally
+
+
+def _points_folder(jobs: Sequence[Job], json_dir: str, label_dir: str) -> Path:
+    """Where training looks for keypoints.yaml: the folder `labels` of the label files."""
+    label = Path(_label_file(jobs[0], json_dir, label_dir)) if jobs else Path(label_dir)
+    return next((p for p in label.parents if p.name == "labels"), label.parent)
+
+
+def _write_points(folder: Path, points: Points) -> None:
+    """keypoints.yaml beside the labels, unless they are COCO's persons, as everybody assumes."""
+    usual = points.skeleton == COCO and points.names == PERSON
+    if usual and not (folder / NAME).is_file():
+        return
+    print("%s says what the keypoints are" % write_points(folder, points.names, points.skeleton))
 
 
 def _convert_all(
@@ -155,9 +183,9 @@ def _warn_if_elsewhere(targets: Sequence[Target]) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    if args.nkpt < 1:
+    if args.nkpt is not None and args.nkpt < 1:
         raise InputError("--nkpt %d: expected at least 1" % args.nkpt)
-    if len(set(args.names)) < len(args.names):
+    if args.names and len(set(args.names)) < len(args.names):
         raise InputError("--names %s: one name twice" % " ".join(args.names))
 
 
@@ -168,7 +196,8 @@ def main(args: argparse.Namespace) -> None:
         args.label_dir,
         args.image_dir,
         names=args.names,
-        nkpt=args.nkpt,
+        nkpt=args.nkpt or 0,
+        data=args.data,
         workers=args.workers,
     )
     where = args.label_dir or "the labels folders of the images"

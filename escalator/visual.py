@@ -25,10 +25,12 @@ import numpy as np
 
 from utils import cli
 from utils.dataset.images import read_image
+from utils.dataset.label_points import label_points
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, read_labels
 from utils.errors import InputError
 from utils.outputs import check_all_replaceable
 from utils.pose.drawing import draw_ground_truth
+from utils.pose.skeleton import Declared
 from utils.runtime.writers import write_image
 
 
@@ -47,9 +49,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--save_dir", "--save-dir", default="runs/visual", help="folder of the images "
         "[runs/visual]")  # fmt: skip
     add("--ids", action="store_true", help="number each keypoint")
-    add("--names", nargs="+", default=["person"], metavar="NAME",
-        help="class names; several are written at the boxes [person]")  # fmt: skip
-    add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
+    add("--names", nargs="+", metavar="NAME",
+        help="class names; several are written at the boxes [as labelled or person]")  # fmt: skip
+    add("--nkpt", type=int, help="keypoints of a person [as the labels say]")
+    add("--data", default="", help="data yaml that declares classes and keypoints "
+        "[keypoints.yaml beside the labels, else the labels tell]")  # fmt: skip
     add("--line-thickness", "--line_thickness", type=int, default=0,
         help="line width, px [0: by image size]")  # fmt: skip
     add("--seed", type=int, default=0, help="of the choice of images [0]")
@@ -58,19 +62,26 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def draw(
-    path: str, names: Sequence[str], nkpt: int, *, line_width: int = 0, ids: bool = False
+    path: str,
+    names: Sequence[str],
+    declared: Declared,
+    *,
+    line_width: int = 0,
+    ids: bool = False,
 ) -> np.ndarray:
     """The image with its labels on it. Raises InputError if one of both cannot be read."""
     label = label_path(path)
     if not label.is_file():
         raise InputError("%s: no such file (labels of %s)" % (label, path))
-    labels = read_labels(label, nkpt, len(names))
+    labels = read_labels(label, declared.skeleton.count, len(names), dims=declared.dims)
     try:
         image = read_image(path)
     except (ValueError, OSError) as e:
         raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
     ground_truth = labels_to_ground_truth(labels, (image.shape[0], image.shape[1]))
-    draw_ground_truth(image, ground_truth, names, line_width=line_width, ids=ids)
+    draw_ground_truth(
+        image, ground_truth, names, skel=declared.skeleton, line_width=line_width, ids=ids
+    )
     return image
 
 
@@ -108,11 +119,12 @@ def main(args: argparse.Namespace) -> None:
         chosen = random.Random(args.seed).sample(range(len(paths)), args.visual_num)
         paths = [paths[i] for i in sorted(chosen)]
     failed = 0
+    names, declared = label_points(paths, args.names, args.nkpt or 0, data=args.data)
     targets = [Path(args.save_dir) / name for name in target_names(paths)]
     check_all_replaceable(targets)
     for path, target in zip(paths, targets):
         try:
-            image = draw(path, args.names, args.nkpt, line_width=args.line_thickness, ids=args.ids)
+            image = draw(path, names, declared, line_width=args.line_thickness, ids=args.ids)
         except InputError as e:
             failed += 1
             print("failed: %s" % e, file=sys.stderr)

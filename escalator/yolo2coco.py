@@ -23,12 +23,12 @@ from escalator.tally import Tally
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.dataset.images import read_image_hw
+from utils.dataset.label_points import label_points
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, scan_labels
 from utils.errors import InputError
 from utils.outputs import check_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
-from utils.pose.keypoints import skeleton
 from utils.pose.letterbox import HW
 
 
@@ -41,9 +41,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data_file", "--data-file", required=True, help="list file of images, or their folder")
     add("--save_file", "--save-file", required=True, help="the COCO JSON to write")
-    add("--names", nargs="+", default=["person"], metavar="NAME",
-        help="class names; the first becomes category 1 [person]")  # fmt: skip
-    add("--nkpt", type=int, default=17, help="keypoints of a person [17]")
+    add("--names", nargs="+", metavar="NAME",
+        help="class names; the first becomes category 1 [as labelled or person]")  # fmt: skip
+    add("--nkpt", type=int, help="keypoints of a person [as the labels say]")
+    add("--data", default="", help="data yaml that declares classes and keypoints "
+        "[keypoints.yaml beside the labels, else the labels tell]")  # fmt: skip
     add("--workers", type=int, default=0, help="processes [0: one a core]")
     cli.add_overwrite(parser)
     return parser
@@ -55,6 +57,7 @@ class Pair(NamedTuple):
     image: str
     nc: int
     nkpt: int
+    dims: int  # values of a keypoint in a label
 
 
 class Read(NamedTuple):
@@ -74,7 +77,9 @@ def read_pair(pair: Pair) -> Read:
     except (ValueError, OSError) as e:
         return Read(failed, None, ["%s: %s" % (pair.image, getattr(e, "strerror", None) or e)])
     try:
-        labels, faults = scan_labels(label.read_text(encoding="utf-8"), pair.nkpt, pair.nc)
+        labels, faults = scan_labels(
+            label.read_text(encoding="utf-8"), pair.nkpt, pair.nc, dims=pair.dims
+        )
     except UnicodeDecodeError:
         return Read(failed, None, ["%s: not a text file" % label])
     except OSError as e:
@@ -87,15 +92,19 @@ def read_pair(pair: Pair) -> Read:
 def yolo2coco(
     data_file: str,
     save_file: str,
-    names: Sequence[str] = ("person",),
+    names: Optional[Sequence[str]] = None,
     *,
-    nkpt: int = 17,
+    nkpt: int = 0,
+    data: str = "",
     workers: int = 0,
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
     check_replaceable(save_file)
-    pairs = [Pair(path, len(names), nkpt) for path in list_images(data_file)]
+    images_found = list_images(data_file)
+    names, declared = label_points(images_found, names, nkpt, data=data)
+    skel = declared.skeleton
+    pairs = [Pair(path, len(names), skel.count, declared.dims) for path in images_found]
     paths, ground_truths, sizes = [], [], []
     for pair, read in zip(pairs, parallel_map(read_pair, pairs, "yolo2coco", workers=workers)):
         tally.faults += read.faults
@@ -109,7 +118,7 @@ def yolo2coco(
         raise InputError("--data_file %s: no image could be converted" % data_file)
     ids = image_ids(paths)
     images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
-    write_coco(save_file, images, dict(zip(ids, ground_truths)), names=names, skel=skeleton(nkpt))
+    write_coco(save_file, images, dict(zip(ids, ground_truths)), names=names, skel=skel)
     return tally
 
 
@@ -118,7 +127,12 @@ def main(args: argparse.Namespace) -> None:
     if not args.save_file.lower().endswith(".json"):
         raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
     tally = yolo2coco(
-        args.data_file, args.save_file, args.names, nkpt=args.nkpt, workers=args.workers
+        args.data_file,
+        args.save_file,
+        args.names,
+        nkpt=args.nkpt or 0,
+        data=args.data,
+        workers=args.workers,
     )
     tally.finish("images in %s" % args.save_file)
 

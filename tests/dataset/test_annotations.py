@@ -8,6 +8,7 @@ from utils.dataset import annotations as an
 from utils.dataset.annotation_files import read_annotation
 from utils.dataset.labelme import parse_labelme
 from utils.errors import InputError
+from utils.pose.keypoints import COCO
 
 HW = (100, 200)
 POINTS = [v for k in range(17) for v in (50 + k, 20 + 2 * k)]
@@ -96,7 +97,7 @@ def test_what_is_no_annotation(tmp_path, text):
     path = tmp_path / "坏.json"
     path.write_text(text)
     with pytest.raises(InputError, match="坏.json: "):
-        read_annotation(path, ["person"], 17)
+        read_annotation(path, ["person"], COCO)
 
 
 def test_nobody():
@@ -133,7 +134,7 @@ def shape(kind, label, points, group=None, **more):
 
 def labelme(*shapes, names=("person",)):
     content = {"shapes": list(shapes), "imageHeight": 100, "imageWidth": 200, "imagePath": "a.jpg"}
-    return parse_labelme(content, names, 17)
+    return parse_labelme(content, names, COCO)
 
 
 def test_labelme_groups():

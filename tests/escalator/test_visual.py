@@ -9,6 +9,7 @@ from tests.scripts import run_script
 from utils.dataset.images import read_image
 from utils.dataset.labels import Labels, write_labels
 from utils.pose.keypoints import LEFT_COLOR, RIGHT_COLOR
+from utils.pose.skeleton import read_skeleton
 
 PEOPLE = ROOT / "tests" / "data" / "people"
 
@@ -54,12 +55,12 @@ def test_sides_hidden_points_and_numbers(tmp_path):
     write_labels(
         tmp_path / "a.txt", Labels(np.array([0]), np.array([[0.5, 0.5, 0.9, 0.9]]), keypoints)
     )
-    image = draw(str(path), ["person"], 17, line_width=4)
+    image = draw(str(path), ["person"], read_skeleton({}), line_width=4)
     assert image[49, 19].tolist() == list(LEFT_COLOR)
     assert image[49, 49].tolist() == list(RIGHT_COLOR)
     assert image[49, 79].tolist() == [0, 0, 0]  # hidden
     assert image[49, 83, 1] > 100 and not image[49, 83, ::2].any()  # around it its colour
-    assert (draw(str(path), ["person"], 17, line_width=4, ids=True) != image).any()
+    assert (draw(str(path), ["person"], read_skeleton({}), line_width=4, ids=True) != image).any()
 
 
 def test_what_cannot_be_drawn_is_named(data):

@@ -7,12 +7,13 @@ from utils.dataset.annotations import Annotation, IsCoco, parse_persons
 from utils.dataset.coco import is_coco, load_json
 from utils.dataset.labelme import is_labelme, parse_labelme
 from utils.errors import InputError
+from utils.pose.keypoints import Skeleton
 
 
-def read_annotation(path: Union[str, Path], names: Sequence[str], nkpt: int) -> Annotation:
+def read_annotation(path: Union[str, Path], names: Sequence[str], skel: Skeleton) -> Annotation:
     """A JSON of one image: a list of persons, or labelme's.
 
-    Args: names: class names. nkpt: keypoints of a person.
+    Args: names: class names. skel: what the keypoints are.
 
     Raises InputError `path: reason` if it is neither, IsCoco for a COCO JSON.
     """
@@ -21,7 +22,7 @@ def read_annotation(path: Union[str, Path], names: Sequence[str], nkpt: int) -> 
         raise IsCoco(str(path))
     try:
         if is_labelme(content):
-            return parse_labelme(content, names, nkpt)
-        return parse_persons(content, len(names), nkpt)
+            return parse_labelme(content, names, skel)
+        return parse_persons(content, len(names), skel.count)
     except ValueError as e:
         raise InputError("%s: %s" % (path, e)) from e

@@ -1,6 +1,6 @@
 """Annotations as people have them: read from JSON, checked person by person, fitted to the image.
 
-    annotation = read_annotation("annotations/a.json", ["person"], nkpt=17)
+    annotation = read_annotation("annotations/a.json", ["person"], COCO)
     fitted = fit(annotation, image_hw)                # .ground_truth, .faults, .notes
 
 One file an image, either our own format, a list of persons

@@ -53,8 +53,8 @@ def read_coco(
 
     Args:
         names: class names; each must be a category of the file, or there are as many of both, or
-            as many categories with keypoints. None: the categories of the file, in the order of
-            their ids.
+            as many categories with keypoints. None: the categories of the file with
+            keypoints, or all if none has any, in the order of their ids.
         nkpt: keypoints of a person, None: as many as the categories have; an annotation without
             any counts as none labelled.
         wanted: what the keypoints are to be; None: what the file says.
@@ -181,7 +181,7 @@ def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[in
     if not known:
         raise ValueError("categories: none")
     if names is None:
-        return sorted(known)
+        return sorted(e["id"] for e in entries if e.get("keypoints")) or sorted(known)
     by_name = {name: key for key, name in known.items()}
     if all(name in by_name for name in names):
         return [by_name[name] for name in names]

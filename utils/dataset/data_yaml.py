@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from utils.dataset.labels import list_images
+from utils.dataset.points_file import find_points, read_points
 from utils.errors import InputError, InputWarning, one_line
 from utils.pose import skeleton
 from utils.pose.keypoints import Skeleton
@@ -109,7 +110,7 @@ def read_data(path: Union[str, Path]) -> DataYaml:
         )
     try:
         names = _names(content)
-        declared = skeleton.read_skeleton(content)
+        skeleton.read_skeleton(content)
     except ValueError as e:
         raise InputError("%s: %s" % (path, e)) from e
     folders = _folders(path, content)
@@ -126,8 +127,28 @@ def read_data(path: Union[str, Path]) -> DataYaml:
         if content.get(task + "-annotations")
     }
     weights = _train_weights(path, content, len(splits.get("train", [])))
+    declared = _declared(path, content, splits)
     root = str(content.get("path") or "")
     return DataYaml(str(path), names, declared, splits, jsons, weights, root)
+
+
+def _declared(
+    path: Path, content: Dict[str, Any], splits: Dict[str, List[str]]
+) -> skeleton.Declared:
+    """The keypoints: the yaml says it, and for what it leaves open keypoints.yaml of the labels."""
+    declared = skeleton.read_skeleton(content)
+    if "kpt_names" in declared.told:
+        return declared
+    entries = [entry for task in splits.values() for entry in task if Path(entry).exists()]
+    side = find_points(entries[0]) if entries else None
+    if side is None:
+        return declared
+    known = read_points(side)
+    mine = {key: content[key] for key in declared.told}
+    try:
+        return skeleton.read_skeleton({**known, **mine})
+    except ValueError as e:
+        raise InputError("%s and %s: %s" % (path, side, e)) from e
 
 
 def assumptions(data: DataYaml, skel: Optional[Skeleton] = None) -> List[str]:

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from utils.dataset.annotations import Annotation, Row, numbers, stack
-from utils.pose.keypoints import keypoint_name, skeleton
+from utils.pose.keypoints import Skeleton, keypoint_name
 
 OUTLINES = ("rectangle", "polygon")
 HIDDEN = ("occluded", "hidden", "invisible")
@@ -32,7 +32,7 @@ def is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def parse_labelme(content: Dict[str, Any], names: Sequence[str], nkpt: int) -> Annotation:
+def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton) -> Annotation:
     """The content of a labelme file.
 
     Args: names: class names; with a single one, a rectangle of any name that shares its group
@@ -72,7 +72,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], nkpt: int) -> A
         if group_id is not None:
             by_id[group_id] = group
     boxed = list(groups)
-    keypoints = {name: k for k, name in enumerate(skeleton(nkpt).names)}
+    keypoints = {name: k for k, name in enumerate(map(keypoint_name, skel.names))}
     loose: Dict[Any, _Group] = {}  # persons without a box
     for number, shape in points:
         try:
@@ -92,11 +92,11 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], nkpt: int) -> A
             faults.append("shape %d: %s" % (number, e))
             continue
         person.points[k] = (*shape["xy"][0].tolist(), 1 if shape["hidden"] else 2)
-    rows = [_row(group, nkpt) for group in groups]
+    rows = [_row(group, skel.count) for group in groups]
     h, w = content.get("imageHeight"), content.get("imageWidth")
     image = content.get("imagePath")
     return Annotation(
-        stack(rows, nkpt),
+        stack(rows, skel.count),
         [group.name for group in groups],
         image.replace("\\", "/") if isinstance(image, str) and image else None,
         (h, w) if type(h) is int and type(w) is int and min(h, w) > 0 else None,

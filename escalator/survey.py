@@ -1,0 +1,160 @@
+"""What annotations are about, found out from themselves: classes and keypoints.
+
+found = survey("data/hands/annotations")
+found.names, found.skeleton, found.lines              # the lines tell where it comes from
+
+A COCO JSON says it in its categories. labelme's files name each point. Our own format holds numbers
+alone, so only their count is known, and 17 points are COCO's.
+"""
+
+from collections import Counter
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from escalator.jobs import json_files_of
+from utils.dataset.coco import is_coco, load_json, read_coco
+from utils.dataset.data_yaml import read_data
+from utils.dataset.labelme import OUTLINES, is_labelme
+from utils.errors import InputError
+from utils.pose.keypoints import COCO, COCO_NAMES, Skeleton, keypoint_name, skeleton
+from utils.pose.skeleton import read_skeleton
+
+PERSON = ["person"]
+ENOUGH = 50  # files of our own format that are looked at
+SELDOM = 0.05  # a point that is there so seldom beside the others may be a slip
+SHOWN = 40  # names in a line
+
+
+class Points(NamedTuple):
+    """What the annotations hold."""
+
+    names: List[str]  # of the classes
+    skeleton: Skeleton
+    lines: List[str]  # for people
+
+
+def survey(
+    source: str, names: Optional[Sequence[str]] = None, nkpt: int = 0, *, data: str = ""
+) -> Points:
+    """Classes and keypoints of annotations.
+
+    Args:
+        names: class names, None: as found. nkpt: keypoints, 0: as found.
+        data: a data yaml that declares them; empty: the annotations tell.
+
+    Raises InputError for annotations that contradict each other or these arguments.
+    """
+    if data:
+        declared = read_data(data)
+        return Points(list(names or declared.names), declared.skeleton, [])
+    own: List[List[int]] = []
+    shapes: List[Tuple[str, List[Any]]] = []
+    for file in json_files_of(source):
+        try:
+            content = load_json(file)
+        except InputError:
+            continue  # is told where it is converted
+        if is_coco(content):
+            coco = read_coco(file, names, nkpt or None, faults=[])
+            return _told(Points(coco.names, coco.skeleton, []), file)
+        if is_labelme(content):
+            shapes.append((file, content["shapes"]))
+        elif isinstance(content, list):
+            own += [e["keypoints"] for e in content if isinstance(e, dict) and _filled(e)]
+            if len(own) >= ENOUGH and not shapes:
+                break
+    if shapes:
+        return _told(_of_labelme(shapes, names, nkpt), shapes[0][0])
+    count = nkpt or _count(own)
+    return Points(list(names or PERSON), skeleton(count), [])
+
+
+def _filled(entry: Dict[str, Any]) -> bool:
+    return isinstance(entry.get("keypoints"), list) and bool(entry["keypoints"])
+
+
+def _count(rows: Sequence[List[Any]]) -> int:
+    """Keypoints of rows of 2K or 3K numbers; the usual ones where nothing is known."""
+    lengths = Counter(len(row) for row in rows)
+    if not lengths:
+        return len(COCO_NAMES)
+    length = lengths.most_common(1)[0][0]
+    if length in (2 * len(COCO_NAMES), 3 * len(COCO_NAMES)):
+        return len(COCO_NAMES)
+    visible = all(v in (0, 1, 2) for row in rows if len(row) == length for v in row[2::3])
+    if length % 3 == 0 and (length % 2 or visible):
+        return length // 3
+    return max(length // 2, 1)
+
+
+def _told(points: Points, file: str) -> Points:
+    """With lines about what is not COCO's person."""
+    skel, lines = points.skeleton, list(points.lines)
+    if not skel.is_coco:
+        shown = ", ".join(skel.names[:SHOWN]) + (", ..." if skel.count > SHOWN else "")
+        lines.insert(
+            0, "%d keypoints, not COCO's, as %s names them: %s" % (skel.count, file, shown)
+        )
+    if skel.is_coco and points.names == PERSON:
+        return points._replace(lines=lines)
+    lines.insert(0, "classes: %s" % ", ".join(points.names))
+    return points._replace(lines=lines)
+
+
+def _of_labelme(
+    files: Sequence[Tuple[str, List[Any]]], names: Optional[Sequence[str]], nkpt: int
+) -> Points:
+    counts: Counter = Counter()
+    first: Dict[str, str] = {}  # point -> file
+    best: List[str] = []  # points of the group that has most of them
+    outlines: Dict[str, bool] = {}  # class -> shares a group with points
+    for file, shapes in files:
+        groups: Dict[Any, List[str]] = {}
+        boxes: List[Tuple[str, Any]] = []
+        for shape in shapes:
+            if not isinstance(shape, dict):
+                continue
+            label, group = str(shape.get("label")), str(shape.get("group_id"))
+            if shape.get("shape_type") == "point":
+                groups.setdefault(group, []).append(label)
+                counts[label] += 1
+                first.setdefault(label, file)
+            elif shape.get("shape_type") in OUTLINES:
+                boxes.append((label, group))
+        for labels in groups.values():
+            if len(set(labels)) > len(best):
+                best = list(dict.fromkeys(labels))
+        for label, group in boxes:
+            outlines[label] = outlines.get(label, False) or group in groups
+    pointed = [label for label, known in outlines.items() if known] or list(outlines)
+    skel, lines = _points_of_labels(counts, best, first)
+    if nkpt and nkpt != skel.count:
+        raise InputError(
+            "`nkpt` %d, but the points have %d names: %s"
+            % (nkpt, skel.count, ", ".join(skel.names))
+        )
+    found = list(names) if names else (PERSON if skel.is_coco else pointed or ["object"])
+    return Points(found, skel, lines)
+
+
+def _points_of_labels(
+    counts: Counter, best: Sequence[str], first: Dict[str, str]
+) -> Tuple[Skeleton, List[str]]:
+    """The keypoints of all labels of points: COCO's, by number, or in the order of the fullest
+    group."""
+    if not counts or all(keypoint_name(label) in COCO_NAMES for label in counts):
+        return COCO, []
+    labels = [*best, *(label for label in counts if label not in best)]
+    if all(label.isdecimal() for label in labels):
+        labels.sort(key=int)
+    try:
+        skel = read_skeleton({"kpt_names": labels}).skeleton
+    except ValueError as e:
+        raise InputError("the points of labelme: %s" % e) from e
+    most = max(counts.values())
+    lines = [
+        "note: point %s is there only %d times (first in %s); if it is a slip, correct it, or let "
+        "`data` name the keypoints" % (label, counts[label], first[label])
+        for label in labels
+        if counts[label] < SELDOM * most
+    ]
+    return skel, lines
