@@ -73,8 +73,11 @@ class Builder:
             y, x = np.mgrid[: hw[0], : hw[1]] + 0.5
             centers = self.const(np.stack([x.ravel(), y.ravel()])[None])
             return centers, self.const(np.full((1, 1, hw[0] * hw[1]), stride))
-        one = self.op("Mul", self.slice(self.slice(x, 0, 1, 1), 0, 1, 0), self.const(0.0))
-        one = self.op("Add", one, self.const(1.0))
+        from onnx import numpy_helper
+
+        hw = self.slice(self.op("Shape", x), 2, 4, 0)
+        one = self.op("ConstantOfShape", self.op("Concat", self.ints(1, 1), hw, axis=0),
+                      value=numpy_helper.from_array(np.ones(1, self.dtype)))  # fmt: skip
         axes = [self.op("Sub", self.op("CumSum", one, self.const(axis, np.int64)), self.const(0.5))
                 for axis in (3, 2)]  # fmt: skip
         centers = self.op("Reshape", self.op("Concat", *axes, axis=1), self.ints(1, 2, -1))

@@ -20,7 +20,7 @@ from utils.export.onnx_check import (
     compare,
 )
 from utils.export.onnx_export import add_metadata, require, simplified, to_fp16
-from utils.files import atomic_path, check_writable
+from utils.files import atomic_path, check_output
 from utils.graph.fp16 import is_fp16
 from utils.graph.layout import OPSETS, tidy, to_our_output
 from utils.graph.nodes import dims_of, opset_of
@@ -75,7 +75,7 @@ def import_onnx(config: ImportConfig) -> Path:
     import onnx
 
     image = check_image(config.check_image)
-    check_writable(config.target)
+    check_output(config.target)
     source = read_source(config.onnx)
     model, layout, path = source.model, source.layout, config.target
     if config.simplify:
