@@ -61,3 +61,33 @@ def test_sets():
 def test_weights(graph):
     conv = graph.convs[0]
     assert graph.weights(conv).shape == (8, 3, 3, 3) and graph.weights(conv).dtype == np.float32
+
+
+def test_work_of_a_graph_whose_shapes_are_computed(tmp_path):
+    """Attention of a dynamic model: shape inference stops at its reshapes."""
+    from tests.foreign_net import make_foreign
+    from utils.graph.layout import tidy
+
+    models = []
+    for case in ({}, {"hw": None, "batch": None}):
+        model = onnx.load(str(make_foreign(tmp_path / "x.onnx", **case)))
+        tidy(model)
+        models.append(model)
+    static, dynamic = (sorted(conv_macs(m, (128, 128)).values()) for m in models)
+    assert static == dynamic and len(static) > 10
+
+
+def test_the_integral_over_bins_is_decode(tmp_path):
+    from tests.foreign_net import BINS, make_foreign
+    from utils.graph.layout import tidy
+
+    for case in ({}, {"half": True}, {"hw": None, "batch": None}):
+        model = onnx.load(str(make_foreign(tmp_path / "x.onnx", **case)))
+        tidy(model)
+        graph = Graph(model)
+        assert graph.bins == BINS and len(graph.head) == 6
+        assert len(graph.convs) == sum(n.op_type == "Conv" for n in graph.nodes) - 1
+        softmax = [n for n in graph.nodes if n.op_type == "Softmax"]
+        assert [id(n) in graph.decode for n in softmax] == [False, True]  # attention, bins
+        for name in graph.sizes:
+            assert name not in graph.float_tensors()

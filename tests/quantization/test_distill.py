@@ -13,7 +13,8 @@ from tests.small_net import make_small_net, run_onnx  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.graph.analysis import Graph  # noqa: E402
 from utils.quantization import activation_ranges, qdq  # noqa: E402
-from utils.quantization.distill import Options, distill, pose_loss, read_layout, read_levels  # noqa: E402
+from utils.quantization.distill import Options, distill  # noqa: E402
+from utils.quantization.head_loss import pose_loss, read_channels, read_levels  # noqa: E402
 from utils.quantization.torch_graph import FakeQuant, TorchGraph  # noqa: E402
 
 IMAGES = np.random.default_rng(0).random((4, 1, 3, 64, 64), np.float32)
@@ -90,13 +91,13 @@ def test_no_steps_change_nothing(tmp_path, paths):
 
 
 def loss_of(model, teacher):
-    layout = read_layout(teacher)
+    channels = read_channels(teacher)
     losses = []
     for image in IMAGES:
         x = torch.from_numpy(image)
         with torch.no_grad():
             found, wanted = (TorchGraph(m, ["head_out"])(x)[0] for m in (model, teacher))
-        losses.append(float(pose_loss(found, wanted, layout)))
+        losses.append(float(pose_loss(found, wanted, channels)))
     return np.mean(losses)
 
 
@@ -144,7 +145,7 @@ def test_levels_are_what_a_concat_joins(tmp_path):
 def test_a_head_of_another_kind(tmp_path):
     maps = torch.zeros(1, 56, 2, 2)
     with pytest.raises(InputError, match="56 channels, not a multiple of 57"):
-        pose_loss(maps, maps, read_layout(quantised(tmp_path)[0]))
+        pose_loss(maps, maps, read_channels(quantised(tmp_path)[0]))
 
 
 def test_operations_without_a_rule(tmp_path):
@@ -172,3 +173,52 @@ def test_command(tmp_path, paths, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match="`distill` needs PyTorch: pip install torch"):
         run("--distill", "2")
+
+
+def imported(tmp_path, **case):
+    """A model of another exporter, and it with Q/DQ pairs."""
+    from tests.foreign_net import make_foreign
+    from utils.export.onnx_import import ImportConfig, import_onnx
+
+    path = import_onnx(ImportConfig(str(make_foreign(tmp_path / "f.onnx", **case))))
+    teacher = onnx.load(str(path))
+    model = onnx.load(str(path))
+    plan = qdq.make_plan(Graph(model))
+    images = [np.random.default_rng(i).random((1, 3, 128, 128)).astype(np.float32) for i in (0, 1)]
+    histograms = activation_ranges.collect(teacher, images, Graph(teacher).float_tensors())
+    amax = activation_ranges.choose(histograms, "MinMax", qdq.read_together(plan))
+    qdq.insert(model, plan, qdq.shared_scales(plan, amax))
+    return teacher, model, plan
+
+
+@pytest.mark.parametrize(
+    "case", [{}, {"hw": None, "batch": None, "opset": 18}, {"nc": 2, "kpt_shape": (5, 2)}], ids=str
+)
+def test_imported_models(tmp_path, case, paths):
+    """The same maps as in ONNX Runtime, also of a larger batch; and they can be learnt."""
+    from utils.quantization.head_loss import open_head
+
+    teacher, model, plan = imported(tmp_path, **case)
+    head = open_head(teacher, plan.graph)
+    assert sorted(head.kinds.values()) == ["box", "box", "points", "points", "score", "score"]
+    graph = TorchGraph(teacher, head.outputs)
+    assert graph.bound == ("hw" not in case)
+    image = np.random.default_rng(7).random((1, 3, 128, 128)).astype(np.float32)
+    wider = onnx.load_model_from_string(activation_ranges.with_outputs(teacher, head.outputs))
+    wanted = dict(zip([o.name for o in wider.graph.output], run_onnx(wider, image)))
+    both = torch.from_numpy(np.concatenate([image, image[..., ::-1].copy()]))
+    for name, found in zip(head.outputs, graph(both)):
+        assert len(found) == 2
+        np.testing.assert_allclose(found[:1].numpy(), wanted[name], atol=2e-4)
+    options = Options(3, size=64, rate=1e-3, progress=False, batch=2)
+    losses = distill(model, teacher, plan, paths=paths, net_hw=(128, 128), options=options)
+    assert len(losses) == 3 and np.isfinite(losses).all()
+    onnx.checker.check_model(model)
+
+
+def test_a_head_whose_maps_cannot_be_told_apart(tmp_path):
+    from utils.quantization.head_loss import open_head
+
+    teacher, _, plan = imported(tmp_path, nc=15, kpt_shape=(5, 3))
+    with pytest.raises(InputError, match="15 channels, which may be score or points"):
+        open_head(teacher, plan.graph)

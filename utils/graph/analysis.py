@@ -28,6 +28,7 @@ class Graph:
         head: the convolutions with no further one between them and an output, but those that only
             take the mean of a distribution (see `_takes_mean`), which are part of the decode.
         sizes: tensors computed of the shapes of others, and of nothing else but constants.
+        bins: of the distributions that the decode takes the mean of, 0: none.
         decode: ids (`id(node)`) of the nodes behind `head`, and of those that only they read.
     """
 
@@ -45,6 +46,8 @@ class Graph:
         self.outputs = [o.name for o in graph.output]
         self.convs = [node for node in self.nodes if node.op_type == "Conv"]
         self.sizes = self._sizes()
+        means = [self.weights(node) for node in self.convs if self._takes_mean(node)]
+        self.bins = means[0].size if means else 0  # type: ignore
         self.head = self._head()
         self.decode = self._decode()
         self.convs = [node for node in self.convs if id(node) not in self.decode]
@@ -190,6 +193,8 @@ def conv_macs(model: Any, hw: Hw) -> Dict[str, int]:
     values = list(shapes.graph.value_info) + list(shapes.graph.output)
     known = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     graph = Graph(model)
+    unknown = [c.output[0] for c in graph.convs if len(known.get(c.output[0], [])) != 4]
+    known.update(_shapes_by_running(model, hw, unknown) if unknown else {})
     macs = {}
     for conv in graph.convs:
         weights = graph.weights(conv)
@@ -198,3 +203,22 @@ def conv_macs(model: Any, hw: Hw) -> Dict[str, int]:
             raise ValueError("unknown shape of %s" % conv.output[0])
         macs[conv.output[0]] = int(np.prod(shape[1:], dtype=np.int64)) * int(weights[0].size)
     return macs
+
+
+def _shapes_by_running(model: Any, hw: Hw, names: Sequence[str]) -> Dict[str, List[int]]:
+    """Shapes of tensors behind reshapes that shape inference does not follow."""
+    import onnx
+    import onnxruntime
+
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    wider = with_input_hw(model, batch, hw)
+    wider.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        wider.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    entry = session.get_inputs()[0]
+    dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
+    found = session.run(list(names), {entry.name: np.zeros((batch, 3) + tuple(hw), dtype)})
+    return {name: list(value.shape) for name, value in zip(names, found)}

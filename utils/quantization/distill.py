@@ -7,28 +7,23 @@ rounding in place (straight-through), so the network finds values that lose less
 are put back into the ONNX, whose nodes stay what they were. Imports torch, so callers do it late.
 """
 
-import json
 import math
 import random
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from utils.errors import InputError, one_line
-from utils.graph.analysis import Graph
-from utils.pose import skeleton
-from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES
+from utils.errors import InputError
 from utils.pose.letterbox import HW
 from utils.quantization.activation_ranges import LEVELS
+from utils.quantization.head_loss import open_head
 from utils.quantization.images import read_batch
 from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
 from utils.quantization.torch_graph import TorchGraph
 
 MULTIPLE = 64  # px, of every stride
 LARGEST_ZOOM = 1.2  # of what the model will see
-MIN_SCORE = 0.02  # of the teacher's objectness, where poses and boxes count
 WARM_UP = 0.05  # of the steps
 
 
@@ -50,49 +45,6 @@ class Options(NamedTuple):
     progress: bool = True
 
 
-class Layout(NamedTuple):
-    """Channels of an anchor: x y w h objectness, nc classes, 3 a keypoint."""
-
-    nc: int
-    nkpt: int
-    sigmas: Tuple[float, ...]  # OKS sigma of each keypoint
-
-    @property
-    def width(self) -> int:
-        return 5 + self.nc + 3 * self.nkpt
-
-
-def read_layout(model: Any) -> Layout:
-    """From the metadata; a person with COCO's keypoints without."""
-    values = {entry.key: entry.value for entry in model.metadata_props}
-    try:
-        nc = int(json.loads(values.get("nc", "1")))
-        nkpt = int(json.loads(values.get("nkpt", str(len(COCO_NAMES)))))
-    except (ValueError, TypeError) as e:
-        raise InputError("`distill`: metadata nc or nkpt of the ONNX is no number") from e
-    try:
-        keys = {key: json.loads(values[key]) for key in skeleton.KEYS if key in values}
-        return Layout(nc, nkpt, skeleton.of_model(keys, nkpt).sigmas)
-    except ValueError as e:
-        raise InputError("`distill`: metadata of the ONNX: %s" % one_line(e)) from e
-
-
-def read_levels(graph: Graph) -> List[List[str]]:
-    """Outputs that are the channels of each level of the head, in their order.
-
-    What one Concat joins is a level, other convolutions are alone.
-    """
-    names = {conv.output[0] for conv in graph.head}
-    levels: List[List[str]] = []
-    joined: Set[str] = set()
-    for node in graph.nodes:
-        if node.op_type == "Concat" and set(node.input) <= names:
-            levels.append(list(node.input))
-            joined.update(node.input)
-    alone = [conv.output[0] for conv in graph.head if conv.output[0] not in joined]
-    return levels + [[name] for name in alone]
-
-
 def crops(
     paths: Sequence[str], net_hw: HW, options: Options, *, letterboxed: bool
 ) -> Iterator[np.ndarray]:
@@ -102,7 +54,10 @@ def crops(
     that activations are those of use.
     """
     dice = random.Random(options.seed)
-    h, w = (min(options.size, side) // MULTIPLE * MULTIPLE or side for side in net_hw)
+    h, w = (
+        side if options.size >= side else options.size // MULTIPLE * MULTIPLE or side
+        for side in net_hw
+    )
     order: List[str] = []
     least = max(h / net_hw[0], w / net_hw[1])
     while True:
@@ -118,53 +73,6 @@ def crops(
             image = image[:, top : top + h, left : left + w]
             batch.append(image[..., ::-1] if dice.random() < 0.5 else image)
         yield np.ascontiguousarray(np.stack(batch))
-
-
-def pose_loss(found: Any, wanted: Any, layout: Layout) -> Any:
-    """How far raw predictions of a level, (B, anchors x width, h, w), are from the teacher's.
-
-    Objectness counts everywhere, as the divergence of the two probabilities. Boxes and points
-    count with the teacher's objectness. Points as in OKS: squared distance over the object's area
-    (from the extent of its points, the anchors being in the decode) and the keypoint's sigma.
-    Its logarithm keeps a hopeless point from deciding.
-    """
-    b, channels, h, w = wanted.shape
-    if channels % layout.width:
-        raise InputError(
-            "`distill`: a level of the head has %d channels, not a multiple of %d (5 + %d classes "
-            "+ 3 x %d keypoints)" % (channels, layout.width, layout.nc, layout.nkpt)
-        )
-    found, wanted = (t.reshape(b, -1, layout.width, h, w).transpose(2, 4) for t in (found, wanted))
-    score = torch.sigmoid(wanted[..., 4])
-    objects = score.sum() + 1
-    loss = divergence(found[..., 4], wanted[..., 4]).sum() / objects
-    sure = score > MIN_SCORE
-    if not bool(sure.any()):
-        return loss
-    found, wanted, weight = found[sure], wanted[sure], score[sure]  # (n, width)
-    first = 5 + layout.nc
-    classes = divergence(found[:, 5:first], wanted[:, 5:first]).sum(1)  # the score is a product
-    points, target = (t[:, first:].reshape(len(t), -1, 3) for t in (found, wanted))
-    extent = 2 * (target[..., :2].max(1).values - target[..., :2].min(1).values)  # cells
-    area = extent.prod(1).clamp(min=1.0)  # about that of the box
-    sigmas = torch.tensor(layout.sigmas, device=found.device)
-    moved = (2 * (points[..., :2] - target[..., :2])).square().sum(-1)
-    oks = torch.log1p(moved / (2 * AREA_OF_BOX * area[:, None] * (2 * sigmas).square()))
-    seen = divergence(points[..., 2], target[..., 2]).mean(1)
-    size = area.sqrt()[:, None]
-    center = 2 * (found[:, :2].sigmoid() - wanted[:, :2].sigmoid()) / size
-    side = 2 * (F.logsigmoid(found[:, 2:4]) - F.logsigmoid(wanted[:, 2:4]))
-    box = torch.log1p(50 * (center.square() + side.square()).sum(1))
-    each = 2 * oks.mean(1) + box + 0.2 * seen + classes
-    return loss + (weight * each).sum() / objects
-
-
-def divergence(found: Any, wanted: Any) -> Any:
-    """Kullback-Leibler divergence of probabilities given as logits."""
-    p = torch.sigmoid(wanted)
-    return p * (F.logsigmoid(wanted) - F.logsigmoid(found)) + (1 - p) * (
-        F.logsigmoid(-wanted) - F.logsigmoid(-found)
-    )
 
 
 class Student:
@@ -263,13 +171,15 @@ def distill(
     if options.steps < 1:
         return []
     torch.backends.cudnn.allow_tf32 = False  # it rounds as coarsely as what is to be learnt
-    layout, levels = read_layout(teacher), read_levels(plan.graph)
-    heads = [name for level in levels for name in level]
+    head = open_head(teacher, plan.graph)
+    heads = head.outputs
     features = list(dict.fromkeys(without_pair(conv.input[0]) for conv in plan.graph.head))
     student = Student(model, plan, heads + features, device=options.device)
     reference = TorchGraph(teacher, heads + features, options.device)
     optimizer = torch.optim.Adam(student.parameters(options), lr=0.0, betas=(0.9, 0.99))
     losses = []
+    if reference.bound:  # sizes are in the graph
+        options = options._replace(size=max(net_hw))
     batches = crops(paths, net_hw, options, letterboxed=letterboxed)
     with tqdm(range(options.steps), "distil", disable=not options.progress) as bar:
         for step in bar:
@@ -277,14 +187,7 @@ def distill(
             with torch.no_grad():
                 wanted = dict(zip(reference.outputs, reference(images)))
             found = dict(zip(student.graph.outputs, student(images)))
-            loss = sum(
-                pose_loss(
-                    torch.cat([found[n] for n in level], 1),
-                    torch.cat([wanted[n] for n in level], 1),
-                    layout,
-                )
-                for level in levels
-            )
+            loss = head.loss(found, wanted)
             for name in features if options.features else []:
                 error = (found[name] - wanted[name]).square().mean()
                 loss = loss + options.features / len(features) * error / (wanted[name].var() + 1e-6)

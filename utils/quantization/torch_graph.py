@@ -56,6 +56,8 @@ class TorchGraph:
 
     Attributes:
         values: constant -> tensor; may be replaced or trained.
+        bound: it computes one size of images only, for the shapes are constants of the graph. The
+            batch is free all the same.
 
     Raises InputError for an operation it has no rule for.
     """
@@ -76,6 +78,8 @@ class TorchGraph:
         for constant in model.graph.initializer:
             if constant.name in needed:
                 self._keep(constant.name, numpy_helper.to_array(constant), device)
+        reshapes = [self.values.get(n.input[1]) for n in self.nodes if n.op_type == "Reshape"]
+        self.bound = any(s is not None and -1 not in s.tolist()[1:] for s in reshapes)
         self.steps: List[Any] = []  # (function, names of its data, name of what it makes)
         sigmoids: Dict[str, str] = {}  # output -> input, of those that only make a SiLU
         readers: Dict[str, int] = {}
@@ -98,6 +102,9 @@ class TorchGraph:
                 self.steps.append((F.silu, [x], made))
             elif node.op_type == "QuantizeLinear" and self._moved(node, maker):
                 self.steps.append((_same, [node.input[0]], made))
+            elif node.op_type == "Split":
+                for part, name in enumerate(node.output):
+                    self.steps.append((_split(node, part, self.values), node.input[:1], name))
             else:
                 self.steps.append((self._rule(node), _data(node), made))
         last: Dict[str, int] = {}
@@ -146,12 +153,18 @@ class TorchGraph:
             "Relu": F.relu,
             "Identity": _same,
             "DequantizeLinear": _same,  # FakeQuant has done it
+            "Div": _div,
+            "MatMul": torch.matmul,
+            "Reshape": _reshape,
+            "Shape": lambda x: torch.tensor(x.shape, device=x.device),
         }
         if node.op_type in rules:
             return rules[node.op_type]
         if node.op_type == "Concat":
             axis = attribute(node, "axis", 1)
             return lambda *parts: torch.cat(parts, axis)
+        if node.op_type in ("Transpose", "Softmax", "Gather", "Unsqueeze", "Slice", "Cast"):
+            return _moves[node.op_type](node)
         if node.op_type == "QuantizeLinear":
             if self.values[node.input[1]].dim() == 1 and attribute(node, "axis", 1) == 0:
                 return lambda x, scale: FakeQuant.apply(x, scale.reshape(-1, 1, 1, 1))
@@ -173,6 +186,74 @@ class TorchGraph:
         if any(f != int(f) or f < 1 for f in factor):
             return None
         return lambda x: F.interpolate(x, scale_factor=factor, mode="nearest")
+
+
+def _div(x: Any, y: Any) -> Any:
+    return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+
+
+def _reshape(x: Any, shape: Any) -> Any:
+    """A first dimension that is no -1 is the batch, whatever the graph says."""
+    wanted = [x.shape[i] if v == 0 else v for i, v in enumerate(shape.tolist())]
+    if len(wanted) > 1 and wanted[0] != -1:
+        wanted[0] = x.shape[0]
+    return x.reshape(wanted)
+
+
+def _split(node: Any, part: int, values: Dict[str, Any]) -> Callable[..., Any]:
+    axis, count = attribute(node, "axis", 0), len(node.output)
+    sizes = values[node.input[1]].tolist() if len(node.input) > 1 else None
+
+    def split(x: Any) -> Any:
+        return x.split(sizes or -(-x.shape[axis] // count), axis)[part]
+
+    return split
+
+
+def _slice(node: Any) -> Callable[..., Any]:
+    def cut(x: Any, *parameters: Any) -> Any:
+        starts, stops, *rest = (p.tolist() for p in parameters)
+        axes = rest[0] if rest else range(len(starts))
+        steps = rest[1] if len(rest) > 1 else [1] * len(starts)
+        for start, stop, axis, step in zip(starts, stops, axes, steps):
+            index = [slice(None)] * x.dim()
+            index[axis] = slice(start, stop, step)
+            x = x[tuple(index)]
+        return x
+
+    return cut
+
+
+def _gather(node: Any) -> Callable[..., Any]:
+    axis = attribute(node, "axis", 0)
+    return lambda x, i: x.index_select(axis, i.reshape(-1).to(x.device)).reshape(
+        *x.shape[:axis], *i.shape, *x.shape[axis % x.dim() + 1 :]
+    )
+
+
+def _unsqueeze(node: Any) -> Callable[..., Any]:
+    def widen(x: Any, axes: Any) -> Any:
+        for axis in sorted(axes.tolist()):
+            x = x.unsqueeze(axis)
+        return x
+
+    return widen
+
+
+def _cast(node: Any) -> Callable[..., Any]:
+    kinds = {1: torch.float32, 6: torch.int32, 7: torch.int64}  # of onnx.TensorProto
+    kind = kinds.get(attribute(node, "to", 1))
+    return None if kind is None else lambda x: x.to(kind)  # type: ignore
+
+
+_moves: Dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "Transpose": lambda node: lambda x: x.permute(*attribute(node, "perm", None)),
+    "Softmax": lambda node: lambda x: x.softmax(attribute(node, "axis", -1)),
+    "Gather": _gather,
+    "Unsqueeze": _unsqueeze,
+    "Slice": _slice,
+    "Cast": _cast,
+}
 
 
 def _same(x: Any, *_: Any) -> Any:
