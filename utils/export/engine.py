@@ -29,6 +29,8 @@ from utils.trt.layers import layer_table
 from utils.trt.memory import open_memory
 from utils.trt.sidecar import onnx_metadata, sha256, write_info
 
+ATTENTION = ("MatMul", "Softmax")  # of imported models, no INT8: Q/DQ pairs leave it, too
+
 
 class Prepared(NamedTuple):
     """What goes to TensorRT."""
@@ -179,8 +181,9 @@ def precise_names(model: Any, keep: Sequence[str]) -> Tuple[Tuple[str, ...], Tup
     behind = [n for n in graph.nodes if id(n) in graph.decode]
     float32 = [name for n in behind for name in (n.name, *n.output) if name]
     words = list(keep) + qdq.depthwise(graph)
-    convs = graph.head + [conv for conv in graph.convs if qdq.matches(conv, words)]
-    return tuple(float32), tuple(name for c in convs for name in (c.name, *c.output) if name)
+    kept = graph.head + [conv for conv in graph.convs if qdq.matches(conv, words)]
+    kept += [n for n in graph.nodes if n.op_type in ATTENTION and id(n) not in graph.decode]
+    return tuple(float32), tuple(name for n in kept for name in (n.name, *n.output) if name)
 
 
 def engine_path(onnx: Path, precision: str) -> Path:

@@ -26,6 +26,7 @@ from utils.graph.layout import OPSETS, tidy, to_our_output
 from utils.graph.nodes import dims_of, opset_of
 from utils.pose.layout import Layout
 from utils.pose.letterbox import stride_multiple
+from utils.pose.skeleton import skeleton_keys
 from utils.quantization.adaptive_rounding import sample_images
 
 SUFFIX = "-imported"
@@ -217,6 +218,7 @@ def describe_model(model: Any, source: Source) -> None:
         "nkpt": backend.nkpt,
         "stride": backend.stride,
         "imgsz": list(source.hw),
+        **skeleton_keys(backend.skeleton),
     }
     if not source.layout.objectness:
         values["objectness"] = False  # column 4 is 1 and says nothing
