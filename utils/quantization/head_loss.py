@@ -75,11 +75,14 @@ class AnchorHead:
 
     def loss(self, found: Dict[str, Any], wanted: Dict[str, Any]) -> Any:
         """Sum of pose_loss of the levels."""
+
+        def joined(maps: Dict[str, Any], level: List[str]) -> Any:
+            return torch.cat([maps[name] for name in level], 1)
+
         return sum(
-            pose_loss(*(torch.cat([maps[n] for n in level], 1) for maps in (found, wanted)),
-                      self.channels)
+            pose_loss(joined(found, level), joined(wanted, level), self.channels)
             for level in self.levels
-        )  # fmt: skip
+        )
 
 
 class SplitHead:
@@ -118,11 +121,14 @@ class SplitHead:
         levels: Dict[Any, Dict[str, str]] = {}
         for name in self.outputs:
             levels.setdefault(tuple(wanted[name].shape[2:]), {})[self.kinds[name]] = name
+
+        def of_level(maps: Dict[str, Any], level: Dict[str, str]) -> Dict[str, Any]:
+            return {kind: _rows(maps[name]) for kind, name in level.items()}
+
         return sum(
-            self._level(*({kind: _rows(maps[name]) for kind, name in level.items()}
-                          for maps in (found, wanted)))
+            self._level(of_level(found, level), of_level(wanted, level))
             for level in levels.values()
-        )  # fmt: skip
+        )
 
     def _level(self, found: Dict[str, Any], wanted: Dict[str, Any]) -> Any:
         """As pose_loss, the best class in place of the objectness. Maps are (n, C)."""
