@@ -67,7 +67,7 @@ bool parse(const std::vector<NvDsInferLayerInfo>& layers, const NvDsInferNetwork
         const float* box = static_cast<const float*>(boxes->buffer) + 4 * i;
         const float left = x.clip(box[0]), top = y.clip(box[1]);
         const float w = x.clip(box[2]) - left, h = y.clip(box[3]) - top;
-        if (w <= 0 || h <= 0) continue;
+        if (!(w > 0 && h > 0)) continue;  // in the border, or not a number
         const float* pose = static_cast<const float*>(poses->buffer) + values * i;
         auto* mask = new float[values];  // gst-nvinfer deletes it
         for (unsigned int k = 0; k + 2 < values; k += 3) {

@@ -138,6 +138,7 @@ def test_boxes_outside_the_frame_are_left_out(parser):
     """Above and below a 16:9 frame lies the border of the network input."""
     assert parser(detections([[10, 0, 40, 2.0]]), (160, 160), (720, 1280)) == []
     assert len(parser(detections([[10, 0, 40, 60.0]]), (160, 160), (720, 1280))) == 1
+    assert parser(detections([[10, 60, np.nan, 90.0]]), (160, 160), (720, 1280)) == []
 
 
 @needs_gcc
