@@ -59,6 +59,7 @@ def test_deepstream_folder(model, tmp_path):
         "parse-bbox-instance-mask-func-name": "NvDsInferParseEmbeddedPoses",
     }  # fmt: skip
     assert {key: properties[key] for key in expected} == expected
+    assert properties["infer-dims"] == "3;96;160"
     assert "int8-calib-file" not in properties and classes["pre-cluster-threshold"] == "0.5"
     for key in ("labelfile-path", "onnx-file"):
         assert (folder / properties[key]).is_file()
@@ -99,6 +100,26 @@ def test_batch_of_the_model_and_of_the_engine(tmp_path):
     engine = engine_of(tmp_path / "any.trt", profile=[[b, 3, 96, 160] for b in (1, 4, 8)])
     good("--onnx", model, "--deepstream", tmp_path / "b", "--engine", engine)
     assert config_of(tmp_path / "b")[0]["batch-size"] == "8"
+
+
+def test_engine_of_one_size_and_several_batches(tmp_path):
+    """For several cameras: the ONNX is dynamic, the engine takes 1 to 4 frames of one size."""
+    import onnx
+
+    path = nms_onnx(tmp_path / "x-dynamic-NMS.onnx", PEOPLE, batch=None)
+    model = onnx.load(str(path))
+    for d, word in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[d].dim_param = word
+    onnx.save(model, str(path))
+    flags = ["--onnx", path, "--deepstream", tmp_path / "ds"]
+    assert "give an --engine of one size" in bad(*flags)
+    sizes = engine_of(tmp_path / "sizes.trt", profile=[[1, 3, s, s] for s in (64, 96, 128)])
+    assert "needs a fixed size" in bad(*flags, "--engine", sizes)
+    engine = engine_of(tmp_path / "x.trt", profile=[[b, 3, 96, 160] for b in (1, 2, 4)])
+    good(*flags, "--engine", engine)
+    properties, _ = config_of(tmp_path / "ds")
+    assert properties["batch-size"] == "4" and properties["infer-dims"] == "3;96;160"
+    assert "onnx-file" not in properties and not (tmp_path / "ds" / path.name).exists()
 
 
 def test_models_that_deepstream_cannot_run(model, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from utils.errors import InputError
-from utils.export.deploy_model import DeployModel, Engine
+from utils.export.deploy_model import DeployModel, Engine, bound
 from utils.files import atomic_path
 from utils.pose.keypoints import Color
 from utils.runtime.backend import EmbeddedNms, format_shape
@@ -21,7 +21,7 @@ TEMPLATE = """\
 # Build the parser first: cmake -S . -B build && cmake --build build
 [property]
 gpu-id={gpu}
-onnx-file={onnx}
+{onnx_file}infer-dims=3;{hw[0]};{hw[1]}
 # {engine_note}
 model-engine-file={engine}
 {calibration}# 0: FP32, 1: INT8, 2: FP16
@@ -64,11 +64,10 @@ def check_for_deepstream(model: DeployModel, engine: Optional[Engine]) -> Embedd
         raise InputError(
             name + "DeepStream needs NMS inside; export it with models/export_onnx.py `end2end`"
         )
-    if None in model.input.dims[1:]:
+    if None in bound(model, engine).input.dims[1:]:
         raise InputError(
-            name
-            + "input %s, but gst-nvinfer needs a fixed size; export it without `dynamic`"
-            % format_shape(model.input.dims)
+            name + "input %s, but gst-nvinfer needs a fixed size; export it without `dynamic`, or "
+            "give an `engine` of one size" % format_shape(model.input.dims)
         )
     if model.input.dtype != "FP32":
         raise InputError(
@@ -110,9 +109,13 @@ def write_deepstream(
     batch = batch_size(model, engine)
     precision = engine.precision if engine is not None else "INT8" if int8 else "FP16"
     mode = NETWORK_MODE.get(precision, 2)
+    net_hw = bound(model, engine).input.dims[2:]
+    static = None not in model.input.dims[1:]  # else only the engine runs
     own = "%s_b%d_gpu%d_%s.engine" % (model.path.name, batch, gpu, precision.lower())
     config = TEMPLATE.format(
         onnx=model.path.name,
+        onnx_file="onnx-file=%s\n" % model.path.name if static else "",
+        hw=net_hw,
         gpu=gpu,
         engine_note="built by models/export_TRT.py; runs on the GPU and TensorRT that built it"
         if engine is not None
@@ -144,7 +147,8 @@ def write_deepstream(
         "pose.json": json.dumps(pose, indent=1) + "\n",
         "CMakeLists.txt": cmake,
     }
-    copies = [SOURCES / name for name in FILES if name not in texts] + [model.path]
+    copies = [SOURCES / name for name in FILES if name not in texts]
+    copies += [model.path] if static else []
     copies += [p for p in (cache, engine.path if engine is not None else None) if p is not None]
     for name, text in texts.items():
         with atomic_path(folder / name) as tmp:

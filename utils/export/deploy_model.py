@@ -108,6 +108,21 @@ def read_engine(path: str, model: DeployModel) -> Engine:
     return Engine(file, str(info.get("precision", "FP32")), info.get("profile"))
 
 
+def bound(model: DeployModel, engine: Optional[Engine]) -> DeployModel:
+    """The model with the batch and size to which an engine bound it, where its ONNX is dynamic."""
+    if engine is None or engine.profile is None:
+        return model
+    low, high = engine.profile[0], engine.profile[2]
+    dims = list(model.input.dims)
+    for axis in (2, 3):
+        if low[axis] == high[axis]:
+            dims[axis] = low[axis]
+    batch = low[0] if low[0] == high[0] > 1 else None  # a batch of 1 leaves Triton its own
+    dims[0] = dims[0] or batch
+    outputs = [o._replace(dims=(o.dims[0] or batch, *o.dims[1:])) for o in model.outputs]
+    return model._replace(input=model.input._replace(dims=tuple(dims)), outputs=outputs)
+
+
 def _tensor(value: Any) -> Tensor:
     from onnx import TensorProto
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from utils.errors import InputError
 from utils.export.deepstream import copy_file
-from utils.export.deploy_model import DeployModel, Engine, Tensor
+from utils.export.deploy_model import DeployModel, Engine, Tensor, bound
 from utils.files import atomic_path
 from utils.runtime.predictor import DEFAULT_SIZE
 from utils.trt.sidecar import FOREIGN_KEYS, KEYS
@@ -69,21 +69,6 @@ def triton_config(
     metadata = json.dumps(kept, ensure_ascii=False)
     config["parameters"] = [{"key": "metadata", "value": {"string_value": metadata}}]
     return config
-
-
-def bound(model: DeployModel, engine: Optional[Engine]) -> DeployModel:
-    """The model with the batch and size to which an engine bound it, where its ONNX is dynamic."""
-    if engine is None or engine.profile is None:
-        return model
-    low, high = engine.profile[0], engine.profile[2]
-    dims = list(model.input.dims)
-    for axis in (2, 3):
-        if low[axis] == high[axis]:
-            dims[axis] = low[axis]
-    batch = low[0] if low[0] == high[0] > 1 else None  # a batch of 1 leaves Triton its own
-    dims[0] = dims[0] or batch
-    outputs = [o._replace(dims=(o.dims[0] or batch, *o.dims[1:])) for o in model.outputs]
-    return model._replace(input=model.input._replace(dims=tuple(dims)), outputs=outputs)
 
 
 def max_batch_size(model: DeployModel, engine: Optional[Engine], asked: int) -> int:
