@@ -33,7 +33,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--cfg", default=default.cfg, help="network, models/hub/*.yaml [that of --weights]")
     add("--data", default=default.data, help="data yaml")
     add("--hyp", default=default.hyp, help="hyper-parameters")
-    add("--epochs", type=int, default=default.epochs)
+    add("--epochs", type=int, default=default.epochs,
+        help="passes over the training images [%d]" % default.epochs)  # fmt: skip
     add("--batch-size", type=int, default=default.batch_size,
         help="images a step, of all GPUs together")  # fmt: skip
     add("--img-size", type=int, nargs="+", default=list(default.img_size), help="px, one number "
@@ -66,10 +67,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="validate every N epochs [1]")  # fmt: skip
     add("--nosave", action="store_true", help="write checkpoints after the last epoch only")
     add("--evolve", action="store_true", help="not available, see docs/training.md")
-    add("--seed", type=int, default=default.seed)
+    add("--seed", type=int, default=default.seed,
+        help="of start values, order and augmentation [%d]" % default.seed)  # fmt: skip
     add("--kpt-label", action="store_true", help="always on: this is about keypoints")
-    add("--project", default=default.project)
-    add("--name", default=default.name)
+    add("--project", default=default.project,
+        help="results go to project/name [%s]" % default.project)  # fmt: skip
+    add("--name", default=default.name, help="results go to project/name [%s]" % default.name)
     add("--exist-ok", action="store_true", help="write into --project/--name, whatever is there")
     cli.add_overwrite(parser)
     return parser

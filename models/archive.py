@@ -18,6 +18,7 @@ import torch
 from utils.errors import InputError, one_line
 
 MAX_PICKLE_BYTES = 64 << 20  # the pickle of an l6 model has 0.2 MB, its optimizer a little more
+MAX_PLAIN_VALUES = 100_000  # values of a cfg, or modules of a tree
 MAX_OPCODES = 3_000_000
 
 
@@ -366,3 +367,23 @@ def _check_byteorder(path: Path, archive: zipfile.ZipFile, prefix: str) -> None:
     name = prefix + "/byteorder"
     if name in archive.namelist() and archive.read(name).strip() != sys.byteorder.encode():
         raise InputError("%s: written on a machine of the other byte order" % path)
+
+
+def check_plain(value: Any) -> None:
+    """Raise ValueError unless `value` is built of plain values, and small.
+
+    Counts every visit: lists that hold each other many times over are refused, not walked.
+    """
+    todo, visits = [value], 0
+    while todo:
+        item = todo.pop()
+        visits += 1
+        if visits > MAX_PLAIN_VALUES:
+            raise ValueError("more than %d values" % MAX_PLAIN_VALUES)
+        if type(item) is dict:
+            todo.extend(item.keys())
+            todo.extend(item.values())
+        elif type(item) in (list, tuple):
+            todo.extend(item)
+        elif item is not None and type(item) not in (bool, int, float, str):
+            raise ValueError("%s is not a plain value" % type(item).__name__)

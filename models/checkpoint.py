@@ -8,7 +8,7 @@ reads a public (pickled) checkpoint or one of ours and writes one of ours. Two f
   `format`, `version`, `cfg` (dict), `names` (list), `keypoints` (dict, utils/pose/skeleton.py),
   `state_dict`, `meta` (dict), and in the `last.pt` of an unfinished training run `training` (see
   TrainingState).
-* The public YOLO-Pose checkpoints: pickles of whole modules.
+* The public YOLO-Pose checkpoints: pickles of whole modules, see public_modules.py.
 
 Both go through archive.py, which knows a list of names and refuses any other before anything is
 called. Sizes are compared with what the file really holds before memory is taken.
@@ -21,7 +21,7 @@ import struct
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,9 +33,9 @@ try:
 except ImportError as error:
     cli.no_torch(error, __name__, "a .pt")
 
-from models.archive import Record, TensorMarker, TensorReader, read_archive
+from models.archive import TensorMarker, TensorReader, check_plain, read_archive
 from models.cfg import check_cfg
-from models.common import activation_name
+from models.public_modules import read_modules
 from models.yolo import Model
 from utils.errors import InputError, one_line
 from utils.files import atomic_path
@@ -44,7 +44,6 @@ from utils.pose.skeleton import of_model, skeleton_keys
 
 FORMAT = "yolo-pose-checkpoint"
 VERSION = 1
-MAX_PLAIN_VALUES = 100_000  # values of a cfg, or modules of a tree
 
 
 class Checkpoint(NamedTuple):
@@ -92,7 +91,7 @@ def save_checkpoint(
     if model.fused:
         raise ValueError("a fused model cannot be saved; save it before fuse()")
     _names(list(model.names), model.nc)
-    _check_plain(dict(meta or {}))
+    check_plain(dict(meta or {}))
     kept = ("anchors", "anchor_grid", "running_mean", "running_var")  # small, and may overflow
     state = {}
     for name, tensor in model.state_dict().items():
@@ -110,7 +109,7 @@ def save_checkpoint(
         "meta": dict(meta or {}),
     }
     if training is not None:
-        _check_plain(training.plain)
+        check_plain(training.plain)
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in training.tensors.items()}
         content["training"] = {"plain": training.plain, "tensors": tensors}
     data = io.BytesIO()  # torch's own writer answers a full disk with an internal error
@@ -137,7 +136,7 @@ def load_training_state(path: Union[str, Path]) -> Tuple[Checkpoint, TrainingSta
     if found is None:
         raise InputError(
             "%s: no state of an unfinished run in it; if the run is finished, train on with "
-            "--weights" % path
+            "`weights`" % path
         )
     return found
 
@@ -154,7 +153,7 @@ def _with_training(
     training = content.get("training")
     if content.get("format") != FORMAT or not isinstance(training, dict):
         return None
-    _check_plain(training["plain"])
+    check_plain(training["plain"])
     state = {str(k): tensors.read(v) for k, v in training["tensors"].items()}
     return _from_own(content, tensors), TrainingState(dict(training["plain"]), state)
 
@@ -210,11 +209,11 @@ def _from_own(content: Dict[str, Any], tensors: TensorReader) -> Checkpoint:
     if not isinstance(version, int) or version > VERSION:
         raise ValueError("written by a newer version of this toolkit")
     meta = content.get("meta") or {}
-    _check_plain(meta)
+    check_plain(meta)
     model = _build(content["cfg"], content["state_dict"], tensors)
     model.names = _names(content["names"], model.nc)
     keypoints = content.get("keypoints") or {}
-    _check_plain(keypoints)
+    check_plain(keypoints)
     model.skeleton = of_model(keypoints, model.nkpt)
     return Checkpoint(model, dict(meta))
 
@@ -233,7 +232,7 @@ def _build(cfg: Any, state: Dict[str, TensorMarker], tensors: TensorReader) -> M
     Shapes are compared on a network without memory first: a cfg may ask for more than exists.
     Raises ValueError that counts and names what does not fit.
     """
-    _check_plain(cfg)
+    check_plain(cfg)
     check_cfg(cfg)
     with torch.device("meta"):
         wanted = {k: tuple(v.shape) for k, v in Model(cfg).state_dict().items()}
@@ -252,131 +251,12 @@ def _build(cfg: Any, state: Dict[str, TensorMarker], tensors: TensorReader) -> M
     return model.eval()
 
 
-# --- public format: the module tree -----------------------------------------------------------
-
-
 def _from_public(content: Dict[str, Any], tensors: TensorReader) -> Checkpoint:
-    """Module tree -> cfg + state_dict of our Model; the EMA weights if there are any."""
-    root = content.get("ema") or content.get("model")
-    if not isinstance(root, Record) or root.kind != "models.yolo.Model":
-        found = getattr(root, "kind", type(root).__name__)
-        raise ValueError("expected a models.yolo.Model under 'model', found %s" % found)
-    layers = _children(root)["model"]
-    head = list(_children(layers).values())[-1]
-    source = getattr(root, "yaml", None) or getattr(root, "cfg", None)
-    if not isinstance(source, dict):
-        raise ValueError("the model has no cfg (attribute yaml)")
-    _check_plain(source)
-    cfg = dict(source)
-    cfg["nc"], cfg["nkpt"] = int(head.nc), int(head.nkpt)
-    cfg["dw_conv_kpt"] = bool(getattr(head, "dw_conv_kpt", False))
-    state: Dict[str, TensorMarker] = {}
-    for name, record in _walk(root):
-        _check_module(name, record)
-        skip = getattr(record, "_non_persistent_buffers_set", ())
-        for group in (record._parameters, record._buffers):
-            for key, tensor in group.items():
-                if isinstance(tensor, TensorMarker) and key not in skip:
-                    state[name + key] = tensor
-    cfg["anchors"] = _anchors_px(state, head, tensors)
-    cfg["act_by_layer"] = _activations(layers, cfg)
-    model = _build(cfg, state, tensors)
-    names = getattr(root, "names", None)
-    if isinstance(names, dict):
-        names = list(names.values())
-    if names is not None:
-        model.names = _names(names, model.nc)
-    meta: Dict[str, Any] = {"origin": "public checkpoint"}
-    if isinstance(content.get("epoch"), int):
-        meta["epoch"] = content["epoch"]
-    return Checkpoint(model, meta)
-
-
-def _check_plain(value: Any) -> None:
-    """Raise ValueError unless `value` is built of plain values, and small.
-
-    Counts every visit: lists that hold each other many times over are refused, not walked.
-    """
-    todo, visits = [value], 0
-    while todo:
-        item = todo.pop()
-        visits += 1
-        if visits > MAX_PLAIN_VALUES:
-            raise ValueError("more than %d values" % MAX_PLAIN_VALUES)
-        if type(item) is dict:
-            todo.extend(item.keys())
-            todo.extend(item.values())
-        elif type(item) in (list, tuple):
-            todo.extend(item)
-        elif item is not None and type(item) not in (bool, int, float, str):
-            raise ValueError("%s is not a plain value" % type(item).__name__)
-
-
-def _children(record: Any) -> Dict[str, Any]:
-    return {k: v for k, v in record._modules.items() if v is not None}
-
-
-def _walk(root: Any) -> Iterator[Tuple[str, Any]]:
-    """(prefix, record) of `root` and every module below, `state_dict` prefixes."""
-    todo, visits = [("", root)], 0
-    while todo:
-        name, record = todo.pop()
-        visits += 1
-        if visits > MAX_PLAIN_VALUES or not isinstance(record, Record):
-            raise ValueError("the module tree is malformed")
-        yield name, record
-        todo.extend((name + k + ".", v) for k, v in _children(record).items())
-
-
-# Attributes on which the result depends, with the values that our layers have
-_EXPECTED: Dict[str, Dict[str, Any]] = {
-    "torch.nn.modules.batchnorm.BatchNorm2d": {"eps": 1e-3},
-    "torch.nn.modules.activation.LeakyReLU": {"negative_slope": 0.01},
-    "torch.nn.modules.conv.Conv2d": {"dilation": (1, 1), "padding_mode": "zeros"},
-    "torch.nn.modules.upsampling.Upsample": {"mode": "nearest", "scale_factor": 2.0},
-}
-
-
-def _check_module(name: str, record: Any) -> None:
-    """Refuse a module that computes something else than our layer of the same tensors would."""
-    for key, wanted in _EXPECTED.get(record.kind, {}).items():
-        found = getattr(record, key, wanted)
-        if found != wanted:
-            raise ValueError(
-                "%s has %s %s, this toolkit only %s" % (name.rstrip("."), key, found, wanted)
-            )
-
-
-def _anchors_px(
-    state: Dict[str, TensorMarker], head: Any, tensors: TensorReader
-) -> List[List[float]]:
-    """Anchors in pixels from the buffers: the trainer may have replaced those of the cfg."""
-    key = [k for k in state if k.endswith(".anchors")]
-    if len(key) != 1 or not isinstance(head.stride, TensorMarker):
-        raise ValueError("the last layer holds no anchors")
-    size = state[key[0]].size
-    if len(size) != 3 or size[2] != 2 or head.stride.size != size[:1] or max(size) > 64:
-        raise ValueError("anchors of shape %s" % (size,))
-    stride = tensors.read(head.stride).float().view(-1, 1, 1)
-    px = tensors.read(state[key[0]]).float() * stride
-    return [[round(v, 3) for v in level.flatten().tolist()] for level in px]
-
-
-def _activations(layers: Any, cfg: Dict[str, Any]) -> Dict[int, str]:
-    """Layers whose activation is not the cfg's (the public ti_lite files keep SiLU in the SPP)."""
-    default = activation_name(str(cfg.get("act") or "SiLU"))
-    different = {}
-    for i, layer in enumerate(_children(layers).values()):
-        kinds = {
-            record.kind.rsplit(".", 1)[-1]
-            for name, record in _walk(layer)
-            if ("." + name).endswith(".act.")
-        }
-        if len(kinds) > 1:
-            raise ValueError("layer %d mixes the activations %s" % (i, ", ".join(sorted(kinds))))
-        if kinds and kinds != {default}:
-            different[i] = kinds.pop()
-    return different
+    found = read_modules(content, tensors)
+    model = _build(found.cfg, found.state, tensors)
+    if found.names is not None:
+        model.names = _names(found.names, model.nc)
+    return Checkpoint(model, found.meta)
 
 
 # --- command line -----------------------------------------------------------------------------

@@ -6,6 +6,8 @@ An attribute that a version does not have is absent here, too. `tests/test_fakes
 11.x one with tensorrt_rtx, whose API it shares, and says what else it rests on. Engines compute in
 FP32 (FP16 where the ONNX is typed FP16, INT8 where it has Q/DQ pairs), and remember how they were
 built: `engine_facts`.
+
+One long file: a version is made of all of it, in one namespace, as in the real module.
 """
 
 import ctypes

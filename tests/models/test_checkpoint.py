@@ -1,3 +1,8 @@
+"""Both formats of a .pt, and what is refused.
+
+One long file: the hostile cases share what makes them.
+"""
+
 import os
 import pickle
 import struct

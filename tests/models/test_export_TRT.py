@@ -1,4 +1,7 @@
-"""export -> detect -> test as users run them, on stand-ins of each TensorRT and the real RTX."""
+"""export -> detect -> test as users run them, on stand-ins of each TensorRT and the real RTX.
+
+One long file: every test runs the one script, with shared fixtures, on each version.
+"""
 
 import importlib
 import json
