@@ -35,7 +35,7 @@ demo: $(VENV)/.installed
 	$(PY) detect_multi_backend.py --weights $(WEIGHTS).onnx --source data/images --device cpu --conf-thres 0.5
 
 test: $(VENV)/.installed-dev lint
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 -rs    # -rs: why tests were skipped
 ifneq ($(PY38),)
 	$(MAKE) test-py38
 else
@@ -43,7 +43,7 @@ else
 endif
 
 test-py38: .venv38/.installed
-	.venv38/bin/python -m pytest -n 2 -p no:cacheprovider
+	.venv38/bin/python -m pytest -n 2 -rs -p no:cacheprovider
 
 # The first Python of each version that runs, in PATH or pyenv
 PYTHONS ?= $(foreach v,3.8 3.9 3.10 3.11 3.12 3.13,$(shell \

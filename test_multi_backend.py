@@ -1,7 +1,7 @@
 """Accuracy and speed of a model on labelled images, with any backend.
 
-    python test_multi_backend.py --weights weights/yolov5l6_pose-INT8.trt \
-        --data data/coco_kpts.yaml --img-size 832 --conf-thres 0.001 --iou-thres 0.6 --task val \
+    python test_multi_backend.py --weights weights/yolov5s6_pose-INT8.trt \\
+        --data data/coco_kpts.yaml --img-size 640 --conf-thres 0.001 --iou-thres 0.6 --task val \\
         --device 0 --kpt-label
     python test_multi_backend.py --weights x.onnx --data data/custom_kpts.yaml
     python test_multi_backend.py --weights x.pt x.onnx x-NMS.onnx --compare

@@ -2,9 +2,9 @@
 
     python train.py --weights '' --cfg models/hub/yolov5n6_kpts.yaml --data data/custom_kpts.yaml \\
         --hyp data/hyp.scratch.yaml --epochs 300 --batch-size 64 --img-size 640 --device 0
-    python train.py --weights weights/yolov5l6_pose.pt --cfg models/hub/yolov5l6_kpts.yaml \\
+    python train.py --weights weights/yolov5s6_pose.pt --cfg models/hub/yolov5s6_kpts.yaml \\
         --data data/custom_kpts.yaml --hyp data/hyp.finetune_evolve.yaml --epochs 200 \\
-        --batch-size 64 --img-size 832 --device 0,1 --workers 8 --freeze 12 --project runs/finetune
+        --batch-size 64 --img-size 640 --device 0,1 --workers 8 --freeze 12 --project runs/finetune
     torchrun --nproc_per_node 2 train.py ...
     python train.py --resume runs/train/exp/weights/last.pt
 

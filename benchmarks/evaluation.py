@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py --metrics
     python benchmarks/evaluation.py --weights weights/yolov5s6_pose.onnx --data coco.yaml
-    python benchmarks/evaluation.py --weights weights/yolov5s6_pose.pt --data coco.yaml \
+    python benchmarks/evaluation.py --weights weights/yolov5s6_pose.pt --data coco.yaml \\
         --device 0 --half --batch-size 32
 
 --metrics: 5,000 images with 20 persons and 20 predictions each, ours and pycocotools in turn.

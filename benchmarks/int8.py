@@ -1,8 +1,8 @@
 """Accuracy of X-INT8.onnx in ONNX Runtime: methods x letterbox x number of images x distillation.
 
-    python benchmarks/int8.py --onnx weights/x.onnx --data data/coco_kpts.yaml \
+    python benchmarks/int8.py --onnx weights/x.onnx --data data/coco_kpts.yaml \\
         --calib_path data/coco_kpts/images/train2017 more/images --counts 64 256 1024
-    python benchmarks/int8.py --onnx weights/x.onnx --calib_path more/images --counts 256 \
+    python benchmarks/int8.py --onnx weights/x.onnx --calib_path more/images --counts 256 \\
         --methods Mse --place letterbox --distill 0 300 --task train
 
 Of several --calib_path the first one's images come first. Prints a Markdown table: keypoint and

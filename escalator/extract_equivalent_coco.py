@@ -1,6 +1,6 @@
 """As many COCO images as there are of one's own, to train on both without forgetting COCO.
 
-    python escalator/extract_equivalent_coco.py --custom_data data/custom_kpts/train.txt \
+    python escalator/extract_equivalent_coco.py --custom_data data/custom_kpts/train.txt \\
         --coco_data data/coco_kpts/train2017.txt
 
 Writes train2017-equiv.txt beside --coco_data: lines of it, chosen by the seed, in its order, as

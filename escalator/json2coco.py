@@ -1,6 +1,6 @@
 """Annotations -> one COCO keypoints JSON, as pycocotools and test_multi_backend.py read it.
 
-    python escalator/json2coco.py --json_dir data/custom_kpts/val.txt \
+    python escalator/json2coco.py --json_dir data/custom_kpts/val.txt \\
         --save_file data/custom_kpts/annotations-trainval/person_keypoints_val.json
     python escalator/json2coco.py --json_dir data/custom_kpts/annotations --save_file all.json
 

@@ -1,8 +1,8 @@
 """Annotations -> YOLO-pose label files.
 
-    python escalator/json2yolo.py --json_dir data/custom_kpts/annotations \
+    python escalator/json2yolo.py --json_dir data/custom_kpts/annotations \\
         --label_dir data/custom_kpts/labels
-    python escalator/json2yolo.py --json_dir person_keypoints_val2017.json \
+    python escalator/json2yolo.py --json_dir person_keypoints_val2017.json \\
         --image_dir data/coco_kpts/images/val2017 --label_dir data/coco_kpts/labels/val2017
 
 --json_dir is a folder of JSON files, one an image:

@@ -1,6 +1,6 @@
 """Split a folder of images into train, val and test lists.
 
-    python escalator/split.py --image_dir data/custom_kpts/images --prefix_path ./images/ \
+    python escalator/split.py --image_dir data/custom_kpts/images --prefix_path ./images/ \\
         --out_path data/custom_kpts --split 0.7 0.2 0.1
 
 Writes train.txt, val.txt and test.txt into --out_path, one image a line: the prefix, then the path
@@ -27,6 +27,7 @@ from utils.dataset.labels import label_path, list_images
 from utils.errors import InputError
 from utils.files import atomic_path, check_line
 from utils.outputs import check_all_replaceable
+from utils.words import counted
 
 LISTS = ("train", "val", "test")
 CROWDED = 4  # persons; more make no difference to --stratified
@@ -159,7 +160,7 @@ def split(
             if part:
                 text = "".join("%s%s\n" % (prefix_path, name) for name in part)
                 stack.enter_context(atomic_path(path)).write_bytes(text.encode("utf-8"))
-                done.append("%s: %d images" % (path, len(part)))
+                done.append("%s: %s" % (path, counted(len(part), "image")))
             elif path.exists():
                 path.unlink()
                 done.append("%s: of an earlier split, removed" % path)

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import List, Mapping
 
 from utils.errors import InputError
+from utils.words import counted
 
 SHOWN = 100  # messages about what failed; more of them say nothing new
 
@@ -32,8 +33,8 @@ class Tally:
         Args: done: what the images became, such as `label files in labels`.
         """
         print(
-            "%d %s: %d persons, %d images with nobody on them"
-            % (self.images, done, self.persons, self.empty)
+            "%d %s: %s, %s with nobody on them"
+            % (self.images, done, counted(self.persons, "person"), counted(self.empty, "image"))
         )
         for note, count in self.notes.items():
             if count:

@@ -1,6 +1,6 @@
 """Look at the labels: boxes, skeletons and points drawn on some images.
 
-    python escalator/visual.py --data_root data/custom_kpts --data_file train.txt --visual_num 5 \
+    python escalator/visual.py --data_root data/custom_kpts --data_file train.txt --visual_num 5 \\
         --save_dir runs/visual
     python escalator/visual.py --data_root data/custom_kpts --data_file train.txt --ids
 
@@ -32,6 +32,7 @@ from utils.outputs import check_all_replaceable
 from utils.pose.drawing import draw_ground_truth
 from utils.pose.skeleton import Declared
 from utils.runtime.writers import write_image
+from utils.words import counted
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -130,7 +131,7 @@ def main(args: argparse.Namespace) -> None:
             print("failed: %s" % e, file=sys.stderr)
             continue
         write_image(target, image)
-    print("%d images in %s" % (len(paths) - failed, args.save_dir))
+    print("%s in %s" % (counted(len(paths) - failed, "image"), args.save_dir))
     if failed:
         raise InputError("%d of %d images could not be drawn (see above)" % (failed, len(paths)))
 

@@ -1,6 +1,6 @@
 """Load and save `.pt` checkpoints: the only place that touches them.
 
-    python models/checkpoint.py --weights yolov5l6_pose.pt --out weights/yolov5l6_pose.pt
+    python models/checkpoint.py --weights yolov5s6_pose.pt --out weights/yolov5s6_pose.pt
 
 reads a public (pickled) checkpoint or one of ours and writes one of ours. Two formats are read:
 

@@ -1,10 +1,10 @@
 """Calibrate an ONNX for INT8 on any machine: no TensorRT, no GPU.
 
-    python models/export_INT8.py --onnx weights/yolov5l6_pose.onnx \
+    python models/export_INT8.py --onnx weights/yolov5s6_pose.onnx \\
         --calib_path data/custom_kpts/images --calib_num 256
-    python models/export_INT8.py --onnx weights/yolov5l6_pose.onnx --report
-    python models/export_INT8.py --onnx weights/yolov5l6_pose.onnx --distill 300   # needs PyTorch
-    python detect_multi_backend.py --weights weights/yolov5l6_pose-INT8.onnx --source data/images
+    python models/export_INT8.py --onnx weights/yolov5s6_pose.onnx --report
+    python models/export_INT8.py --onnx weights/yolov5s6_pose.onnx --distill 300   # needs PyTorch
+    python detect_multi_backend.py --weights weights/yolov5s6_pose-INT8.onnx --source data/images
 
 Writes caches/X.cache, the ranges in TensorRT's format, and X-INT8.onnx beside X.onnx, with explicit
 Q/DQ pairs. Either goes to the machine that builds the engine: X.onnx and X.cache for TensorRT 8.5

@@ -1,12 +1,11 @@
 """Build a TensorRT engine from an ONNX, with TensorRT 8.5 to 11 or TensorRT-RTX.
 
-    python models/export_TRT.py --onnx weights/yolov5l6_pose.onnx --batch-size 1 --fp16
-    python models/export_TRT.py --onnx weights/yolov5l6_pose.onnx --batch-size 1 --device 0 --int8 \
-        --calib_path data/custom_kpts/images --calib_num 1024 --calib_batch 128 --calib_imgsz 832 \
-        --cache_dir caches
-    python models/export_TRT.py --onnx weights/yolov5l6_pose-dynamic.onnx --fp16 --dynamic \
+    python models/export_TRT.py --onnx weights/yolov5s6_pose.onnx --batch-size 1 --fp16
+    python models/export_TRT.py --onnx weights/yolov5s6_pose.onnx --device 0 --int8 \\
+        --calib_path data/custom_kpts/images --calib_num 256 --calib_imgsz 640 --cache_dir caches
+    python models/export_TRT.py --onnx weights/yolov5s6_pose-dynamic.onnx --fp16 --dynamic \\
         --max-batch 8
-    python models/export_TRT.py --onnx weights/yolov5l6_pose-INT8.onnx
+    python models/export_TRT.py --onnx weights/yolov5s6_pose-INT8.onnx
 
 X.trt (FP32), X-FP16.trt or X-INT8.trt beside the ONNX: named after what was built. X.trt.json
 beside it carries names, keypoints, size, precision, version and GPU. An engine runs on the GPU and

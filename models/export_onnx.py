@@ -1,10 +1,10 @@
 """Export a YOLO-Pose checkpoint to ONNX, and prove that the file computes the same.
 
-    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --img-size 832 --simplify
-    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --img-size 832 --batch-size 1 \
+    python models/export_onnx.py --weights weights/yolov5s6_pose.pt --img-size 640 --simplify
+    python models/export_onnx.py --weights weights/yolov5s6_pose.pt --img-size 640 --batch-size 1 \\
         --device 0 --simplify --half
-    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --dynamic
-    python models/export_onnx.py --weights weights/yolov5l6_pose.pt --img-size 832 --simplify \
+    python models/export_onnx.py --weights weights/yolov5s6_pose.pt --dynamic
+    python models/export_onnx.py --weights weights/yolov5s6_pose.pt --img-size 640 --simplify \\
         --end2end --topk-all 100 --iou-thres 0.45 --conf-thres 0.5
 
 X.pt becomes X.onnx (with --dynamic X-dynamic.onnx) beside it. Input `input` (B, 3, H, W) RGB 0..1;

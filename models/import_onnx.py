@@ -2,7 +2,7 @@
 
     python models/import_onnx.py --onnx yolo11n-pose.onnx
     python models/import_onnx.py --onnx yolo11n-pose.onnx --end2end --nms static --conf-thres 0.25
-    python models/export_INT8.py --onnx yolo11n-pose-imported.onnx \
+    python models/export_INT8.py --onnx yolo11n-pose-imported.onnx \\
         --calib_path data/custom_kpts/images --calib_num 256
     python models/export_TRT.py --onnx yolo11n-pose-imported.onnx --fp16
 

@@ -111,7 +111,7 @@ def test_unreadable_images_among_good_ones(two_people_onnx, tmp_path, out):
     (folder / "bad.jpg").write_bytes(b"bad")
     done = detect("--weights", two_people_onnx, "--source", folder, "--project", out)
     assert done.returncode == 0
-    assert "1 frames" in done.stdout and "1 files skipped" in done.stdout
+    assert "1 frame, " in done.stdout and "1 file skipped" in done.stdout
     assert "skipped: %s" % (folder / "bad.jpg") in done.stdout
     (folder / "good.jpg").write_bytes(b"")
     done = detect("--weights", two_people_onnx, "--source", folder, "--project", out)

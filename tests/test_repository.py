@@ -63,3 +63,24 @@ def test_shell_scripts_use_flags_that_exist(path):
         flags = script_flags(script)
         for flag in re.findall(r"--[\w-]+", words):
             assert flag in flags, "%s: %s has no %s" % (path.name, script, flag)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_progress_bars_are_for_terminals(path):
+    """Each says when it is hidden: `disable=None` hides it in a log."""
+    if "tests" in path.parts:
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("tqdm", "trange"):
+            assert "disable" in {k.arg for k in node.keywords}, "line %d" % node.lineno
+
+
+SCRIPTS = [p for p in SOURCES if p.parent.name in (ROOT.name, "models", "escalator", "benchmarks")]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_examples_in_help_keep_their_lines(path):
+    r"""In a docstring `\` and the end of the line vanish: `\\` shows one and keeps the line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert not re.search(r"\S {4,}-", text)
+    assert all(len(line) <= 100 for line in text.splitlines())

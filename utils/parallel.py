@@ -40,7 +40,7 @@ def parallel_map(
 
     workers = workers or cores()
     if workers == 1:
-        yield from tqdm(map(function, items), title, len(items), unit="file")
+        yield from tqdm(map(function, items), title, len(items), unit="file", disable=None)
         return
     chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
     pending: Deque[concurrent.futures.Future] = collections.deque()
@@ -53,9 +53,9 @@ def parallel_map(
                 # the bar has a thread of its own, which a forked process must not inherit
                 if len(pending) < 4 * workers:
                     continue
-                bar = bar or tqdm(total=len(items), desc=title, unit="file")
+                bar = bar or tqdm(total=len(items), desc=title, unit="file", disable=None)
                 yield from _take(pending, bar)
-            bar = bar or tqdm(total=len(items), desc=title, unit="file")
+            bar = bar or tqdm(total=len(items), desc=title, unit="file", disable=None)
             while pending:
                 yield from _take(pending, bar)
         finally:

@@ -4,10 +4,10 @@
 # repository root. Calibration caches are kept apart, so that each is made anew.
 set -euo pipefail
 
-ONNX=${ONNX:-weights/yolov5l6_pose.onnx}
+ONNX=${ONNX:-weights/yolov5s6_pose.onnx}
 DATA=${DATA:-data/custom_kpts.yaml}
 IMAGES=${IMAGES:-data/custom_kpts/images}
-IMG_SIZE=${IMG_SIZE:-832}          # px
+IMG_SIZE=${IMG_SIZE:-640}          # px
 DEVICE=${DEVICE:-0}
 COUNTS=${COUNTS:-256 512 1024}     # images
 BATCHES=${BATCHES:-32 64 128}

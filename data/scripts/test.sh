@@ -3,14 +3,20 @@
 # repository root.
 set -euo pipefail
 
-STEM=${STEM:-weights/yolov5l6_pose}
+STEM=${STEM:-weights/yolov5s6_pose}
 DATA=${DATA:-data/coco_kpts.yaml}
-IMG_SIZE=${IMG_SIZE:-832}          # px
+IMG_SIZE=${IMG_SIZE:-640}          # px
 DEVICE=${DEVICE:-0}
 PYTHON=${PYTHON:-python}
 
+found=0
 for weights in "$STEM.pt" "$STEM.onnx" "$STEM.trt" "$STEM-FP16.trt" "$STEM-INT8.trt"; do
     [ -e "$weights" ] || continue
+    found=$((found + 1))
     $PYTHON test_multi_backend.py --weights "$weights" --data "$DATA" --img-size "$IMG_SIZE" \
         --conf-thres 0.001 --iou-thres 0.6 --task val --device "$DEVICE" --kpt-label
 done
+[ "$found" -gt 0 ] || {
+    echo "error: neither $STEM.pt nor an ONNX or engine of it; set STEM to the path without suffix" >&2
+    exit 1
+}

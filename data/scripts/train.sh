@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Train, then fine-tune. Run from the repository root.
+# Train (from the weights that are given), or fine-tune with a frozen backbone. Run from the
+# repository root. WEIGHTS='' trains from scratch; another size needs CFG and WEIGHTS of it.
 set -euo pipefail
 
-WEIGHTS=${WEIGHTS:-weights/yolov5l6_pose.pt}
-CFG=${CFG:-models/hub/yolov5l6_kpts.yaml}
+WEIGHTS=${WEIGHTS:-weights/yolov5s6_pose.pt}
+CFG=${CFG:-models/hub/yolov5s6_kpts.yaml}
 DATA=${DATA:-data/custom_kpts.yaml}
-IMG_SIZE=${IMG_SIZE:-832}          # px
+IMG_SIZE=${IMG_SIZE:-640}          # px
 DEVICE=${DEVICE:-0,1}              # GPU indices
 PYTHON=${PYTHON:-python}
 

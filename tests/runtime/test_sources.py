@@ -1,6 +1,7 @@
 import http.server
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -77,6 +78,21 @@ def test_bad_images_are_skipped_and_named(tmp_path):
         ("a.jpg", "empty file"),
         ("c.png", "not an image OpenCV can decode"),
     ]
+
+
+def test_hidden_files_and_subfolders_of_a_folder(tmp_path):
+    for name in ("a.png", "._a.png", "below/b.png", ".hidden/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        encode(tmp_path / name, gradient())
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(InputWarning, match="1 subfolder with images.*not looked into; for below"):
+        source = open_source(str(tmp_path))
+    assert [Path(p).name for p in source.images] == ["a.png"]
+    everything = open_source(str(tmp_path / "**" / "*"))  # what the warning names
+    assert [Path(p).name for p in everything.images] == ["a.png", "b.png"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match="no images or videos in this folder.*for those in below"):
+        open_source(str(tmp_path))
 
 
 def test_folder_glob_and_file(tmp_path):

@@ -151,7 +151,8 @@ def _one_class(items: Any) -> Any:
 def _bar(total: int, shown: bool) -> Iterator[Any]:
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="image", desc="test", disable=not shown, leave=False) as bar:
+    hidden = None if shown else True  # None: shown on a terminal
+    with tqdm(total=total, unit="image", desc="test", disable=hidden, leave=False) as bar:
         yield bar
 
 

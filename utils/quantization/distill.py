@@ -181,7 +181,7 @@ def distill(
     if reference.bound:  # sizes are in the graph
         options = options._replace(size=max(net_hw))
     batches = crops(paths, net_hw, options, letterboxed=letterboxed)
-    with tqdm(range(options.steps), "distil", disable=not options.progress) as bar:
+    with tqdm(range(options.steps), "distill", disable=None if options.progress else True) as bar:
         for step in bar:
             images = torch.from_numpy(next(batches)).to(options.device)
             with torch.no_grad():

@@ -87,7 +87,9 @@ def batches(
     """
     from tqdm import tqdm
 
-    with tqdm(total=len(paths), desc=title or "", unit="image", disable=title is None) as bar:
+    with tqdm(
+        total=len(paths), desc=title or "", unit="image", disable=True if title is None else None
+    ) as bar:
         for start in range(0, len(paths), size):
             part = list(paths[start : start + size])
             count = len(part)

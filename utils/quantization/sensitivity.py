@@ -43,7 +43,7 @@ def sensitivity(
         groups.setdefault(plan.group[name], []).append(name)
     losses = []
     quantised = {conv.output[0] for conv in plan.convs}
-    for names in tqdm(list(groups.values()), "sensitivity", unit="tensor"):
+    for names in tqdm(list(groups.values()), "sensitivity", unit="tensor", disable=None):
         alone = onnx.ModelProto()
         alone.CopyFrom(model)
         graph = Graph(alone)

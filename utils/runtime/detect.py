@@ -30,6 +30,7 @@ from utils.runtime.video_file import resolve_codec
 from utils.runtime.writers import ResultWriter
 from utils.tracking.smoothing import SmoothConfig
 from utils.tracking.tracker import TrackerConfig
+from utils.words import counted
 
 CORES_A_DRAWER = 4  # threads that draw leave the other cores to decoding and inference
 MAX_DRAWERS = 4
@@ -118,9 +119,9 @@ def check_window() -> None:
 
 
 def summarize(poses: Poses, names: List[str]) -> str:
-    """`2 person, 1 dog` or `nothing`."""
+    """`2 persons, 1 dog` or `nothing`."""
     counts = [(int((poses.classes == i).sum()), name) for i, name in enumerate(names)]
-    return ", ".join("%d %s" % c for c in counts if c[0]) or "nothing"
+    return ", ".join(counted(*c) for c in counts if c[0]) or "nothing"
 
 
 def detect(config: DetectConfig) -> Path:
@@ -250,7 +251,7 @@ def process(
     if total is None or total > LINES_UP_TO or source.videos:
         from tqdm import tqdm
 
-        bar = tqdm(total=total, unit="frame", desc="detect")
+        bar = tqdm(total=total, unit="frame", desc="detect", disable=None)
     frames = found = 0
     interrupted = False
     started = time.perf_counter()
@@ -359,12 +360,18 @@ def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) 
         print("skipped: %s (%s)" % (display_name(path), reason))
     for path, reason in detector.source.incomplete:
         print("incomplete: %s (%s)" % (display_name(path), reason))
-    found = "%d poses" % run.poses
+    found = counted(run.poses, "pose")
     if run.tracks is not None:
-        found += " of %d tracks" % run.tracks
+        found += " of " + counted(run.tracks, "track")
     print(
-        "%d frames, %s, %d files skipped; ms a frame: %s; %.2f frames/s overall"
-        % (run.frames, found, len(skipped), stages, run.frames / run.seconds)
+        "%s, %s, %s skipped; ms a frame: %s; %.2f frames/s overall"
+        % (
+            counted(run.frames, "frame"),
+            found,
+            counted(len(skipped), "file"),
+            stages,
+            run.frames / run.seconds,
+        )
     )
     summary = {
         "weights": config.weights,

@@ -20,6 +20,7 @@ import numpy as np
 from utils.dataset.images import IMAGE_SUFFIXES, read_image
 from utils.errors import InputError, InputWarning
 from utils.runtime.live import CLOSE_S, RECONNECT_S, LiveReader, display_name, is_address
+from utils.words import counted
 
 VIDEO_SUFFIXES = ".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split()
 LIST_SUFFIXES = (".txt", ".streams")
@@ -235,13 +236,7 @@ def _collect(
         pattern, path = _escaped(base, source), base / path
     suffix = path.suffix.lower()
     if path.is_dir():
-        names = sorted(str(p) for p in path.iterdir() if p.is_file())
-        known = _sort_by_kind(names, images, videos)
-        if not known:
-            raise InputError(
-                "`source` %s: no images or videos in this folder (looked for %s)"
-                % (path, " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES))
-            )
+        _collect_folder(path, images, videos)
     elif path.is_file() and suffix in LIST_SUFFIXES:
         if depth:
             raise InputError("`source` %s: a list file inside a list file" % path)
@@ -270,6 +265,32 @@ def _collect(
         raise InputError(
             "`source` %s: no such file or folder; expected an image, video, folder, glob, "
             "webcam index, stream address or list file" % source
+        )
+
+
+def _collect_folder(path: Path, images: List[str], videos: List[str]) -> None:
+    """The files of a folder; hidden ones, such as the `._a.jpg` that macOS writes, are left out.
+
+    Warns of subfolders with images or videos, which are not looked into.
+    """
+    names = sorted(str(p) for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+    known = _sort_by_kind(names, images, videos)
+    folders = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name[0] != "."]
+    folders = [p for p in folders if os.access(str(p), os.R_OK | os.X_OK)]
+    below = [p for p in folders if _sort_by_kind([str(f) for f in p.iterdir()], [], [])]
+    hint = "%s, `source` '%s'" % (below[0].name, path / "**" / "*") if below else ""
+    if not known:
+        raise InputError(
+            "`source` %s: no images or videos in this folder (looked for %s)%s"
+            % (path, " ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES), "; for those in " + hint if hint
+               else "")
+        )  # fmt: skip
+    if below:
+        warnings.warn(
+            "`source` %s: %s with images or videos is not looked into; for %s"
+            % (path, counted(len(below), "subfolder"), hint),
+            InputWarning,
+            stacklevel=2,
         )
 
 

@@ -150,7 +150,7 @@ def _read_entries(
 
     from tqdm import tqdm
 
-    jobs = tqdm(range(len(paths)), desc="labels", unit="image", leave=False)
+    jobs = tqdm(range(len(paths)), desc="labels", unit="image", leave=False, disable=None)
     entries = list(parallel_map(read, jobs, workers))
     try:
         _save_cache(cache, key, entries, nkpt=data.nkpt)

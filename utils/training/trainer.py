@@ -285,7 +285,11 @@ class Trainer:
         shown = self.options.progress and self.options.ranks.first
         text = "epoch %d/%d" % (epoch + 1, self.options.epochs)
         return tqdm(
-            total=self.batches.steps, desc=text, unit="step", leave=False, disable=not shown
+            total=self.batches.steps,
+            desc=text,
+            unit="step",
+            leave=False,
+            disable=None if shown else True,  # None: on a terminal
         )
 
     # --- the state ----------------------------------------------------------------------------
