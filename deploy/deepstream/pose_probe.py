@@ -116,7 +116,8 @@ def run(args: argparse.Namespace) -> None:
     width, height = skeleton["frame_wh"]
     encode = "nvvideoconvert ! nvv4l2h264enc ! h264parse ! qtmux ! filesink location=%s"
     pipeline = Gst.parse_launch(
-        "uridecodebin uri=%s ! queue ! nvvideoconvert ! video/x-raw(memory:NVMM) ! mux.sink_0 "
+        "uridecodebin uri=%s ! queue ! nvvideoconvert ! video/x-raw(memory:NVMM),format=NV12 ! "
+        "mux.sink_0 "
         "nvstreammux name=mux batch-size=1 width=%d height=%d live-source=%d ! "
         "nvinfer config-file-path=%s ! nvvideoconvert ! nvdsosd name=osd ! %s"
         % (args.uri, width, height, args.uri.startswith("rtsp"),

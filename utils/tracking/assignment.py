@@ -1,4 +1,9 @@
-"""Which track takes which detection: the best one-to-one assignment of a similarity matrix."""
+"""Which track takes which detection: the best one-to-one assignment of a similarity matrix.
+
+scipy.optimize.linear_sum_assignment finds the same (tests/tracking/test_assignment.py), for 20
+persons in 4 us instead of 30 to 90. That is no reason to install SciPy's 40 MB on a Jetson, which
+nothing else needs at run time.
+"""
 
 import collections
 import math
