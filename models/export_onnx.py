@@ -50,6 +50,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--half", action="store_true", help="FP16 weights and convolutions; needs no GPU")
     add("--round", choices=ROUND, default=None, help="with --half: cancel, weights are rounded so "
         "that their errors cancel, which takes a minute; nearest [cancel]")  # fmt: skip
+    add("--uint8", action="store_true", help="X-uint8.onnx with the input `pixels`, (B, H, W, 3) "
+        "uint8 BGR as OpenCV reads images: a quarter of the bytes to copy")  # fmt: skip
     add("--simplify", action="store_true", help="fold constants and merge nodes (onnxslim)")
     add("--opset", type=int, default=DEFAULT_OPSET,
         help="ONNX opset, %d to %d [%d]" % (OPSETS + (DEFAULT_OPSET,)))  # fmt: skip

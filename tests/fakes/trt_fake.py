@@ -64,8 +64,13 @@ class DeviceType(enum.Enum):
 DTYPES = ("FLOAT", "HALF", "INT8", "INT32", "BOOL", "UINT8")
 DataType = enum.Enum("DataType", DTYPES + ("INT64",))
 OldDataType = enum.Enum("DataType", DTYPES)  # before 10 the parser makes INT32 of INT64
-FROM_ONNX = {1: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL"}
-TO_NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64}
+FROM_ONNX = {
+    1: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 2: "UINT8",
+}  # fmt: skip
+TO_NUMPY = {
+    "FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64,
+    "UINT8": np.uint8,
+}  # fmt: skip
 LAYERS = ("CONVOLUTION", "ACTIVATION", "ELEMENTWISE", "SHUFFLE", "CONSTANT", "SHAPE", "PLUGIN_V2",
           "QUANTIZE", "DEQUANTIZE", "IDENTITY")  # fmt: skip
 LAYER_OF = {

@@ -302,6 +302,37 @@ def test_dynamic(tmp_path, calib, image_folder, version):
     bad(run(version, *export, "--opt-size", 100), "multiples of 64")
 
 
+@pytest.mark.parametrize("version", ["v85", "v11"])
+def test_uint8_input(tmp_path, calib, image_folder, version):
+    from utils.graph.pixels import add_pixels
+
+    make_small_net(tmp_path / "x.onnx")
+    make_small_net(tmp_path / "d.onnx", None, None, imgsz=[128, 128])
+    for name in ("x", "d"):
+        model = onnx.load(str(tmp_path / (name + ".onnx")))
+        add_pixels(model)
+        onnx.save(model, str(tmp_path / (name + "-uint8.onnx")))
+    export = ["models/export_TRT.py", "--onnx", tmp_path / "x-uint8.onnx"]
+    good(run(version, *export))
+    text, rows = predictions(version, tmp_path / "x-uint8.trt", image_folder, tmp_path / "trt")
+    assert "x3x" in text  # the size is told as ever
+    _, expected = predictions(None, tmp_path / "x.onnx", image_folder, tmp_path / "onnx")
+    assert len(rows) == len(expected) >= 10
+    for mine, theirs in zip(rows, expected):
+        np.testing.assert_allclose(mine["keypoints"], theirs["keypoints"], atol=1e-2)
+    good(run(version, "models/export_TRT.py", "--onnx", tmp_path / "d-uint8.onnx", "--dynamic",
+             "--max-batch", 3, "--opt-size", 128))  # fmt: skip
+    wanted = ((1, 64, 64, 3), (1, 128, 128, 3), (3, 128, 128, 3))
+    assert facts(tmp_path / "d-uint8.trt")["profile"] == {"pixels": wanted}
+    predictions(version, tmp_path / "d-uint8.trt", image_folder, tmp_path / "dynamic")
+    good(run(version, *export, *calib))  # explicit
+    assert (tmp_path / "x-uint8-INT8.onnx").is_file()
+    predictions(version, tmp_path / "x-uint8-INT8.trt", image_folder, tmp_path / "int8")
+    if version == "v85":
+        bad(run(version, *export, *calib, "--quant", "implicit"), "--quant implicit",
+            "uint8 input", "--quant explicit")  # fmt: skip
+
+
 @pytest.mark.parametrize("form", ["static", "efficientnms"])
 @pytest.mark.parametrize("version", ["v85", "v11"])
 def test_nms_inside(tmp_path, image_folder, version, form):

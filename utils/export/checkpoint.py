@@ -26,6 +26,7 @@ from utils.export.onnx_export import (
     require,
     torch_device,
 )
+from utils.export.pixel_input import put_pixels
 from utils.files import atomic_path, check_output
 from utils.graph.nms import Nms
 from utils.pose import letterbox
@@ -43,6 +44,7 @@ class ExportConfig:
     device: str = "cpu"  # where PyTorch traces; the file is the same
     dynamic: bool = False  # any batch, height and width
     half: bool = False  # FP16 weights, input and convolutions
+    uint8: bool = False  # the input is (B, H, W, 3) uint8 BGR
     round: Optional[str] = None  # with half: cancel or nearest [cancel]
     simplify: bool = False  # fold constants and merge nodes
     opset: int = DEFAULT_OPSET
@@ -92,7 +94,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
     device = torch_device(config.device)
     from models.checkpoint import load_checkpoint
 
-    path = output_path(config.weights, config.dynamic, config.end2end)
+    path = output_path(config.weights, config.dynamic, config.end2end, uint8=config.uint8)
     check_output(path)
     replaced = path.exists()
     checkpoint = load_checkpoint(config.weights)
@@ -122,9 +124,13 @@ def export_checkpoint(config: ExportConfig) -> Path:
         if config.end2end:
             batches = [images for images, _ in pairs]
             nms, poses = put_nms(graph, tmp, nc, nms=config.nms_settings, batches=batches)
+        if config.uint8:
+            put_pixels(graph, tmp, half=config.half, batches=[images for images, _ in pairs])
     if replaced:
         print("an earlier %s was replaced" % path)
-    shape = "dynamic" if config.dynamic else "%dx3x%dx%d" % ((config.batch_size,) + net_hw)
+    shape = "%dx3x%dx%d" % ((config.batch_size,) + net_hw)
+    if config.uint8:
+        shape = "%dx%dx%dx3" % ((config.batch_size,) + net_hw)
     print(
         "%s: %.1f M parameters, %d nodes, opset %d, input %s %s, %.1f MB"
         % (
@@ -132,8 +138,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
             millions,
             len(graph.graph.node),
             config.opset,
-            shape,
-            "FP16" if config.half else "FP32",
+            "dynamic" if config.dynamic else shape,
+            "uint8 BGR" if config.uint8 else "FP16" if config.half else "FP32",
             path.stat().st_size / 1e6,
         )
     )

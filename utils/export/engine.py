@@ -14,12 +14,13 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from utils.errors import InputError, InputWarning
 from utils.export.engine_config import EngineConfig
 from utils.export.engine_int8 import quantized
-from utils.export.engine_shapes import input_shapes
+from utils.export.engine_shapes import channels_last, input_shapes
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8
 from utils.files import atomic_path, check_output, check_writable
 from utils.graph.analysis import Graph
 from utils.graph.fp16 import has_qdq, is_fp16, to_fp16
 from utils.graph.nms import PLUGIN, has_efficientnms, swap_efficientnms
+from utils.graph.pixels import add_pixels
 from utils.pipeline import elapsed
 from utils.quantization import qdq
 from utils.tables import markdown, write_csv
@@ -68,7 +69,7 @@ def build_engine(config: EngineConfig) -> Path:
         fp16=prepared.fp16 and not trt.typed,
         int8=prepared.int8 and not trt.typed,
         workspace_gb=config.workspace,
-        profile=profile,
+        profile=channels_last(profile) if source.pixels else profile,
         calibrator=prepared.calibrator,
         float32=prepared.float32,
         not_int8=prepared.not_int8,
@@ -141,7 +142,7 @@ def prepare(
         to_fp16(model)
     explicit = how.get("quantization") == "explicit"
     return Prepared(
-        data=model.SerializeToString(),
+        data=_content(model, source.pixels),
         precision="INT8" if int8 else "FP16" if fp16 else "FP32",
         fp16=fp16,
         int8=int8,
@@ -151,6 +152,13 @@ def prepare(
         explicit=explicit,
         how=how,
     )
+
+
+def _content(model: Any, pixels: bool) -> bytes:
+    """The file that TensorRT parses. Args: pixels: with a uint8 input."""
+    if pixels:
+        add_pixels(model)
+    return bytes(model.SerializeToString())
 
 
 def round_weights(config: EngineConfig, source: OnnxFile, profile: Optional[Profile]) -> None:

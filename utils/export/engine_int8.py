@@ -21,7 +21,10 @@ def quantized(
     config: EngineConfig, source: OnnxFile, trt: Tensorrt, *, profile: Optional[Profile]
 ) -> Tuple[Any, OnnxFile, Dict[str, Any]]:
     """(calibrator or None, the ONNX to build, facts for the side file) of INT8."""
-    quant = config.quant or ("implicit" if trt.calibrates else "explicit")
+    quant = config.quant or ("implicit" if trt.calibrates and not source.pixels else "explicit")
+    if quant == "implicit" and source.pixels:
+        raise InputError("`quant` implicit: %s has a uint8 input, which goes with `quant` explicit"
+                         % source.path.name)  # fmt: skip
     if quant == "implicit" and not trt.calibrates:
         raise InputError("`quant` implicit: %s has no calibrators; use `quant` explicit" % trt)
     by = config.calib_by or ("tensorrt" if quant == "implicit" else "onnxruntime")

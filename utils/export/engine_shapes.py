@@ -79,3 +79,8 @@ def _refuse_static_part(config: EngineConfig, source: OnnxFile) -> None:
         values = getattr(config, key)
         if source.hw is not None and values and tuple(parse_size(values)) != source.hw:
             raise InputError("`%s`: the size of %s is static, %d %d" % (key, name, *source.hw))
+
+
+def channels_last(profile: Optional[Profile]) -> Optional[Profile]:
+    """Shapes (B, 3, H, W) as (B, H, W, 3), those of a uint8 input."""
+    return profile and Profile(*((b, h, w, c) for b, c, h, w in profile))

@@ -15,6 +15,7 @@ from utils.export.calibration import CalibrationConfig, calibrate, load_ranges, 
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8, runnable
 from utils.files import atomic_path, check_output
 from utils.graph.analysis import Graph
+from utils.graph.pixels import add_pixels
 from utils.quantization import qdq
 from utils.quantization.images import batches
 from utils.quantization.refit import refit
@@ -230,6 +231,11 @@ def write_onnx(path: Path, model: Any, source: OnnxFile, *, fit: bool, distill: 
     for key, value in values.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
+    if source.pixels:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        add_pixels(copy)
+        model = copy
     with atomic_path(path) as tmp:
         onnx.save(model, str(tmp))
 

@@ -19,10 +19,11 @@ DYNAMIC_AXES = {
 }
 
 
-def output_path(weights: str, dynamic: bool, end2end: bool = False) -> Path:
-    """X.pt -> X.onnx, X-dynamic.onnx, X-NMS.onnx or X-dynamic-NMS.onnx."""
+def output_path(weights: str, dynamic: bool, end2end: bool = False, *, uint8: bool = False) -> Path:
+    """X.pt -> X.onnx, X-dynamic.onnx, X-uint8.onnx, X-NMS.onnx, or several suffixes in a row."""
     path = Path(weights)
-    suffix = ("-dynamic" if dynamic else "") + ("-NMS" if end2end else "")
+    asked = (("-dynamic", dynamic), ("-uint8", uint8), ("-NMS", end2end))
+    suffix = "".join(part for part, wanted in asked if wanted)
     return path.with_name(path.stem + suffix + ".onnx")
 
 

@@ -7,6 +7,7 @@ from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
 from utils.graph.fp16 import has_qdq, is_fp16
 from utils.graph.nms import has_efficientnms, swap_efficientnms
+from utils.graph.pixels import reads_pixels, remove_pixels
 from utils.pose.layout import Layout
 from utils.runtime.metadata import identify
 
@@ -21,6 +22,7 @@ class OnnxFile(NamedTuple):
     batch: Optional[int]  # None: any
     hw: Optional[Tuple[int, int]]  # (height, width) px, None: any
     layout: Optional[Layout] = None  # of another exporter, None: ours
+    pixels: bool = False  # its input is uint8 BGR; `model` is without what makes RGB 0..1 of it
 
 
 def read_onnx(path: str) -> OnnxFile:
@@ -47,6 +49,12 @@ def read_onnx(path: str) -> OnnxFile:
             ) from e
         if "EfficientNMS" not in str(e):  # NVIDIA's op is unknown to the checker
             raise InputError("`onnx` %s: not a valid ONNX (%s)" % (path, one_line(e, 150))) from e
+    pixels = reads_pixels(model)
+    if pixels:
+        try:
+            remove_pixels(model)
+        except ValueError as e:
+            raise InputError("`onnx` %s: %s" % (path, e)) from e
     graph = Graph(model)
     entries = [i for i in model.graph.input if i.name in graph.inputs]
     dims = list(entries[0].type.tensor_type.shape.dim) if len(entries) == 1 else []
@@ -57,7 +65,7 @@ def read_onnx(path: str) -> OnnxFile:
         )
     b, _, h, w = (d.dim_value or None for d in dims)
     hw = None if h is None or w is None else (h, w)
-    return OnnxFile(file, data, model, graph, b, hw, _layout(file, model))
+    return OnnxFile(file, data, model, graph, b, hw, _layout(file, model), pixels)
 
 
 def _layout(path: Path, model: Any) -> Optional[Layout]:

@@ -129,6 +129,13 @@ class Backend:
         """GPU times, ms, of the network alone on the last input, None where they are not known."""
         return None
 
+    def _set_input_shape(self, shape: List[Optional[int]]) -> None:
+        """(B, 3, H, W) of a float input, (B, H, W, 3) of one of `dtype` uint8; None: any."""
+        self.takes_pixels = self.dtype == np.uint8
+        if self.takes_pixels:
+            shape = [shape[0], shape[3], shape[1], shape[2]]
+        self.input_shape = tuple(shape)  # type: ignore
+
     def _set_identity(self, found: "Identity") -> None:
         """Adopt what utils/runtime/metadata.py read off the file."""
         self.names, self.nkpt, self.stride, self.imgsz, self.skeleton = found.info
@@ -150,6 +157,11 @@ class Backend:
         wanted = self.input_shape
         if self.takes_pixels:
             wanted = (wanted[0], wanted[2], wanted[3], 3)  # type: ignore
+        if self.takes_pixels != (images.dtype == np.uint8):
+            kinds = ("(B, 3, H, W) RGB 0..1", "(B, H, W, 3) uint8 BGR")
+            raise ValueError(
+                "the model takes %s, got %s" % (kinds[self.takes_pixels], images.dtype)
+            )
         if images.ndim != 4 or any(w is not None and w != g for w, g in zip(wanted, images.shape)):
             raise ValueError(
                 "the model takes %s, got %s" % (format_shape(wanted), format_shape(images.shape))

@@ -88,18 +88,22 @@ class OnnxBackend(Backend):
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4:
             raise InputError(foreign % ("%d inputs of shape %s" % (len(inputs), shape)))
-        self.input_shape = tuple(s if isinstance(s, int) else None for s in shape)  # type: ignore
-        if self.input_shape[1] != 3:
-            raise InputError(foreign % ("input shape %s, expected 3 channels" % shape))
-        types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+        types = {
+            "tensor(float)": np.float32,
+            "tensor(float16)": np.float16,
+            "tensor(uint8)": np.uint8,
+        }
         if inputs[0].type not in types:
             raise InputError(foreign % ("input type %s" % inputs[0].type))
         self.dtype = np.dtype(types[inputs[0].type])
+        self._set_input_shape([s if isinstance(s, int) else None for s in shape])
+        if self.input_shape[1] != 3:
+            raise InputError(foreign % ("input shape %s, expected 3 channels" % shape))
         self._input = inputs[0].name
         properties = self.session.get_modelmeta().custom_metadata_map
         self.precision = "FP16" if self.dtype == np.float16 else "FP32"
-        if properties.get("precision") == '"INT8"':  # Q/DQ pairs inside
-            self.precision = "INT8"
+        if properties.get("precision") in ('"INT8"', '"FP16"'):  # that the input does not say
+            self.precision = properties["precision"].strip('"')
         dims = {o.name: [d if isinstance(d, int) else None for d in o.shape] for o in outputs}
         try:
             if [d[1:] for d in dims.values()] == [[None, None]]:

@@ -70,16 +70,18 @@ class TensorrtBackend(Backend):
         inputs, outputs = self.engine.inputs, {t.name: t for t in self.engine.outputs}
         foreign = "`weights` %s: not a YOLO-Pose engine (%%s)" % path
         shapes = ", ".join("%s %s" % (t.name, list(t.shape)) for t in self.engine.tensors)
-        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
+        pixels = len(inputs) == 1 and inputs[0].dtype == np.uint8
+        channels = 3 if pixels else 1  # axis
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[channels] != 3:
             raise InputError(foreign % shapes)
-        if not np.issubdtype(inputs[0].dtype, np.floating):
+        if not pixels and not np.issubdtype(inputs[0].dtype, np.floating):
             raise InputError(foreign % ("input type %s" % inputs[0].dtype))
         self._input = inputs[0].name
-        self.dtype = np.dtype(np.float32)  # the engine casts to its own
+        self.dtype = np.dtype(np.uint8 if pixels else np.float32)  # the engine casts to its own
         profile = self.engine.profile
         limits = (profile.smallest, profile.largest) if profile else (inputs[0].shape,) * 2
         fixed = [low if low == high else None for low, high in zip(*limits)]
-        self.input_shape = (fixed[0], 3, fixed[2], fixed[3])
+        self._set_input_shape(list(fixed))
         self.max_batch = limits[1][0]
         properties = {key: json.dumps(value) for key, value in info.items()}
         try:
@@ -88,11 +90,14 @@ class TensorrtBackend(Backend):
         except ValueError as e:
             raise InputError(foreign % e) from e
         if self.static_hw is None and profile is not None:
-            self.imgsz = self.imgsz or (profile.common[2], profile.common[3])
+            first = 1 if pixels else 2  # axis of the height
+            self.imgsz = self.imgsz or (profile.common[first], profile.common[first + 1])
 
     def new_batch(self, shape: Tuple[int, int, int]) -> np.ndarray:
         """Page-locked memory, which is copied to the GPU without a stop on the way."""
         batch, height, width = shape
+        if self.takes_pixels:
+            return self._memory.host.array((batch, height, width, 3), np.uint8)
         return self._memory.host.array((batch, 3, height, width), np.float32)
 
     def engine_ms(self) -> np.ndarray:
