@@ -66,7 +66,7 @@ class Conv(nn.Module):
     """Conv2d (no bias) + BatchNorm + activation; `k // 2` padding keeps H and W at stride 1."""
 
     def __init__(
-        self, c_in: int, c_out: int, k: int = 1, s: int = 1, g: int = 1, act: str = "SiLU"
+        self, c_in: int, c_out: int, k: int = 1, *, s: int = 1, g: int = 1, act: str = "SiLU"
     ):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, k, s, k // 2, groups=g, bias=False)
@@ -92,7 +92,7 @@ class Focus(nn.Module):
     Channel order: top-left, bottom-left, top-right, bottom-right, three colours each.
     """
 
-    def __init__(self, c_in: int, c_out: int, k: int = 1, act: str = "SiLU"):
+    def __init__(self, c_in: int, c_out: int, k: int = 1, *, act: str = "SiLU"):
         super().__init__()
         self.conv = Conv(c_in * 4, c_out, k, act=act)
         self.fused = False
@@ -130,9 +130,9 @@ class Focus(nn.Module):
 class ConvFocus(nn.Module):
     """The stem of the ti_lite models: a strided 3x3 Conv to 4 c_in channels instead of slicing."""
 
-    def __init__(self, c_in: int, c_out: int, k: int = 1, act: str = "SiLU"):
+    def __init__(self, c_in: int, c_out: int, k: int = 1, *, act: str = "SiLU"):
         super().__init__()
-        self.conv_slice = Conv(c_in, c_in * 4, 3, 2, act=act)
+        self.conv_slice = Conv(c_in, c_in * 4, 3, s=2, act=act)
         self.conv = Conv(c_in * 4, c_out, k, act=act)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -142,7 +142,7 @@ class ConvFocus(nn.Module):
 class Bottleneck(nn.Module):
     """1x1 Conv, 3x3 Conv, and the input added back when `shortcut`."""
 
-    def __init__(self, c: int, shortcut: bool = True, act: str = "SiLU"):
+    def __init__(self, c: int, *, shortcut: bool = True, act: str = "SiLU"):
         super().__init__()
         self.cv1 = Conv(c, c, 1, act=act)
         self.cv2 = Conv(c, c, 3, act=act)
@@ -156,13 +156,15 @@ class Bottleneck(nn.Module):
 class C3(nn.Module):
     """Cross-stage-partial block: cv3(cat(bottlenecks(cv1 x), cv2 x)), half the width inside."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, act: str = "SiLU"):
+    def __init__(
+        self, c_in: int, c_out: int, n: int = 1, *, shortcut: bool = True, act: str = "SiLU"
+    ):
         super().__init__()
         c = c_out // 2
         self.cv1 = Conv(c_in, c, 1, act=act)
         self.cv2 = Conv(c_in, c, 1, act=act)
         self.cv3 = Conv(2 * c, c_out, 1, act=act)
-        self.m = nn.Sequential(*[Bottleneck(c, shortcut, act) for _ in range(n)])
+        self.m = nn.Sequential(*[Bottleneck(c, shortcut=shortcut, act=act) for _ in range(n)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.cv3(torch.cat([self.m(self.cv1(x)), self.cv2(x)], 1))
@@ -172,7 +174,7 @@ class SPP(nn.Module):
     """Spatial pyramid pooling: max-pools of several odd window sizes, concatenated."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernels: Sequence[int] = (5, 9, 13), act: str = "SiLU"
+        self, c_in: int, c_out: int, kernels: Sequence[int] = (5, 9, 13), *, act: str = "SiLU"
     ):
         super().__init__()
         if any(k % 2 == 0 for k in kernels) or list(kernels) != sorted(set(kernels)):

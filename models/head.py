@@ -30,6 +30,7 @@ class PoseHead(nn.Module):
         nc: int,
         nkpt: int,
         anchors: Sequence[Sequence[float]],
+        *,
         channels: Sequence[int],
         dw_conv_kpt: bool = False,
         act: str = "SiLU",

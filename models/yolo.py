@@ -11,7 +11,7 @@ YOLO-Pose: Maji et al. 2022, arXiv 2204.06806.
 import copy
 import math
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -56,49 +56,63 @@ class _Builder:
         return repeats
 
 
-# Each entry: (builder, c_in, layer index, repeats, args) -> (module, c_out). `c_in` is a list
-# for layers with several inputs.
-def _block(layer: Callable[..., nn.Module]) -> Callable[..., Tuple[nn.Module, int]]:
-    """Builder of a layer with the arguments c_in, c_out, (C3: repeats,) args of the row, act."""
+class _Row(NamedTuple):
+    """A layer to make."""
 
-    def make(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
-        c_out = b.c_out(args[0])
-        inside = [n] if layer is C3 else []
-        return layer(c_in, c_out, *inside, *args[1:], act=b.act(i)), c_out
+    i: int  # its number
+    c_in: Any  # channels; a list for layers with several inputs
+    repeats: int
+    args: List[Any]
+
+
+Make = Callable[[_Builder, _Row], Tuple[nn.Module, int]]  # -> layer, c_out
+
+
+def _block(layer: Callable[..., nn.Module], *names: str) -> Make:
+    """Maker of a layer with the arguments c_in, c_out, those of the row as `names`, and act."""
+
+    def make(b: _Builder, row: _Row) -> Tuple[nn.Module, int]:
+        c_out, values = b.c_out(row.args[0]), row.args[1:]
+        if len(values) > len(names):
+            raise TypeError("at most channels and %s" % (", ".join(names) or "nothing"))
+        given = dict(zip(names, values))
+        if layer is C3:
+            given["n"] = row.repeats
+        return layer(row.c_in, c_out, **given, act=b.act(row.i)), c_out
 
     return make
 
 
-def _concat(b: _Builder, c_in: List[int], i: int, n: int, args: List[Any]):
-    return Concat(*args), b.checked(sum(c_in))
+def _concat(b: _Builder, row: _Row) -> Tuple[nn.Module, int]:
+    return Concat(*row.args), b.checked(sum(row.c_in))
 
 
-def _upsample(b: _Builder, c_in: int, i: int, n: int, args: List[Any]) -> Tuple[nn.Module, int]:
-    size, factor, mode = args
+def _upsample(b: _Builder, row: _Row) -> Tuple[nn.Module, int]:
+    size, factor, mode = row.args
     if size not in (None, "None"):
-        raise ValueError("layer %d: Upsample takes a scale factor, not a size" % i)
-    return nn.Upsample(scale_factor=float(factor), mode=mode), c_in
+        raise ValueError("layer %d: Upsample takes a scale factor, not a size" % row.i)
+    return nn.Upsample(scale_factor=float(factor), mode=mode), row.c_in
 
 
-def _detect(b: _Builder, c_in: List[int], i: int, n: int, args: List[Any]):
+def _detect(b: _Builder, row: _Row) -> Tuple[nn.Module, int]:
     cfg = b.cfg
     head = PoseHead(
         cfg["nc"],
         cfg["nkpt"],
         cfg["anchors"],
-        c_in,
-        bool(cfg.get("dw_conv_kpt", False)),
-        b.act(i),
+        channels=row.c_in,
+        dw_conv_kpt=bool(cfg.get("dw_conv_kpt", False)),
+        act=b.act(row.i),
     )
     return head, 0
 
 
-LAYERS: Dict[str, Callable[..., Tuple[nn.Module, int]]] = {
-    "Conv": _block(Conv),
-    "Focus": _block(Focus),
-    "ConvFocus": _block(ConvFocus),
-    "C3": _block(C3),
-    "SPP": _block(SPP),
+LAYERS: Dict[str, Make] = {
+    "Conv": _block(Conv, "k", "s"),
+    "Focus": _block(Focus, "k"),
+    "ConvFocus": _block(ConvFocus, "k"),
+    "C3": _block(C3, "shortcut"),
+    "SPP": _block(SPP, "kernels"),
     "Concat": _concat,
     "nn.Upsample": _upsample,
     "Upsample": _upsample,
@@ -176,7 +190,7 @@ class Model(nn.Module):
 
     def forward(self, x: torch.Tensor):
         """(B, 3, H, W) RGB 0..1, H and W multiples of `max_stride` -> see PoseHead.forward."""
-        return _run(self.model, self.inputs, self.keep, x)
+        return _run(self.model, self.inputs, self.keep, x=x)
 
     def fuse(self) -> "Model":
         """Rewrite for inference, in place: BatchNorm folded, Focus as one convolution, head merged.
@@ -198,7 +212,7 @@ class Model(nn.Module):
 Inputs = List[Union[int, List[int]]]
 
 
-def _run(layers: nn.Sequential, inputs: Inputs, keep: Sequence[int], x: torch.Tensor):
+def _run(layers: nn.Sequential, inputs: Inputs, keep: Sequence[int], *, x: torch.Tensor):
     """The output of the last layer; arguments as _build returns them."""
     kept: Dict[int, torch.Tensor] = {}
     for i, (layer, source) in enumerate(zip(layers, inputs)):
@@ -216,7 +230,7 @@ def _measure_stride(cfg: Cfg) -> torch.Tensor:
     """Pixels a cell of each level; from shapes alone, since the maps may be of any size."""
     size = 256
     with torch.device("meta"), torch.no_grad():
-        maps = _run(*_build(cfg), torch.zeros(1, int(cfg.get("ch", 3)), size, size))
+        maps = _run(*_build(cfg), x=torch.zeros(1, int(cfg.get("ch", 3)), size, size))
     return torch.tensor([size / m.shape[2] for m in maps], device="cpu")
 
 
@@ -244,11 +258,11 @@ def _build(cfg: Cfg) -> Tuple[nn.Sequential, Inputs, List[int]]:
         make = LAYERS[module]
         try:
             if module == "C3" or repeats == 1:
-                layer, c_out = make(builder, c_in, i, repeats, list(args))
+                layer, c_out = make(builder, _Row(i, c_in, repeats, list(args)))
             else:
                 blocks, c = [], c_in
                 for _ in range(repeats):
-                    block, c = make(builder, c, i, 1, list(args))
+                    block, c = make(builder, _Row(i, c, 1, list(args)))
                     blocks.append(block)
                 layer, c_out = nn.Sequential(*blocks), c
         except (TypeError, IndexError, RuntimeError) as e:

@@ -20,7 +20,7 @@ def uneven(module):
 @pytest.mark.parametrize("groups", [1, 4])
 def test_fused_conv_computes_the_same(groups):
     torch.manual_seed(0)
-    conv = uneven(Conv(4, 8, 3, 2, groups))
+    conv = uneven(Conv(4, 8, 3, s=2, g=groups))
     x = torch.randn(2, 4, 16, 12)
     expected = conv(x)
     conv.fuse()

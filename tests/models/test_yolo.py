@@ -199,3 +199,11 @@ def test_make_divisible():
 
 def test_each_layer_of_a_cfg_has_a_builder():
     assert set(LAYERS) == set(LAYER_NAMES)
+
+
+def test_padding_in_a_cfg_is_no_number_of_groups():
+    cfg = tiny_cfg()
+    row = next(row for row in cfg["backbone"] if row[2] == "Conv")
+    row[3] = [row[3][0], 6, 2, 2]  # channels, kernel, stride, padding in other toolkits
+    with pytest.raises(ValueError, match="do not fit .at most channels and k, s"):
+        Model(cfg)
