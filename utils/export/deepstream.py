@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from utils.errors import InputError
 from utils.export.deploy_model import DeployModel, Engine, bound
@@ -89,44 +89,44 @@ def batch_size(model: DeployModel, engine: Optional[Engine]) -> int:
     return model.input.dims[0] or 1
 
 
-def write_deepstream(
-    folder: Path,
-    model: DeployModel,
-    engine: Optional[Engine],
-    *,
-    frame_hw: Tuple[int, int],
-    gpu: int,
-    int8: bool,
-    cache: Optional[Path],
-) -> List[str]:
-    """Write everything gst-nvinfer needs into `folder`; the names of the files.
+class DeepStreamSettings(NamedTuple):
+    """What the model does not say."""
 
-    Args: cache: calibration of this ONNX. int8: let nvinfer build an INT8 engine with it.
+    frame_hw: Tuple[int, int]  # px, of the stream muxer
+    gpu: int
+    int8: bool  # without an engine: gst-nvinfer builds an INT8 one
+    cache: Optional[Path]  # calibration of the ONNX
 
-    Raises InputError where gst-nvinfer cannot run the model.
-    """
+
+def config_text(model: DeployModel, engine: Optional[Engine], settings: DeepStreamSettings) -> str:
+    """Content of CONFIG. Raises InputError where gst-nvinfer cannot run the model."""
     nms = check_for_deepstream(model, engine)
     batch = batch_size(model, engine)
-    precision = engine.precision if engine is not None else "INT8" if int8 else "FP16"
-    mode = NETWORK_MODE.get(precision, 2)
-    net_hw = bound(model, engine).input.dims[2:]
-    static = None not in model.input.dims[1:]  # else only the engine runs
-    own = "%s_b%d_gpu%d_%s.engine" % (model.path.name, batch, gpu, precision.lower())
-    config = TEMPLATE.format(
+    if engine is None:
+        precision, plan = "INT8" if settings.int8 else "FP16", ""
+        note = "gst-nvinfer builds it at its first start and writes it under this name"
+    else:
+        precision, plan = engine.precision, engine.path.name
+        note = "built by models/export_TRT.py; runs on the GPU and TensorRT that built it"
+    own = (model.path.name, batch, settings.gpu, precision.lower())
+    cache = settings.cache
+    return TEMPLATE.format(
         onnx=model.path.name,
-        onnx_file="onnx-file=%s\n" % model.path.name if static else "",
-        hw=net_hw,
-        gpu=gpu,
-        engine_note="built by models/export_TRT.py; runs on the GPU and TensorRT that built it"
-        if engine is not None
-        else "gst-nvinfer builds it at its first start and writes it under this name",
-        engine=own if engine is None else engine.path.name,
+        onnx_file="onnx-file=%s\n" % model.path.name if _is_static(model) else "",
+        hw=bound(model, engine).input.dims[2:],
+        gpu=settings.gpu,
+        engine_note=note,
+        engine=plan or "%s_b%d_gpu%d_%s.engine" % own,
         calibration="int8-calib-file=%s\n" % cache.name if cache is not None else "",
-        mode=mode,
+        mode=NETWORK_MODE.get(precision, 2),
         batch=batch,
         classes=len(model.identity.info.names),
         threshold=nms.conf_thres,
     )
+
+
+def pose_text(model: DeployModel, frame_hw: Tuple[int, int]) -> str:
+    """Content of pose.json: what the probe draws."""
     skel = model.identity.info.skeleton
     pose = {
         "keypoints": skel.names,
@@ -136,26 +136,48 @@ def write_deepstream(
         "limb_colors": [_rgb(skel.limb_color(a, b)) for a, b in skel.limbs],
         "frame_wh": [frame_hw[1], frame_hw[0]],
     }
-    cmake = (SOURCES / "CMakeLists.txt").read_text(encoding="utf-8")
+    return json.dumps(pose, indent=1) + "\n"
+
+
+def cmake_text(frame_hw: Tuple[int, int]) -> str:
+    """CMakeLists.txt of the parser for this size of frames."""
+    text = (SOURCES / "CMakeLists.txt").read_text(encoding="utf-8")
     for name, before, value in (("HEIGHT", 1080, frame_hw[0]), ("WIDTH", 1920, frame_hw[1])):
         line = 'set(FRAME_%s %%d CACHE STRING "px")' % name
-        assert line % before in cmake
-        cmake = cmake.replace(line % before, line % value)
+        assert line % before in text
+        text = text.replace(line % before, line % value)
+    return text
+
+
+def write_deepstream(
+    folder: Path, model: DeployModel, engine: Optional[Engine], *, settings: DeepStreamSettings
+) -> List[str]:
+    """Write everything gst-nvinfer needs into `folder`; the names of the files.
+
+    Raises InputError where gst-nvinfer cannot run the model.
+    """
+    labels = [" ".join(name.split()) for name in model.identity.info.names]
     texts: Dict[str, str] = {
-        CONFIG: config,
-        "labels.txt": "\n".join(" ".join(n.split()) for n in model.identity.info.names) + "\n",
-        "pose.json": json.dumps(pose, indent=1) + "\n",
-        "CMakeLists.txt": cmake,
+        CONFIG: config_text(model, engine, settings),
+        "labels.txt": "\n".join(labels) + "\n",
+        "pose.json": pose_text(model, settings.frame_hw),
+        "CMakeLists.txt": cmake_text(settings.frame_hw),
     }
     copies = [SOURCES / name for name in FILES if name not in texts]
-    copies += [model.path] if static else []
-    copies += [p for p in (cache, engine.path if engine is not None else None) if p is not None]
+    copies += [model.path] if _is_static(model) else []
+    copies += [settings.cache] if settings.cache is not None else []
+    copies += [engine.path] if engine is not None else []
     for name, text in texts.items():
         with atomic_path(folder / name) as tmp:
             tmp.write_text(text, encoding="utf-8")
     for path in copies:
         copy_file(path, folder / path.name)
     return sorted([*texts, *(p.name for p in copies)])
+
+
+def _is_static(model: DeployModel) -> bool:
+    """Whether the ONNX has one size; else only its engine can run."""
+    return None not in model.input.dims[1:]
 
 
 def _rgb(color: Color) -> List[float]:

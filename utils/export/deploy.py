@@ -10,7 +10,12 @@ from typing import Optional, Sequence
 
 from utils.device import parse_device
 from utils.errors import InputError, InputWarning
-from utils.export.deepstream import CONFIG, check_for_deepstream, write_deepstream
+from utils.export.deepstream import (
+    CONFIG,
+    DeepStreamSettings,
+    check_for_deepstream,
+    write_deepstream,
+)
 from utils.export.deploy_model import DeployModel, Engine, read_engine, read_model
 from utils.export.triton import TritonSettings, check_for_triton, write_triton
 from utils.runtime.writers import safe_name
@@ -89,15 +94,9 @@ def _deepstream(
             stacklevel=3,
         )
     hw = (config.frame_size[0], config.frame_size[1])
-    written = write_deepstream(
-        folder,
-        model,
-        engine,
-        frame_hw=hw,
-        gpu=config.gpu or 0,
-        int8=config.int8,
-        cache=cache if cache.is_file() else None,
-    )
+    found = cache if cache.is_file() else None
+    settings = DeepStreamSettings(hw, config.gpu or 0, config.int8, cache=found)
+    written = write_deepstream(folder, model, engine, settings=settings)
     print("%s: %s" % (folder, ", ".join(written)))
     print("%s, frames of %dx%d; next, on the device with DeepStream:" % (model.embedded_nms, *hw))
     print("  cd %s && cmake -S . -B build && cmake --build build" % folder)
