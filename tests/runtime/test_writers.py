@@ -9,6 +9,7 @@ from tests.conftest import pose_row
 from utils.dataset.images import read_image
 from utils.errors import InputError
 from utils.pose import nms
+from utils.pose.skeleton import read_skeleton
 from utils.runtime.sources import Frame
 from utils.runtime.writers import ResultWriter, label_text
 
@@ -162,3 +163,12 @@ def test_video_on_a_full_disk_is_an_error(tmp_path):
     with pytest.raises(InputError, match="disk full"):
         writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_categories_say_what_the_keypoints_are(tmp_path):
+    skel = read_skeleton({"kpt_names": ["tip", "left_a", "right_a"], "skeleton": [[1, 2]]}).skeleton
+    ResultWriter(tmp_path, ["hand", "foot"], json_rows=True, skel=skel).close()
+    found = json.loads((tmp_path / "categories.json").read_text())
+    assert [(c["id"], c["name"]) for c in found] == [(1, "hand"), (2, "foot")]
+    assert found[1]["keypoints"] == ["tip", "left_a", "right_a"]
+    assert found[1]["skeleton"] == [[1, 2]] and found[1]["flip_idx"] == [0, 2, 1]

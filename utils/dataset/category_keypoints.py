@@ -9,7 +9,7 @@ also flip_idx, kpt_sigmas and kpt_colors (utils/pose/skeleton.py), which other r
 """
 
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from utils.pose.keypoints import COCO, COCO_NAMES, Skeleton, keypoint_name, skeleton
 from utils.pose.skeleton import read_skeleton, skeleton_keys
@@ -76,6 +76,14 @@ def read(
         same = order is None or order == list(range(len(order)))
         orders[key] = None if same else [3 * k + i for k in order or () for i in range(3)]
     return Layout(target, orders)
+
+
+def entries(names: Sequence[str], ids: Iterable[int], skel: Skeleton) -> List[Dict[str, Any]]:
+    """The categories of a file: one a class, each with the keypoints."""
+    return [
+        {"id": key, "name": name, "supercategory": name, **keys(skel)}
+        for key, name in zip(ids, names)
+    ]
 
 
 def keys(skel: Skeleton) -> Dict[str, Any]:

@@ -295,15 +295,7 @@ def write_coco(
             for key, image in images.items()
         ],
         "annotations": annotations,
-        "categories": [
-            {
-                "id": i + 1,
-                "name": name,
-                "supercategory": name,
-                **category_keypoints.keys(skel),
-            }
-            for i, name in enumerate(names)
-        ],
+        "categories": category_keypoints.entries(names, range(1, len(names) + 1), skel),
     }
     with atomic_path(path) as tmp, open(str(tmp), "w", encoding="utf-8") as file:
         json.dump(content, file, ensure_ascii=False)

@@ -19,7 +19,7 @@ from utils.files import atomic_path
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.poses import Poses
 from utils.runtime.predictor import DEFAULT_CONF, Predictor
-from utils.runtime.writers import label_text, unique_name, write_image
+from utils.runtime.writers import label_text, unique_name, write_categories, write_image
 
 WORST = 12  # images on the contact sheet
 VISIBLE = 0.5  # keypoints surer than this become labelled ones in hybrid labels
@@ -81,6 +81,7 @@ def write_json(folder: Path, eval_set: EvalSet, evaluation: Evaluation) -> None:
                 file.write(separator + text)
                 separator = ", "
         file.write("]")
+    write_categories(folder, eval_set.names, evaluation.skeleton, eval_set.category_ids)
 
 
 def coco_api_lines(eval_set: EvalSet, evaluation: Evaluation, single_class: bool) -> List[str]:

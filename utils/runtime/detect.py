@@ -170,6 +170,7 @@ def detect(config: DetectConfig) -> Path:
         crops=config.save_crop,
         mot=config.save_mot,
         numeric_ids=names_are_numbers(source),
+        skel=backend.skeleton,
         codec=resolve_codec(config.codec),
     )
     detector = Detector(source, predictor)

@@ -8,10 +8,12 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 import cv2
 import numpy as np
 
+from utils.dataset import category_keypoints
 from utils.dataset.coco_results import result_json, result_rows
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.outputs import check_all_replaceable
+from utils.pose.keypoints import COCO, Skeleton
 from utils.pose.poses import Poses, xyxy_to_cxcywh
 from utils.runtime.mot import MotFiles
 from utils.runtime.sources import Frame, display_name, is_address
@@ -42,8 +44,9 @@ class ResultWriter:
         mot: bool = False,
         numeric_ids: bool = False,
         codec: str = "mp4v",
+        skel: Skeleton = COCO,
     ):
-        self.folder, self.names = folder, list(names)
+        self.folder, self.names, self.skeleton = folder, list(names), skel
         self.images, self.txt, self.txt_conf = images, txt, txt_conf
         self.json_rows, self.crops = json_rows, crops
         self.numeric_ids, self._codec = numeric_ids, codec
@@ -57,7 +60,7 @@ class ResultWriter:
     def check_free(self, paths: Sequence[str]) -> None:
         """Raise InputError if results of the images and videos `paths` would replace files that
         are not of this script; in a folder that was there already."""
-        names = ["predictions.json", "summary.json"]
+        names = ["predictions.json", "categories.json", "summary.json"]
         for path in paths:
             stem, suffix = self._stem(path), Path(path).suffix.lower()
             ends = [suffix] if suffix in KEPT_SUFFIXES else [".jpg", ".mp4"]
@@ -127,6 +130,7 @@ class ResultWriter:
         if self.json_rows:
             with atomic_path(self.folder / "predictions.json") as tmp:
                 tmp.write_text(json.dumps(self._rows), encoding="utf-8")
+            write_categories(self.folder, self.names, self.skeleton)
 
     def _finish_videos(self, keep_streams: bool = False) -> None:
         for path, video in list(self._videos.items()):
@@ -155,6 +159,19 @@ class ResultWriter:
             if crop.size:
                 name = safe_name(self.names[int(poses.classes[i])])
                 write_image(self.folder / "crops" / name / ("%s_%d.jpg" % (label, i + 1)), crop)
+
+
+def write_categories(
+    folder: Path, names: Sequence[str], skel: Skeleton, ids: Optional[Sequence[int]] = None
+) -> None:
+    """categories.json: what category_id and keypoints of predictions.json mean, as COCO has it.
+
+    A results file of COCO is a list of predictions and has no place for it. Args: ids: category of
+    each class, None: 1, 2, ...
+    """
+    content = category_keypoints.entries(names, ids or range(1, len(names) + 1), skel)
+    with atomic_path(folder / "categories.json") as tmp:
+        tmp.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def label_text(
