@@ -81,7 +81,7 @@ def write_json(folder: Path, eval_set: EvalSet, evaluation: Evaluation) -> None:
                 file.write(separator + text)
                 separator = ", "
         file.write("]")
-    write_categories(folder, eval_set.names, evaluation.skeleton, eval_set.category_ids)
+    write_categories(folder, eval_set.names, evaluation.skeleton, ids=eval_set.category_ids)
 
 
 def coco_api_lines(eval_set: EvalSet, evaluation: Evaluation, single_class: bool) -> List[str]:

@@ -162,7 +162,7 @@ class ResultWriter:
 
 
 def write_categories(
-    folder: Path, names: Sequence[str], skel: Skeleton, ids: Optional[Sequence[int]] = None
+    folder: Path, names: Sequence[str], skel: Skeleton, *, ids: Optional[Sequence[int]] = None
 ) -> None:
     """categories.json: what category_id and keypoints of predictions.json mean, as COCO has it.
 
