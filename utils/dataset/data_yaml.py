@@ -110,7 +110,6 @@ def read_data(path: Union[str, Path]) -> DataYaml:
         )
     try:
         names = _names(content)
-        skeleton.read_skeleton(content)
     except ValueError as e:
         raise InputError("%s: %s" % (path, e)) from e
     folders = _folders(path, content)
@@ -136,19 +135,15 @@ def _declared(
     path: Path, content: Dict[str, Any], splits: Dict[str, List[str]]
 ) -> skeleton.Declared:
     """The keypoints: the yaml says it, and for what it leaves open keypoints.yaml of the labels."""
-    declared = skeleton.read_skeleton(content)
-    if "kpt_names" in declared.told:
-        return declared
+    keys = {key: content[key] for key in skeleton.KEYS if content.get(key) is not None}
     entries = [entry for task in splits.values() for entry in task if Path(entry).exists()]
-    side = find_points(entries[0]) if entries else None
-    if side is None:
-        return declared
-    known = read_points(side)
-    mine = {key: content[key] for key in declared.told}
+    side = find_points(entries[0]) if entries and "kpt_names" not in keys else None
+    known = {} if side is None else read_points(side)
     try:
-        return skeleton.read_skeleton({**known, **mine})
+        return skeleton.read_skeleton({**known, **keys})
     except ValueError as e:
-        raise InputError("%s and %s: %s" % (path, side, e)) from e
+        both = path if side is None else "%s and %s" % (path, side)
+        raise InputError("%s: %s" % (both, e)) from e
 
 
 def assumptions(data: DataYaml, skel: Optional[Skeleton] = None) -> List[str]:

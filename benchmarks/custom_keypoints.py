@@ -1,0 +1,182 @@
+"""Does training on keypoints of any kind work, and does a wrong flip_idx show?
+
+    python benchmarks/custom_keypoints.py                 # both sets, 30 epochs at 128 px, CPU
+    python benchmarks/custom_keypoints.py --set corners --epochs 10 --images 64
+
+Two drawn sets: cards with 4 corners, the left edge red and the right edge blue, and figures of 21
+points with two hands, the left one green and the right one orange. Each is trained with flips and
+their flip_idx, without flips, and with flips and a flip_idx that leaves left and right in place.
+Prints keypoint AP on images that were not trained on. Not a measure of speed.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDE = 128  # px of an image
+GREY = 114
+
+
+class Drawn(NamedTuple):
+    """A kind of object: its points in its own frame, how it is declared, how it is drawn."""
+
+    shape: np.ndarray  # (K, 2) x y, about -1..1
+    names: List[str]
+    strokes: List[Tuple[int, int, Tuple[int, int, int], int]]  # from, to, BGR, width
+
+
+def corners() -> Drawn:
+    """A card, top edge black, left edge red, right edge blue."""
+    shape = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], np.float64)
+    names = ["left_top", "right_top", "right_bottom", "left_bottom"]
+    strokes = [(0, 1, (0, 0, 0), 4), (2, 3, (250, 250, 250), 4), (3, 0, (0, 0, 230), 6),
+               (1, 2, (230, 0, 0), 6)]  # fmt: skip
+    return Drawn(shape, names, strokes)
+
+
+def hands() -> Drawn:
+    """A wrist in the middle and ten points of fingers to each side: left green, right orange."""
+    left, right = [], []
+    names_left, names_right = [], []
+    strokes: List[Tuple[int, int, Tuple[int, int, int], int]] = []
+    for finger in range(5):
+        angle = np.radians(150 - 30 * finger)
+        for joint, reach in enumerate((0.5, 1.0)):
+            x, y = 0.35 + reach * 0.65 * abs(np.sin(angle)), -reach * np.cos(angle)
+            left.append((-x, y))
+            right.append((x, y))
+            names_left.append("left_%d_%d" % (finger, joint))
+            names_right.append("right_%d_%d" % (finger, joint))
+    for side, color in ((1, (40, 200, 40)), (11, (30, 130, 255))):
+        for finger in range(5):
+            first = side + 2 * finger
+            strokes += [(0, first, color, 2), (first, first + 1, color, 3)]
+    return Drawn(
+        np.array([(0.0, 0.0), *left, *right]), ["wrist", *names_left, *names_right], strokes
+    )
+
+
+SETS = {"corners": corners, "hands": hands}
+
+
+def draw(drawn: Drawn, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+    """(image, points (K, 2) px) of one object, somewhere and turned a little."""
+    image = np.full((SIDE, SIDE, 3), GREY, np.uint8)
+    image = cv2.add(image, rng.integers(0, 30, image.shape).astype(np.uint8))
+    angle, size = rng.uniform(-0.35, 0.35), rng.uniform(22, 36)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    reach = size * np.abs(drawn.shape).max() * 1.35
+    center = rng.uniform(reach, SIDE - reach, 2)
+    points = drawn.shape @ turn.T * size + center
+    for a, b, color, width in drawn.strokes:
+        ends = [tuple(int(v) for v in points[k].round()) for k in (a, b)]
+        cv2.line(image, ends[0], ends[1], color, width, cv2.LINE_AA)
+    return image, points
+
+
+def make_set(folder: Path, drawn: Drawn, train: int, *, val: int, seed: int = 0) -> None:
+    """Images and labels of both lists below a folder."""
+    rng = np.random.default_rng(seed)
+    for task, count in (("train", train), ("val", val)):
+        for name in ("images", "labels"):
+            (folder / name / task).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            image, points = draw(drawn, rng)
+            low, high = points.min(0) - 4, points.max(0) + 4
+            box = [*((low + high) / 2 / SIDE), *((high - low) / SIDE)]
+            row = [0, *box, *(v for x, y in points / SIDE for v in (x, y, 2))]
+            stem = "%04d" % i
+            (folder / "images" / task / (stem + ".png")).write_bytes(
+                cv2.imencode(".png", image)[1].tobytes()
+            )
+            text = " ".join("%.6f" % v if k else "0" for k, v in enumerate(row))
+            (folder / "labels" / task / (stem + ".txt")).write_text(text + "\n")
+
+
+def write_yaml(folder: Path, drawn: Drawn, name: str, **keys: object) -> Path:
+    """A data yaml of the set; keys: changes, None leaves a key out."""
+    content: Dict[str, object] = {
+        "path": str(folder), "train": "images/train", "val": "images/val", "names": ["thing"],
+        "kpt_shape": [len(drawn.names), 3], "kpt_names": drawn.names, **keys,
+    }  # fmt: skip
+    path = folder / (name + ".yaml")
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return path
+
+
+def write_hyp(path: Path, **changes: float) -> Path:
+    """Hyper-parameters for some hundred steps: a large step, no mosaic, few distortions."""
+    content = yaml.safe_load((ROOT / "data" / "hyp.scratch.yaml").read_text())
+    few = {"lr0": 0.01, "lrf": 0.05, "warmup_epochs": 1.0, "mosaic": 0.0, "translate": 0.05,
+           "scale": 0.1, "hsv_h": 0.0, "hsv_s": 0.1, "hsv_v": 0.1, "kpt": 0.5,
+           "weight_decay": 0.0005}  # fmt: skip
+    path.write_text(yaml.safe_dump({**content, **few, **changes}))
+    return path
+
+
+def tiny_cfg(path: Path) -> Path:
+    """n6 at a quarter of its width, one convolution as its keypoint head."""
+    cfg = yaml.safe_load((ROOT / "models" / "hub" / "yolov5n6_kpts.yaml").read_text())
+    cfg.update(width_multiple=0.125, depth_multiple=0.1, dw_conv_kpt=False)
+    path.write_text(yaml.safe_dump(cfg))
+    return path
+
+
+def train(folder: Path, data: Path, hyp: Path, *, epochs: int, batch: int = 8) -> Dict[str, float]:
+    """The last row of results.csv of a run."""
+    import csv
+
+    name = "%s-%s" % (data.stem, hyp.stem)
+    command = [
+        sys.executable, str(ROOT / "train.py"), "--weights", "", "--cfg", str(folder / "tiny.yaml"),
+        "--data", str(data), "--hyp", str(hyp), "--epochs", str(epochs), "--batch-size", str(batch),
+        "--img-size", str(SIDE), "--device", "cpu", "--workers", "0", "--notest", "--nosave",
+        "--adam", "--project", str(folder / "runs"), "--name", name,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=str(ROOT), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
+    with (folder / "runs" / name / "results.csv").open() as file:
+        row = list(csv.DictReader(file))[-1]
+    return {key: float(value) for key, value in row.items() if value}
+
+
+def compare(folder: Path, drawn: Drawn, epochs: int, *, images: int) -> Dict[str, Dict[str, float]]:
+    """Figures of the three trainings of a set."""
+    make_set(folder, drawn, images, val=max(images // 4, 8))
+    tiny_cfg(folder / "tiny.yaml")
+    good = write_yaml(folder, drawn, "pairs")
+    wrong = write_yaml(folder, drawn, "wrong", flip_idx=list(range(len(drawn.names))))
+    flips = write_hyp(folder / "flips.yaml", fliplr=0.5)
+    plain = write_hyp(folder / "plain.yaml", fliplr=0.0)
+    runs = {"flips": (good, flips), "no flips": (good, plain), "wrong flip_idx": (wrong, flips)}
+    return {name: train(folder, *files, epochs=epochs) for name, files in runs.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--set", choices=[*SETS, "all"], default="all")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--images", type=int, default=192, help="training images [192]")
+    args = parser.parse_args()
+    for name in SETS if args.set == "all" else [args.set]:
+        with tempfile.TemporaryDirectory() as folder:
+            found = compare(Path(folder), SETS[name](), args.epochs, images=args.images)
+        for run, row in found.items():
+            figures = tuple(row[key] for key in ("kpt_ap", "kpt_ap50", "box_ap50"))
+            text = "%-8s %-15s keypoint AP %.3f AP50 %.3f  box AP50 %.3f"
+            print(text % (name, run, *figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()
