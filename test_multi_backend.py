@@ -54,6 +54,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         "the yaml names a COCO JSON")  # fmt: skip
     add("--compare", action="store_true", help="tables and chart of several --weights of one "
         "model: accuracy, size, latency, embedded NMS and outside")  # fmt: skip
+    add("--bootstrap", type=int, default=EvaluateConfig.bootstrap, metavar="DRAWS",
+        help="95 %% confidence intervals of the keypoint AP, by so many draws of the images; for "
+        "several --weights also of their difference [0]")  # fmt: skip
     add("--verbose", action="store_true", help="a row for each class")
     add("--save-txt", action="store_true", help="labels/*.txt of the predictions")
     add("--save-conf", action="store_true", help="with --save-txt: score as the last column")

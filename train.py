@@ -42,7 +42,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--device", default=default.device,
         help="GPU index, several as 0,1, or cpu [GPU 0 if there is one]")  # fmt: skip
     add("--workers", type=int, default=default.workers,
-        help="processes that load, for each GPU [%d]" % WORKERS)  # fmt: skip
+        help="processes that load, for each GPU [%d, at most one a core]" % WORKERS)  # fmt: skip
     add("--freeze", type=int, default=default.freeze, metavar="N",
         help="the first N layers stay as they are")  # fmt: skip
     add("--resume", nargs="?", const=True, default=default.resume, metavar="LAST.PT",

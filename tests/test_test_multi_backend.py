@@ -97,7 +97,7 @@ def test_pycocotools_beside_ours(folder):
 
 
 def test_compare_and_report(folder):
-    done = run(folder, "--compare", weights=("good.onnx", "bad.onnx"))
+    done = run(folder, "--compare", "--bootstrap", "50", weights=("good.onnx", "bad.onnx"))
     assert done.returncode == 0, done.stderr
     runs = folder / "runs" / "exp"
     with open(runs / "compare.csv", newline="") as file:
@@ -107,7 +107,12 @@ def test_compare_and_report(folder):
     assert (runs / "compare.md").read_text() in done.stdout
     assert cv2.imread(str(runs / "compare.png")) is not None
     assert cv2.imread(str(runs / "bad.onnx" / "worst.jpg")) is not None
+    assert "95 % intervals, 50 draws of 3 images: keypoint AP 1.0000 (1.0000" in done.stdout
+    assert "bad.onnx: keypoint AP against good.onnx: -" in done.stdout
+    found = [w["bootstrap"] for w in results(folder)["weights"]]
+    assert found[0] == {"draws": 50, "AP": pytest.approx([1, 1]), "AP50": pytest.approx([1, 1])}
     page = (runs / "report.html").read_text(encoding="utf-8")
+    assert "95 % interval of keypoint AP" in page and "inference in this test, ms" in page
     assert page.count("<img") == 1 + 3 + 4 and "http" not in page.replace("http-equiv", "")
 
 

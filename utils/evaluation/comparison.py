@@ -21,6 +21,7 @@ from utils.tables import markdown, write_csv
 
 IMAGES = 20  # timed with each file, in each round
 ROUNDS = 3  # the files take turns, so that a busy machine is fair to all
+TITLE = "Precision, size, accuracy; latency: medians, one image after the other"
 HEADER = [
     "file", "runtime", "precision", "size", "MB", "box AP", "kpt AP50", "kpt AP", "change",
     "engine ms", "inference ms", "total ms",
@@ -63,7 +64,7 @@ def compare(
     write_csv(folder / "compare.csv", HEADER, rows)
     text = "Differences are to the first row; latencies are medians of single batches.\n\n"
     text += markdown(HEADER, rows)
-    tables = [Table("Precision, size, accuracy, latency", HEADER, rows)]
+    tables = [Table(TITLE, HEADER, rows)]
     nms_content = _nms(outcomes, outside, again)
     if nms_content:
         nms_rows = [_nms_cells(e) for e in nms_content]

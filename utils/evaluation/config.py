@@ -33,6 +33,7 @@ class EvaluateConfig:
     flip_test: bool = False  # two views of each image, one mirrored, averaged
     from_labels: bool = False  # ground truth from the label files also where there is a COCO JSON
     compare: bool = False  # tables and chart of several files of one model
+    bootstrap: int = 0  # draws for 95 % confidence intervals of the keypoint AP
     verbose: bool = False  # a row for each class
     save_txt: bool = False
     save_conf: bool = False
@@ -67,6 +68,8 @@ class EvaluateConfig:
             raise InputError("`compare`: give `weights` two or more files of one model")
         if len({os.path.abspath(w) for w in self.weights}) < len(self.weights):
             raise InputError("`weights`: a file is there twice")
+        if not 0 <= self.bootstrap <= 100000:
+            raise InputError("`bootstrap` %d: expected 0 to 100000 draws" % self.bootstrap)
         if not self.name:
             raise InputError("`name`: expected the name of a folder")
         self._check_combinations()

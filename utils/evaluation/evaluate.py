@@ -19,6 +19,7 @@ from utils.dataset.images import read_image, read_image_hw
 from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.agreement import check_model, common_skeleton
+from utils.evaluation.bootstrap import pose_draws, score
 from utils.evaluation.metrics import Curve, Matches, Precision, Scored
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.ground_truth import GroundTruth
@@ -81,6 +82,7 @@ class Evaluation(NamedTuple):
     wall_s: float  # reading to NMS
     metrics_s: float
     skeleton: Skeleton = COCO  # what the keypoints are
+    drawn: Optional[np.ndarray] = None  # (draws, 2), see bootstrap.pose_draws
 
     @property
     def pose(self) -> Dict[str, float]:
@@ -102,12 +104,14 @@ def evaluate(
     *,
     single_class: bool = False,
     progress: bool = True,
+    bootstrap: int = 0,
 ) -> Evaluation:
     """Run the predictor over all images and measure.
 
     Args:
         batch_size: images at a time where the model does not say.
         single_class: look at all classes, of ground truth and predictions, as one.
+        bootstrap: draws for confidence intervals.
 
     Raises InputError for a model that does not fit the data and images that cannot be read.
     """
@@ -138,8 +142,11 @@ def evaluate(
         measured = rows, ground_truths
     accuracy = measure(*measured, eval_set.image_ids, names, skel.sigmas)
     spent = time.perf_counter() - started
+    drawn = pose_draws(score(*measured, len(names), sigmas=skel.sigmas), bootstrap)
     each = timer.milliseconds_each(eval_set.count)
-    return Evaluation(accuracy, rows, ground_truths, sizes, eval_set.count, each, wall, spent, skel)
+    return Evaluation(
+        accuracy, rows, ground_truths, sizes, eval_set.count, each, wall, spent, skel, drawn
+    )
 
 
 def _one_class(items: Any) -> Any:

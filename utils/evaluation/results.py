@@ -12,6 +12,7 @@ from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.labels import Labels, format_labels
 from utils.errors import InputWarning
+from utils.evaluation import bootstrap
 from utils.evaluation.evaluate import Accuracy, Evaluation, read_or_say, worst
 from utils.evaluation.metrics import BOX_FIGURES, MAX_BOXES, POSE_FIGURES, box_iou
 from utils.evaluation.report import ReportImage, Section, Table
@@ -47,6 +48,10 @@ def content(outcome: Outcome) -> Dict[str, Any]:
     """The machine-readable result."""
     predictor, evaluation = outcome.predictor, outcome.evaluation
     accuracy, backend = evaluation.accuracy, predictor.backend
+    intervals = None
+    if evaluation.drawn is not None:
+        found = bootstrap.interval(evaluation.drawn)
+        intervals = {"draws": len(evaluation.drawn), **dict(zip(bootstrap.FIGURES, found))}
     return {
         "weights": outcome.weights,
         "backend": backend.description,
@@ -59,6 +64,7 @@ def content(outcome: Outcome) -> Dict[str, Any]:
         "images": evaluation.count,
         "pose": evaluation.pose,
         "box": evaluation.box,
+        "bootstrap": intervals,
         "pose_rows": [row._asdict() for row in accuracy.pose_rows],
         "box_rows": [row._asdict() for row in accuracy.box_rows],
         "keypoint_oks": [float(v) if np.isfinite(v) else None for v in accuracy.keypoint_oks],
@@ -257,27 +263,29 @@ def _ground_truth_poses(ground_truth: GroundTruth) -> Poses:
 
 def section(outcome: Outcome, images: Sequence[ReportImage]) -> Section:
     """This model's part of the report."""
-    evaluation = outcome.evaluation
+    evaluation, workers = outcome.evaluation, outcome.predictor.backend.workers
     figures = [
         ("keypoint AP", "%.4f" % evaluation.pose["AP"]),
         ("keypoint AP50", "%.4f" % evaluation.pose["AP50"]),
         ("box AP", "%.4f" % evaluation.box["AP"]),
         ("box AP50", "%.4f" % evaluation.box["AP50"]),
-        ("inference, ms", "%.1f" % (evaluation.ms_each["inference"] / _workers(outcome))),
+        ("inference in this test, ms", "%.1f" % (evaluation.ms_each["inference"] / workers)),
     ]
+    if evaluation.drawn is not None:
+        (low, high), _ = bootstrap.interval(evaluation.drawn)
+        figures.insert(1, ("95 % interval of keypoint AP", "%.3f to %.3f" % (low, high)))
+    title = "Milliseconds an image in this test, with reading, inference and NMS side by side"
+    if workers > 1:
+        title += "; %d inferences at a time, so inference counts %d times" % (workers, workers)
     tables = [
         _class_table(evaluation.accuracy),
         _figure_table("COCO's keypoint figures", evaluation.pose),
         _figure_table("COCO's box figures", evaluation.box),
-        Table("Milliseconds an image", list(evaluation.ms_each),
+        Table(title, list(evaluation.ms_each),
               [["%.1f" % v for v in evaluation.ms_each.values()]]),
     ]  # fmt: skip
     title = "%s (%s)" % (outcome.weights, outcome.predictor.backend.description)
     return Section(title, figures, tables, images)
-
-
-def _workers(outcome: Outcome) -> int:
-    return outcome.predictor.backend.workers
 
 
 def _figure_table(title: str, figures: Dict[str, float]) -> Table:

@@ -18,7 +18,7 @@ from utils import cli
 from utils.dataset.data_yaml import TASKS, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.errors import InputError, InputWarning
-from utils.evaluation import results
+from utils.evaluation import bootstrap, results
 from utils.evaluation.agreement import check_model
 from utils.evaluation.config import EvaluateConfig
 from utils.evaluation.evaluate import Evaluation, evaluate, read_or_say
@@ -101,10 +101,16 @@ def test_one(
     """Evaluate one file and print its table."""
     announce(weights, predictor)
     evaluation = evaluate(
-        predictor, eval_set, images_at_a_time(config, predictor), single_class=config.single_cls
+        predictor,
+        eval_set,
+        images_at_a_time(config, predictor),
+        single_class=config.single_cls,
+        bootstrap=config.bootstrap,
     )
     print("\n".join(accuracy_lines(evaluation.accuracy, config.verbose)))
     print("poses: " + "  ".join("%s %.4f" % item for item in evaluation.pose.items()))
+    if evaluation.drawn is not None:
+        print(bootstrap.summary(evaluation.pose, evaluation.drawn, eval_set.count))
     print("boxes: " + "  ".join("%s %.4f" % item for item in evaluation.box.items()))
     stages = ", ".join("%s %.1f" % item for item in evaluation.ms_each.items())
     workers = predictor.backend.workers
@@ -189,6 +195,11 @@ def test(
             sections.append(results.section(outcome, images))
         outcomes.append(outcome._replace(evaluation=evaluation.figures_only()))
     check_any(outcomes, failed)
+    first = outcomes[0]
+    for outcome in outcomes[1:]:
+        drawn, usual = outcome.evaluation.drawn, first.evaluation.drawn
+        if drawn is not None and usual is not None:
+            print("%s: %s" % (outcome.name, bootstrap.change(first.name, drawn, usual)))
     content: Dict[str, Any] = {"weights": [results.content(o) for o in outcomes]}
     if config.compare:
         from utils.evaluation.comparison import compare

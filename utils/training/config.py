@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Any, Dict, Optional, Sequence, Union
 
+from utils.device import available_cores
 from utils.errors import InputError
 from utils.pose.letterbox import HW, parse_size
 
-WORKERS = 8  # where the config names no number
+WORKERS = 8  # at most, one a core, where the config names no number
 LIMITS = {  # parameter -> (lowest, highest)
     "epochs": (1, 100000), "batch_size": (1, 65536), "workers": (0, 256), "freeze": (0, 1000),
     "val_period": (1, 100000), "seed": (0, 2**31),
@@ -76,7 +77,7 @@ class TrainConfig:
     @property
     def loaders(self) -> int:
         """Processes that load, for each GPU."""
-        return WORKERS if self.workers is None else self.workers
+        return min(WORKERS, available_cores()) if self.workers is None else self.workers
 
     def share_of_batch(self, processes: int) -> int:
         """Images a step of each process. Raises InputError if they cannot be shared alike."""
