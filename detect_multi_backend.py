@@ -28,6 +28,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         "rtsp/http address, list file .txt/.streams [data/images]")  # fmt: skip
     add("--img-size", "--img", "--imgsz", nargs="+", type=int, metavar="PX",
         help="one number or height width [the model's own, else 640]")  # fmt: skip
+    add("--batch-size", type=int, help="images of files at a time; of live streams at most as many "
+        "as there are streams [that of a model of fixed batch, else 1]")  # fmt: skip
+    add("--max-wait", type=float, default=10, metavar="MS", help="with several live streams and a "
+        "larger batch: how long a frame waits for those of the others [10]")  # fmt: skip
     add("--square", action="store_true", help="pad to the full size also where the model takes "
         "a rectangle that fits the image; for comparing with a static export")  # fmt: skip
     add("--conf-thres", type=float, help="score threshold, 0..1 [0.25; with embedded NMS "

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from typing import Callable, Deque, Dict, Iterable, Iterator, List, Optional, TypeVar
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -35,6 +35,57 @@ def prefetch(
     close()), the thread ends after the item it is working on. `on_stop` is called then, to wake
     a source that waits for something that may never come.
     """
+    with _thread(items, depth, on_stop) as ready:
+        while True:
+            item = ready.get()
+            if item is _END:
+                return
+            yield _unpacked(item)
+
+
+def gather(
+    items: Iterable[T],
+    size: int,
+    wait_s: float,
+    *,
+    fits: Callable[[List[T], T], bool],
+    on_stop: Optional[Callable[[], None]] = None,
+) -> Iterator[List[T]]:
+    """Lists of up to `size` items that come within `wait_s` of the first; the order stays.
+
+    As prefetch otherwise. Args: fits: whether an item may follow a list; if not it begins the next.
+    """
+    with _thread(items, size, on_stop) as ready:
+        left: List[Any] = []  # what did not fit
+        while True:
+            first = left.pop() if left else ready.get()
+            if first is _END:
+                return
+            group = [_unpacked(first)]
+            until = time.monotonic() + wait_s
+            while len(group) < size:
+                try:
+                    item = ready.get(timeout=max(until - time.monotonic(), 0))
+                except queue.Empty:
+                    break
+                if item is _END or isinstance(item, _Failure) or not fits(group, item):
+                    left.append(item)
+                    break
+                group.append(item)
+            yield group
+
+
+def _unpacked(item: Any) -> Any:
+    if isinstance(item, _Failure):
+        raise item.error
+    return item
+
+
+@contextlib.contextmanager
+def _thread(
+    items: Iterable[Any], depth: int, on_stop: Optional[Callable[[], None]]
+) -> Iterator[queue.Queue]:
+    """The queue that a thread puts `items` into, then _END or a _Failure."""
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -63,13 +114,7 @@ def prefetch(
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        while True:
-            item = ready.get()
-            if item is _END:
-                return
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
+        yield ready
     finally:
         stop.set()
         if on_stop is not None:

@@ -5,9 +5,10 @@
     insert(model, plan, shared_scales(plan, amax))
 
 Where the pairs go follows what TensorRT fuses:
-- Convolution and SiLU are one block, with no pair in between, and TensorRT runs the block as one
-  INT8 kernel only where a pair stands behind it. So what an INT8 block makes carries a pair also
-  where a depthwise convolution or a residual addition reads it; these compute in floating point.
+- Convolution and SiLU are one block, with no pair in between. TensorRT runs the block as one INT8
+  kernel only where a pair stands behind it, so there is one where a residual addition reads it.
+  There is none where only a depthwise convolution does: in the heads that would move the keypoints
+  half as far again, see docs/lab/int8.md.
 - A tensor has one pair, read by all its INT8 readers; so the branch of a residual addition that
   its convolution reads, too, is INT8 and read once.
 - Concat, MaxPool and Resize move values about: what goes in and what comes out share one scale,
@@ -37,14 +38,14 @@ class Plan(NamedTuple):
 
     convs: Conv nodes in INT8. tensors: activations that get a pair, in graph order.
     group: tensor -> representative of those that share its scale.
-    behind: those of the tensors that floating-point layers read from the pair, too.
+    added: those of the tensors that additions read and that an INT8 convolution made.
     """
 
     graph: Graph
     convs: List[Any]
     tensors: List[str]
     group: Dict[str, str]
-    behind: FrozenSet[str] = frozenset()
+    added: FrozenSet[str] = frozenset()
 
 
 def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ()) -> Plan:
@@ -66,8 +67,8 @@ def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ())
     ]
     if not convs:
         raise InputError("no convolution is left to be INT8")
-    behind = {name for name in map(graph.block_output, convs) if _read_in_float(graph, name)}
-    wanted: Set[str] = {conv.input[0] for conv in convs} | behind
+    added = {name for name in map(graph.block_output, convs) if _is_added(graph, name)}
+    wanted: Set[str] = {conv.input[0] for conv in convs} | added
     groups: Dict[str, str] = {}
     for node in reversed(graph.nodes):
         if node.op_type in PASSING and id(node) not in graph.decode and node.output[0] in wanted:
@@ -78,13 +79,13 @@ def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ())
     order = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
     tensors = [name for name in order if name in wanted]
     group = {name: find(groups, name) for name in tensors}
-    return Plan(graph, convs, tensors, group, frozenset(behind))
+    return Plan(graph, convs, tensors, group, frozenset(added))
 
 
-def _read_in_float(graph: Graph, name: str) -> bool:
-    """Whether a depthwise convolution or an addition before the decode reads a tensor."""
+def _is_added(graph: Graph, name: str) -> bool:
+    """Whether an addition before the decode reads a tensor."""
     return any(
-        _is_depthwise(graph, node) or (node.op_type == "Add" and id(node) not in graph.decode)
+        node.op_type == "Add" and id(node) not in graph.decode
         for node in graph.readers.get(name, [])
     )
 
@@ -114,7 +115,7 @@ def read_together(plan: Plan) -> Dict[str, List[str]]:
     What only goes into a Concat is not read for itself: what comes out holds its values, too.
     """
     read: Dict[str, List[str]] = {}
-    wanted = {source(conv) for conv in plan.convs} | plan.behind
+    wanted = {source(conv) for conv in plan.convs} | plan.added
     for name in plan.tensors:
         if name in wanted:
             read.setdefault(plan.group[name], []).append(name)
@@ -182,7 +183,6 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
     for node in plan.graph.nodes:
         reads = id(node) in quantised or id(node) in moved
         reads = reads or (node.op_type == "Add" and id(node) not in plan.graph.decode)
-        reads = reads or (_is_depthwise(plan.graph, node) and node.input[0] in plan.behind)
         if reads:
             for i, name in enumerate(node.input):
                 if name in nodes:

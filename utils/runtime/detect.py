@@ -20,7 +20,7 @@ from utils.pose.drawing import draw_poses
 from utils.pose.letterbox import parse_size
 from utils.pose.poses import Poses
 from utils.runtime.backend import Backend, format_shape
-from utils.runtime.detector import Detector
+from utils.runtime.detector import MAX_WAIT_MS, Detector
 from utils.runtime.live import RECONNECT_S
 from utils.runtime.load import load_backend
 from utils.runtime.sources import Frame, Source, display_name, open_source
@@ -45,6 +45,8 @@ class DetectConfig:
     source: str = "data/images"  # image, video, folder, glob, webcam index, address, list file
     reconnect: float = RECONNECT_S  # s that a stream may stay away, 0: for ever
     img_size: Optional[Sequence[int]] = None  # px, one number or height width [the model's own]
+    batch_size: Optional[int] = None  # images at a time [that of a model of fixed batch, else 1]
+    max_wait: float = MAX_WAIT_MS  # ms a frame of a live stream waits for those of the others
     square: bool = False  # pad to the full size also where the model takes a rectangle
     conf_thres: Optional[float] = None  # 0..1 [0.25, embedded NMS: its own]
     iou_thres: Optional[float] = None  # 0..1 [0.45, embedded NMS: its own]
@@ -89,6 +91,10 @@ class DetectConfig:
             raise InputError("`name`: expected the name of a folder")
         if not 0 <= self.reconnect <= 1e6:
             raise InputError("`reconnect` %g: expected seconds, 0: for ever" % self.reconnect)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError("`batch_size` %d: expected at least 1" % self.batch_size)
+        if not 0 <= self.max_wait <= 10000:
+            raise InputError("`max_wait` %g: expected 0 to 10000 ms" % self.max_wait)
         if self.max_det < 1:
             raise InputError("`max_det` %d: expected at least 1" % self.max_det)
         if self.save_conf and not self.save_txt:
@@ -173,7 +179,9 @@ def detect(config: DetectConfig) -> Path:
         skel=backend.skeleton,
         codec=resolve_codec(config.codec),
     )
-    detector = Detector(source, predictor)
+    detector = Detector(
+        source, predictor, batch_size=config.batch_size, max_wait_ms=config.max_wait
+    )
     if config.exist_ok:
         writer.check_free(source.images + source.videos)
     try:
