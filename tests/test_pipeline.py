@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from utils.pipeline import StageTimer, parallel_map, prefetch
+from utils.pipeline import StageTimer, gather, parallel_map, prefetch
 
 
 def wait_until(condition, seconds=5.0):
@@ -88,3 +88,52 @@ def test_stage_timer_adds_up_over_threads():
     [t.join() for t in threads]
     each = timer.milliseconds_each(3)
     assert each["a"] >= 19 and each["b"] == 0
+
+
+def anything(group, item):
+    return True
+
+
+def test_gather_takes_what_is_there_and_waits_no_longer():
+    slow = threading.Event()
+
+    def items():
+        yield from range(5)
+        slow.wait(60)
+        yield 5
+
+    groups = gather(items(), 4, 0.2, fits=anything)
+    assert next(groups) == [0, 1, 2, 3]
+    assert next(groups) == [4]  # 5 is not waited for
+    slow.set()
+    assert list(groups) == [[5]]
+
+
+def test_gather_begins_a_new_group_with_what_does_not_fit():
+    even = gather(iter([2, 4, 5, 7, 8]), 9, 60, fits=lambda group, item: (item - group[0]) % 2 == 0)
+    assert list(even) == [[2, 4], [5, 7], [8]]
+
+
+def test_gather_hands_over_what_came_before_an_error():
+    def items():
+        yield 1
+        yield 2
+        raise ValueError("broken")
+
+    groups = gather(items(), 5, 60, fits=anything)
+    assert next(groups) == [1, 2]
+    with pytest.raises(ValueError, match="broken"):
+        next(groups)
+
+
+def test_gather_stops_its_source():
+    stopped = threading.Event()
+
+    def items():
+        yield 1
+        stopped.wait(60)
+
+    groups = gather(items(), 3, 0.01, fits=anything, on_stop=stopped.set)
+    assert next(groups) == [1]
+    groups.close()
+    assert stopped.is_set()

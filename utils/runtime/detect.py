@@ -138,52 +138,11 @@ def detect(config: DetectConfig) -> Path:
     """
     if config.view_img:
         check_window()
-    size = None if config.img_size is None else parse_size(config.img_size)
-    source = open_source(config.source, config.reconnect)
-    many = bool(source.videos) or len(source.images) > LINES_UP_TO
-    backend = load_backend(config.weights, config.device, config.half, throughput=many)
-    conf_thres, tracks = make_tracks(config, backend, source)
-    predictor = predictor_class(augment=config.augment)(
-        backend,
-        size,
-        conf_thres,
-        iou_thres=config.iou_thres,
-        agnostic=config.agnostic_nms,
-        max_det=config.max_det,
-        classes=config.classes,
-        auto=not config.square,
-    )
-    print(
-        "%s: %s, input %s, size %dx%d, %d keypoints"
-        % (
-            config.weights,
-            backend.description,
-            format_shape(backend.input_shape),
-            predictor.net_hw[0],
-            predictor.net_hw[1],
-            backend.nkpt,
-        )
-    )
+    detector, tracks = open_detector(config)
+    source = detector.source
     check_not_own_input(config, source)
     folder = increment_dir(config.project, config.name, config.exist_ok)
-    writer = ResultWriter(
-        folder,
-        backend.names,
-        images=not config.nosave,
-        txt=config.save_txt,
-        txt_conf=config.save_conf,
-        json_rows=config.save_json,
-        crops=config.save_crop,
-        mot=config.save_mot,
-        numeric_ids=names_are_numbers(source),
-        skel=backend.skeleton,
-        codec=resolve_codec(config.codec),
-    )
-    detector = Detector(
-        source, predictor, batch_size=config.batch_size, max_wait_ms=config.max_wait
-    )
-    if config.exist_ok:
-        writer.check_free(source.images + source.videos)
+    writer = open_writer(config, detector, folder)
     try:
         run = process(config, detector, writer, tracks=tracks)
         if not run.frames and not run.interrupted:
@@ -203,6 +162,61 @@ def detect(config: DetectConfig) -> Path:
             "long to wait (0: for ever)" % (display_name(source.lost[0][0]), source.lost[0][1])
         )
     return folder
+
+
+def open_detector(config: DetectConfig) -> Tuple[Detector, Optional[Tracks]]:
+    """Source, model and tracks as the config says; a line says what runs. Raises InputError."""
+    size = None if config.img_size is None else parse_size(config.img_size)
+    source = open_source(config.source, config.reconnect)
+    many = bool(source.videos) or len(source.images) > LINES_UP_TO
+    backend = load_backend(config.weights, config.device, config.half, throughput=many)
+    conf_thres, tracks = make_tracks(config, backend, source)
+    predictor = predictor_class(augment=config.augment)(
+        backend,
+        size,
+        conf_thres,
+        iou_thres=config.iou_thres,
+        agnostic=config.agnostic_nms,
+        max_det=config.max_det,
+        classes=config.classes,
+        auto=not config.square,
+    )
+    detector = Detector(
+        source, predictor, batch_size=config.batch_size, max_wait_ms=config.max_wait
+    )
+    print(
+        "%s: %s, input %s, size %dx%d, %d keypoints"
+        % (
+            config.weights,
+            backend.description,
+            format_shape(backend.input_shape),
+            predictor.net_hw[0],
+            predictor.net_hw[1],
+            backend.nkpt,
+        )
+    )
+    return detector, tracks
+
+
+def open_writer(config: DetectConfig, detector: Detector, folder: Path) -> ResultWriter:
+    """The writer of what the config asks for. Raises InputError if it would replace files."""
+    source = detector.source
+    writer = ResultWriter(
+        folder,
+        detector.predictor.backend.names,
+        images=not config.nosave,
+        txt=config.save_txt,
+        txt_conf=config.save_conf,
+        json_rows=config.save_json,
+        crops=config.save_crop,
+        mot=config.save_mot,
+        numeric_ids=names_are_numbers(source),
+        skel=detector.predictor.backend.skeleton,
+        codec=resolve_codec(config.codec),
+    )
+    if config.exist_ok:
+        writer.check_free(source.images + source.videos)
+    return writer
 
 
 def make_tracks(
