@@ -300,7 +300,7 @@ def summary(report: TaskReport, skel: Skeleton) -> Dict:
     )
     return {
         "images": len(report.seen),
-        "images with nobody on them": int((counts == 0).sum()),
+        "images without persons": int((counts == 0).sum()),
         "persons": int(counts.sum()),
         "persons without a keypoint": int((points == 0).all(1).sum()),
         "most persons on an image": int(counts.max()) if len(counts) else 0,

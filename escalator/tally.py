@@ -16,7 +16,7 @@ class Tally:
     def __init__(self) -> None:
         self.images = 0
         self.persons = 0
-        self.empty = 0  # images with nobody on them
+        self.empty = 0  # images without persons
         self.faults: List[str] = []
         self.notes: Counter = Counter()
 
@@ -33,7 +33,7 @@ class Tally:
         Args: done: what the images became, such as `label files in labels`.
         """
         print(
-            "%d %s: %s, %s with nobody on them"
+            "%d %s: %s, %s without persons"
             % (self.images, done, counted(self.persons, "person"), counted(self.empty, "image"))
         )
         for note, count in self.notes.items():

@@ -53,7 +53,7 @@ def test_a_clean_dataset(data):
     done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
     assert done.returncode == 0, done.stderr
     rows = {line[:46].strip(): line[46:].split() for line in done.stdout.splitlines()}
-    assert rows["images"] == ["7", "5"] and rows["images with nobody on them"] == ["2", "1"]
+    assert rows["images"] == ["7", "5"] and rows["images without persons"] == ["2", "1"]
     assert rows["persons"] == ["9", "9"] and rows["most persons on an image"] == ["3", "3"]
     assert done.stdout.count("  none\n") == 2
     report = json.loads((data / "r" / "report.json").read_text(encoding="utf-8"))

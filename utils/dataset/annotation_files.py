@@ -1,4 +1,4 @@
-"""A JSON of one image, whatever wrote it."""
+"""Annotation files of one image: which format a JSON has. A new format is added here."""
 
 from pathlib import Path
 from typing import Sequence, Union

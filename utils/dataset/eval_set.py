@@ -144,7 +144,7 @@ def _labels(paths: Sequence[str], data: DataYaml, task: str):
     if missing:
         raise InputError(
             "%s, %s: %d of %d images have no label file, first %s; "
-            "an image with nobody on it needs an empty one"
+            "an image without persons needs an empty one"
             % (data.path, task, len(missing), len(paths), missing[0])
         )
     for file in files:

@@ -41,7 +41,7 @@ class Labels(NamedTuple):
 
 
 def empty_labels(nkpt: int) -> Labels:
-    """Labels of an image with nobody on it."""
+    """Labels of an image without persons."""
     return Labels(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros((0, nkpt, 3)))
 
 

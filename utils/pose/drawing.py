@@ -1,4 +1,4 @@
-"""Drawing poses on images."""
+"""Drawing poses on images. The colours of left and right are in keypoints.py."""
 
 import colorsys
 from typing import List, NamedTuple, Optional, Sequence, Tuple

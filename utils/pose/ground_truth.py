@@ -24,7 +24,7 @@ class GroundTruth(NamedTuple):
 
 
 def empty_ground_truth(nkpt: int) -> GroundTruth:
-    """Truth of an image with nobody on it."""
+    """GroundTruth of an image without persons."""
     none = np.zeros(0)
     return GroundTruth(
         np.zeros((0, 4)), none.astype(np.int64), np.zeros((0, nkpt, 3)), none, none.astype(bool)

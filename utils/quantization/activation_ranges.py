@@ -3,6 +3,8 @@
     histograms = collect(model, batches, names)      # ONNX Runtime, any machine
     amax = {name: METHODS["Mse"](h) for name, h in histograms.items()}
 
+A calibration method (`--calib_method`) is a function of a Histogram in METHODS.
+
 TensorRT quantises symmetrically: q = clip(round(x / scale), -128, 127), scale = amax / 127. SiLU
 leaves nearly the whole negative half empty (its minimum is -0.278), so seven bits carry the values
 and every method that spends them on a few outliers loses accuracy.

@@ -1,4 +1,7 @@
-"""ONNX -> engine: parse, set precision, profile and timing cache, build."""
+"""ONNX -> engine: parse, set flags, precision, profile and timing cache, build.
+
+What a version of TensorRT can do is asked of api.py.
+"""
 
 import warnings
 from pathlib import Path
