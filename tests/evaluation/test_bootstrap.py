@@ -3,6 +3,7 @@ import pytest
 
 from tests.evaluation.test_metrics import random_image
 from utils.evaluation import bootstrap, metrics
+from utils.evaluation.scores import Scores
 from utils.pose.keypoints import SIGMAS
 
 
@@ -10,7 +11,10 @@ def scored(rng, count=12, nc=1):
     """Of random images; no two predictions have one score, so that order does not matter."""
     pairs = [random_image(rng, nc) for _ in range(count)]
     rows = [r._replace(scores=np.sort(rng.random(len(r.scores)))[::-1]) for _, r in pairs]
-    return list(bootstrap.score(rows, [t for t, _ in pairs], nc, sigmas=SIGMAS))
+    scores = Scores(nc, SIGMAS, len(rows))
+    for i, (r, (t, _)) in enumerate(zip(rows, pairs)):
+        scores.add(i, r, t)
+    return scores.ordered(np.arange(len(rows)))[0]
 
 
 @pytest.mark.parametrize("seed", range(4))

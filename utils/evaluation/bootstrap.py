@@ -8,26 +8,15 @@ whole (B. Efron, Bootstrap methods, 1979; percentile interval). Two files on the
 their draws, so the interval of their difference is much narrower than those of each.
 """
 
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
-from utils.dataset.coco_results import Rows
 from utils.evaluation import metrics
 from utils.evaluation.metrics import RECALLS, Matches, Scored
-from utils.pose.ground_truth import GroundTruth
 
 LEVEL = 0.95
 FIGURES = ("AP", "AP50")
-
-
-def score(
-    rows: Sequence[Rows], ground_truths: Sequence[GroundTruth], nc: int, *, sigmas: Sequence[float]
-) -> Iterator[List[Scored]]:
-    """Predictions beside the ground truth of each image, class after class."""
-    for c in range(nc):
-        pairs = (metrics.of_class(r, t, c) for r, t in zip(rows, ground_truths))
-        yield [metrics.score_poses(r, t, sigmas) for r, t in pairs]
 
 
 def pose_draws(

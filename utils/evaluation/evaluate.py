@@ -19,8 +19,9 @@ from utils.dataset.images import read_image, read_image_hw
 from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.agreement import check_model, common_skeleton
-from utils.evaluation.bootstrap import pose_draws, score
+from utils.evaluation.bootstrap import pose_draws
 from utils.evaluation.metrics import Curve, Matches, Precision, Scored
+from utils.evaluation.scores import Scores
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import COCO, Skeleton
@@ -118,31 +119,29 @@ def evaluate(
     check_model(predictor, eval_set, single_class)
     skel = common_skeleton(predictor.backend, eval_set)
     timer = StageTimer(STAGES)
-    found: List[Optional[Poses]] = [None] * eval_set.count
+    one_class = predictor.backend.nc != len(eval_set.names)  # the data does not know the classes
+    merged = single_class and len(eval_set.names) > 1
+    names = ["object"] if merged else eval_set.names
+    rows: List[Any] = [None] * eval_set.count
+    ground_truths: List[Any] = [None] * eval_set.count
     sizes: List[HW] = [(0, 0)] * eval_set.count
+    scores = Scores(len(names), skel.sigmas, eval_set.count)
     started = time.perf_counter()
     with _bar(eval_set.count, progress) as bar:
-        for index, hw, poses in predict(predictor, eval_set, batch_size, timer=timer):
-            found[index], sizes[index] = poses, hw
+        for i, hw, poses in predict(predictor, eval_set, batch_size, timer=timer):
+            found, there = result_rows(poses), eval_set.ground_truth(i, hw)
+            rows[i] = _one_class(found) if one_class else found
+            sizes[i], ground_truths[i] = hw, there
+            scores.add(i, *(map(_one_class, (found, there)) if merged else (rows[i], there)))
             bar.update()
     wall = time.perf_counter() - started
     started = time.perf_counter()
-    rows = []
-    for i in range(eval_set.count):  # one by one: both together are a gigabyte for 5,000 images
-        rows.append(result_rows(found[i]))  # type: ignore  # predict has been at every image
-        found[i] = None
-    ground_truths = [eval_set.ground_truth(i, hw) for i, hw in enumerate(sizes)]
-    if predictor.backend.nc != len(eval_set.names):  # the data does not know the model's classes
-        rows = [_one_class(r) for r in rows]
-    names = eval_set.names
-    if single_class and len(names) > 1:
-        names = ["object"]
+    measured = rows, ground_truths
+    if merged:
         measured = [_one_class(r) for r in rows], [_one_class(t) for t in ground_truths]
-    else:
-        measured = rows, ground_truths
-    accuracy = measure(*measured, eval_set.image_ids, names, skel.sigmas)
+    accuracy = measure(*measured, eval_set.image_ids, names, skel.sigmas, scores=scores)
     spent = time.perf_counter() - started
-    drawn = pose_draws(score(*measured, len(names), sigmas=skel.sigmas), bootstrap)
+    drawn = pose_draws(scores.ordered(np.arange(eval_set.count))[0], bootstrap)
     each = timer.milliseconds_each(eval_set.count)
     return Evaluation(
         accuracy, rows, ground_truths, sizes, eval_set.count, each, wall, spent, skel, drawn
@@ -259,18 +258,18 @@ def measure(  # noqa: PLR0917
     image_ids: Sequence[int],
     names: Sequence[str],
     sigmas: Sequence[float],
+    scores: Optional[Scores] = None,
 ) -> Accuracy:
-    """Accuracy of the Rows of each image. `image_ids` decide the order of equal scores."""
+    """Accuracy of the Rows of each image.
+
+    Args: image_ids: they decide the order of equal scores. scores: of these images, if known.
+    """
+    if scores is None:
+        scores = Scores(len(names), sigmas, len(rows))
+        for i, (r, t) in enumerate(zip(rows, ground_truths)):
+            scores.add(i, r, t)
     order = np.argsort(np.asarray(image_ids), kind="stable")
-    poses: List[List[Scored]] = []
-    boxes: List[List[Scored]] = []
-    for c in range(len(names)):
-        poses.append([])
-        boxes.append([])
-        for i in order:
-            r, t = metrics.of_class(rows[i], ground_truths[i], c)
-            poses[c].append(metrics.score_poses(r, t, sigmas))
-            boxes[c].append(metrics.score_boxes(r, t))
+    poses, boxes = scores.ordered(order)
     pose_matches = [metrics.match(p) for p in poses]
     box_matches = [metrics.match(b) for b in boxes]
     pose_curve, pose_rows, pose_precision = _summary(poses, pose_matches, names)

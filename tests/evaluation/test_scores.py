@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from utils.dataset.coco_results import Rows
+from utils.evaluation import metrics
+from utils.evaluation.scores import Scores
+from utils.pose.ground_truth import GroundTruth
+
+SIGMAS = (0.1, 0.1)
+
+
+def image(seed, nc=2):
+    """Predictions and persons of two classes."""
+    rng = np.random.default_rng(seed)
+    boxes = rng.uniform(0, 100, (6, 4)) + 1
+    points = rng.uniform(0, 100, (6, 2, 3))
+    rows = Rows(boxes, rng.random(6), rng.integers(0, nc, 6), points)
+    there = GroundTruth(
+        boxes[:4] + 1, rng.integers(0, nc, 4), points[:4] + 1, np.full(4, 50.0), np.zeros(4, bool)
+    )
+    return rows, there
+
+
+def test_order_of_arrival_does_not_matter():
+    images = [image(i) for i in range(5)]
+    scores = Scores(2, SIGMAS, 5)
+    for i in (3, 0, 4, 1, 2):
+        scores.add(i, *images[i])
+    order = np.array([4, 2, 0, 1, 3])
+    poses, boxes = scores.ordered(order)
+    for c in range(2):
+        for place, i in enumerate(order):
+            r, t = metrics.of_class(*images[i], c)
+            for found, wanted in (
+                (poses[c][place], metrics.score_poses(r, t, SIGMAS)),
+                (boxes[c][place], metrics.score_boxes(r, t)),
+            ):
+                for a, b in zip(found, wanted):
+                    np.testing.assert_array_equal(a, b)
+
+
+def test_a_missing_image_is_noticed():
+    scores = Scores(2, SIGMAS, 2)
+    scores.add(1, *image(0))
+    with pytest.raises(ValueError, match="1 images were not added"):
+        scores.ordered(np.arange(2))
