@@ -40,6 +40,6 @@ class Scores:
         images = [self._found[i] for i in order]
         if any(image is None for image in images):
             raise ValueError("%d images were not added" % sum(i is None for i in images))
-        poses = [[image[c][0] for image in images] for c in range(self._classes)]  # type: ignore
-        boxes = [[image[c][1] for image in images] for c in range(self._classes)]  # type: ignore
+        poses = [[image[c][0] for image in images] for c in range(self._classes)]
+        boxes = [[image[c][1] for image in images] for c in range(self._classes)]
         return poses, boxes
