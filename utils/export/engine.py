@@ -9,7 +9,7 @@ import re
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from utils.errors import InputError, InputWarning
 from utils.export.engine_config import EngineConfig
@@ -26,9 +26,13 @@ from utils.quantization import qdq
 from utils.tables import markdown, write_csv
 from utils.trt.api import Profile, Tensorrt, import_tensorrt
 from utils.trt.builder import BuildSettings, build, read_network
+from utils.trt.device_memory import DeviceMemory
 from utils.trt.layers import layer_table
 from utils.trt.memory import open_memory
 from utils.trt.sidecar import onnx_metadata, sha256, write_info
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 ATTENTION = ("MatMul", "Softmax")  # of imported models, no INT8: Q/DQ pairs leave it, too
 
@@ -97,7 +101,7 @@ def build_engine(config: EngineConfig) -> Path:
     if timing is not None and built.timing_cache:
         with atomic_path(timing, replace=True) as tmp:
             tmp.write_bytes(built.timing_cache)
-    if config.layers:
+    if config.layers and memory is not None:
         write_layers(trt, built.plan, memory, target=target)
     size, spent = len(built.plan) / 1e6, time.monotonic() - started
     print("%s: %s, %s, %.1f MB, built in %.0f s" % (target, prepared.precision, trt, size, spent))
@@ -154,7 +158,7 @@ def prepare(
     )
 
 
-def _content(model: Any, pixels: bool) -> bytes:
+def _content(model: "ModelProto", pixels: bool) -> bytes:
     """The file that TensorRT parses. Args: pixels: with a uint8 input."""
     if pixels:
         add_pixels(model)
@@ -179,7 +183,9 @@ def round_weights(config: EngineConfig, source: OnnxFile, profile: Optional[Prof
         print("weights are rounded to the nearest FP16: %s" % e)
 
 
-def precise_names(model: Any, keep: Sequence[str]) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+def precise_names(
+    model: "ModelProto", keep: Sequence[str]
+) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
     """(names of the decode and NMS: FP32, names of what is no INT8), nodes and their outputs.
 
     Raises InputError for a `keep` that names nothing.
@@ -201,18 +207,22 @@ def engine_path(onnx: Path, precision: str) -> Path:
     return onnx.with_name(stem + suffix + ".trt")
 
 
-def find_gpu(config: EngineConfig, trt: Tensorrt) -> Optional[Any]:
+def find_gpu(config: EngineConfig, trt: Tensorrt) -> Optional[DeviceMemory]:
     """Memory of the GPU to build for. TensorRT-RTX also builds without one: None."""
     try:
         return open_memory(config.gpu_index)
     except InputError:
         if trt.name == "TensorRT-RTX":
+            if config.layers:
+                raise
             print("no CUDA GPU: %s builds nevertheless, for every GeForce RTX" % trt)
             return None
         raise
 
 
-def timing_path(config: EngineConfig, trt: Tensorrt, memory: Any) -> Optional[Path]:
+def timing_path(
+    config: EngineConfig, trt: Tensorrt, memory: Optional[DeviceMemory]
+) -> Optional[Path]:
     """Where the kernel timings are kept; None: nowhere. They hold for one version and GPU."""
     if config.no_timing_cache:
         return None
@@ -223,6 +233,7 @@ def timing_path(config: EngineConfig, trt: Tensorrt, memory: Any) -> Optional[Pa
     if config.timing_cache is not None:
         check_writable(config.timing_cache)
         return Path(config.timing_cache)
+    assert memory is not None  # only RTX builds without a GPU
     name = "%s-%s-%s.timing" % (trt.name, trt.version, memory.device_name)
     path = Path(config.calibration.cache_dir) / re.sub(r"[^\w.-]+", "-", name)
     try:
@@ -234,7 +245,7 @@ def timing_path(config: EngineConfig, trt: Tensorrt, memory: Any) -> Optional[Pa
 
 
 def side_file(
-    source: OnnxFile, trt: Tensorrt, memory: Any, *, profile: Optional[Profile]
+    source: OnnxFile, trt: Tensorrt, memory: Optional[DeviceMemory], *, profile: Optional[Profile]
 ) -> Dict[str, Any]:
     """What an engine cannot say of itself, see utils/trt/sidecar.py."""
     info = onnx_metadata(source.model)
@@ -252,7 +263,7 @@ def side_file(
     return info
 
 
-def write_layers(trt: Tensorrt, plan: bytes, memory: Any, *, target: Path) -> None:
+def write_layers(trt: Tensorrt, plan: bytes, memory: DeviceMemory, *, target: Path) -> None:
     """`X.trt.layers.csv`, and a line for each kind of layer and precision."""
     layers = layer_table(trt, plan, memory)
     rows = [[n.name, n.kind, " ".join(n.inputs), " ".join(n.outputs)] for n in layers]

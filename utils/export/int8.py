@@ -7,7 +7,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence
 
 from utils.device import parse_device
 from utils.errors import InputError, InputWarning
@@ -20,6 +20,9 @@ from utils.quantization import qdq
 from utils.quantization.images import batches
 from utils.quantization.refit import refit
 from utils.trt.sidecar import sha256
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 REFIT_IMAGES = 32  # of those chosen, for refit; all they become is in memory, layer by layer
 REPORT_IMAGES = 8
@@ -46,7 +49,7 @@ class QuantizeConfig:
 class Quantized(NamedTuple):
     """A model with Q/DQ pairs."""
 
-    model: Any
+    model: "ModelProto"
     convs: int  # in INT8
     kept: int  # not
     coverage: float  # of the multiply-accumulates
@@ -217,7 +220,9 @@ def print_report(
               % (loss.points, loss.score, loss.largest, loss.tensors[0], more))  # fmt: skip
 
 
-def write_onnx(path: Path, model: Any, source: OnnxFile, *, fit: bool, distill: int = 0) -> None:
+def write_onnx(
+    path: Path, model: "ModelProto", source: OnnxFile, *, fit: bool, distill: int = 0
+) -> None:
     """Write a model file, whole or not at all; its metadata say `precision` and the `recipe`.
 
     Args: source: what it was made of. fit: weights are fitted. distill: steps.

@@ -3,12 +3,15 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.pose.skeleton import skeleton_keys
+
+if TYPE_CHECKING:
+    from models.yolo import Model
 
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
 OPSETS = (12, 17)  # TensorRT 8.5 parses up to 17; the torch exporter used here from 12 on works
@@ -28,7 +31,7 @@ def output_path(weights: str, dynamic: bool, end2end: bool = False, *, uint8: bo
 
 
 def export(
-    model: Any,
+    model: "Model",
     path: Path,
     net_hw: Tuple[int, int],
     *,

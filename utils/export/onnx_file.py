@@ -1,7 +1,7 @@
 """An ONNX file that is to be quantised or built: its content and the shape of its input."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Tuple
 
 from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
@@ -11,13 +11,16 @@ from utils.graph.pixels import reads_pixels, remove_pixels
 from utils.pose.layout import Layout
 from utils.runtime.metadata import identify
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 
 class OnnxFile(NamedTuple):
     """A YOLO-Pose network in an ONNX file."""
 
     path: Path
     data: bytes
-    model: Any  # onnx.ModelProto
+    model: "ModelProto"  # onnx.ModelProto
     graph: Graph
     batch: Optional[int]  # None: any
     hw: Optional[Tuple[int, int]]  # (height, width) px, None: any
@@ -68,7 +71,7 @@ def read_onnx(path: str) -> OnnxFile:
     return OnnxFile(file, data, model, graph, b, hw, _layout(file, model), pixels)
 
 
-def _layout(path: Path, model: Any) -> Optional[Layout]:
+def _layout(path: Path, model: "ModelProto") -> Optional[Layout]:
     """How another exporter lays the output out, None: as we do. Raises InputError."""
     properties = {entry.key: entry.value for entry in model.metadata_props}
     dims = {
@@ -99,7 +102,7 @@ def refuse_for_int8(source: OnnxFile) -> None:
         raise InputError("`onnx` %s: FP16 weights; export it without `half` for INT8" % source.path)
 
 
-def runnable(model: Any) -> Any:
+def runnable(model: "ModelProto") -> Any:
     """The model as ONNX Runtime takes it: TensorRT's NMS plugin replaced by standard ops."""
     import onnx
 

@@ -6,7 +6,7 @@ import_onnx(ImportConfig("yolo11n-pose.onnx", end2end=True, nms="static"))
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from utils.pose.layout import Layout
 from utils.pose.letterbox import stride_multiple
 from utils.pose.skeleton import skeleton_keys
 from utils.quantization.adaptive_rounding import sample_images
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 SUFFIX = "-imported"
 USUAL_HW = (640, 640)  # of the comparison, where the file does not say its size
@@ -129,7 +132,7 @@ def import_onnx(config: ImportConfig) -> Path:
 class Source(NamedTuple):
     """A file of another exporter."""
 
-    model: Any  # onnx.ModelProto, tidy
+    model: "ModelProto"  # onnx.ModelProto, tidy
     backend: Any  # OnnxBackend of the file as it is
     layout: Layout
     rows: Optional[int]  # predictions of an image, None where dynamic
@@ -203,7 +206,7 @@ def source_pairs(source: Source, image: np.ndarray) -> List[Tuple[np.ndarray, np
     return pairs
 
 
-def describe_model(model: Any, source: Source) -> None:
+def describe_model(model: "ModelProto", source: Source) -> None:
     """Our metadata in place of the exporter's; what it says of origin and licence stays."""
     backend = source.backend
     kept = [(e.key, e.value) for e in model.metadata_props if e.key in KEPT]

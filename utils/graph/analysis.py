@@ -7,9 +7,12 @@
 The structure is read off the graph, never off names, so models of other exporters work, too.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Hw = Tuple[int, int]
 ACTIVATIONS = ("Relu", "LeakyRelu", "HardSwish", "Clip", "Sigmoid", "Tanh", "Elu")
@@ -32,7 +35,7 @@ class Graph:
         decode: ids (`id(node)`) of the nodes behind `head`, and of those that only they read.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: "ModelProto"):
         self.model = model
         graph = model.graph
         self.nodes: List[Any] = list(graph.node)
@@ -169,7 +172,7 @@ def attribute(node: Any, name: str, default: Any) -> Any:
     return default
 
 
-def with_input_hw(model: Any, batch: int, hw: Hw) -> Any:
+def with_input_hw(model: "ModelProto", batch: int, hw: Hw) -> Any:
     """A copy of a model whose only input is (batch, 3, height, width)."""
     import onnx
 
@@ -182,7 +185,7 @@ def with_input_hw(model: Any, batch: int, hw: Hw) -> Any:
     return fixed
 
 
-def conv_macs(model: Any, hw: Hw) -> Dict[str, int]:
+def conv_macs(model: "ModelProto", hw: Hw) -> Dict[str, int]:
     """Multiply-accumulates of each convolution (by name of its output) for one image of `hw` px.
 
     MACs = output pixels x output channels x weights of one output channel.
@@ -205,7 +208,7 @@ def conv_macs(model: Any, hw: Hw) -> Dict[str, int]:
     return macs
 
 
-def _shapes_by_running(model: Any, hw: Hw, names: Sequence[str]) -> Dict[str, List[int]]:
+def _shapes_by_running(model: "ModelProto", hw: Hw, names: Sequence[str]) -> Dict[str, List[int]]:
     """Shapes of tensors behind reshapes that shape inference does not follow."""
     import onnx
     import onnxruntime

@@ -7,11 +7,14 @@ Weights and convolutions become FP16; the decode (and NMS behind it) stays FP32,
 coordinate has steps of 0.5 px above 512 and of 1 px above 1024.
 """
 
-from typing import Any, Dict, List
+from typing import TYPE_CHECKING, Any, Dict, List
 
 import numpy as np
 
 from utils.graph.analysis import Graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 # inputs that are parameters of the node, not data (ONNX operators, opset 13)
 PARAMETERS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,)}
@@ -21,7 +24,7 @@ SMALLEST = 2.0**-14  # below, FP16 loses bits
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
 
 
-def is_fp16(model: Any) -> bool:
+def is_fp16(model: "ModelProto") -> bool:
     """Whether convolutions of the model compute in FP16."""
     from onnx import TensorProto
 
@@ -33,7 +36,7 @@ def is_fp16(model: Any) -> bool:
     )
 
 
-def has_qdq(model: Any) -> bool:
+def has_qdq(model: "ModelProto") -> bool:
     """Whether the model is quantised explicitly."""
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
@@ -43,7 +46,7 @@ def _of_sizes(graph: Graph, node: Any) -> bool:
     return node.op_type == "Constant" or all(name in graph.sizes for name in node.output)
 
 
-def to_fp16(model: Any, fp16_input: bool = False) -> None:
+def to_fp16(model: "ModelProto", fp16_input: bool = False) -> None:
     """Type everything before the decode FP16, in place. Nothing happens to a model that is.
 
     Input and outputs stay FP32; with `fp16_input` the input is FP16, too. Scales of Q/DQ pairs

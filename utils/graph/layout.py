@@ -8,7 +8,7 @@ Afterwards it has `input` and `output` (B, N, 5 + nc + 3K), whose last node is t
 that utils/graph/nms.py takes off. Values are moved, never computed.
 """
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -16,10 +16,13 @@ from utils.errors import InputError
 from utils.graph.nodes import Nodes, dims_of, free_prefix, opset_of
 from utils.pose.layout import Layout
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 OPSETS = (13, 20)  # what was tried; Q/DQ pairs need 13
 
 
-def tidy(model: Any) -> None:
+def tidy(model: "ModelProto") -> None:
     """Sort the nodes, make constants of Constant nodes and of copies of constants, in place.
 
     Other exporters leave nodes out of order, and let convolutions share one bias behind Identity
@@ -98,7 +101,7 @@ def _rewire_identities(graph: Any, outputs: Any) -> None:
     graph.node.extend(kept)
 
 
-def to_our_output(model: Any, layout: Layout, rows: Optional[int]) -> None:
+def to_our_output(model: "ModelProto", layout: Layout, rows: Optional[int]) -> None:
     """Put the nodes behind the output that make it ours, in place, and name the two ends.
 
     Args: rows: predictions of an image, None where dynamic.

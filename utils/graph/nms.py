@@ -18,7 +18,7 @@ efficientnms: TensorRT's plugin, 8.5 to 10.15. static: standard ops of static sh
 runtime; docs/nms.md says how it works and what its bounds mean.
 """
 
-from typing import Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 import numpy as np
 
@@ -34,10 +34,13 @@ from utils.graph.nms_forms import (
 )
 from utils.graph.nodes import Nodes, dims_of, free_prefix, opset_of
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 OUTPUTS = ("num_dets", "det_indices", "det_boxes", "det_pose", "det_scores")
 
 
-def add_nms(model: Any, nc: int, nms: Nms, *, keep_raw: bool = False) -> Nms:
+def add_nms(model: "ModelProto", nc: int, nms: Nms, *, keep_raw: bool = False) -> Nms:
     """Put NMS behind the raw output of a ModelProto, in place.
 
     Returns the settings as applied: no more candidates than there are boxes.
@@ -88,12 +91,12 @@ def add_nms(model: Any, nc: int, nms: Nms, *, keep_raw: bool = False) -> Nms:
     return nms
 
 
-def has_efficientnms(model: Any) -> bool:
+def has_efficientnms(model: "ModelProto") -> bool:
     """Whether the ModelProto holds TensorRT's NMS plugin."""
     return any(node.op_type == PLUGIN for node in model.graph.node)
 
 
-def swap_efficientnms(model: Any, candidates: int = 0, steps: int = 0) -> None:
+def swap_efficientnms(model: "ModelProto", candidates: int = 0, steps: int = 0) -> None:
     """Replace the EfficientNMS node of a ModelProto by the static form, in place.
 
     The nodes around it stay: the static form writes what the plugin writes, each image's rows

@@ -5,9 +5,12 @@ y = n.op("Add", x, n.const(1.0))
 model.graph.node.extend(n.nodes), model.graph.initializer.extend(n.constants)
 """
 
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 class Nodes:
@@ -62,7 +65,7 @@ def dims_of(value: Any) -> List:
     return [d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
 
-def opset_of(model: Any) -> int:
+def opset_of(model: "ModelProto") -> int:
     """Version of the standard operators that a ModelProto uses."""
     return next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
 

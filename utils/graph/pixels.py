@@ -8,23 +8,26 @@ utils/pose/letterbox.py, k * float32(1 / 255), so the network reads the same bit
 tensor keeps its name, so that calibration caches and Q/DQ pairs of one form fit the other.
 """
 
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 INPUT = "pixels"
 UNIT = np.float32(1 / 255.0)  # as utils/pose/letterbox.py
 PREFIX = "pixels/"  # of the nodes and constants that are put in front
 
 
-def reads_pixels(model: Any) -> bool:
+def reads_pixels(model: "ModelProto") -> bool:
     """Whether the input of a ModelProto is uint8."""
     from onnx import TensorProto
 
     return any(_is_of(i, TensorProto.UINT8) for i in model.graph.input)
 
 
-def add_pixels(model: Any) -> None:
+def add_pixels(model: "ModelProto") -> None:
     """Put the cast, the scale and the change of axes and channels in front, in place.
 
     Args: model: one input (B, 3, H, W) float32 or float16, batch and size static or dynamic.
@@ -64,7 +67,7 @@ def add_pixels(model: Any) -> None:
     _set_input(model, INPUT, _uint8(), shape=[b, h, w, channels])
 
 
-def remove_pixels(model: Any) -> None:
+def remove_pixels(model: "ModelProto") -> None:
     """Take away what add_pixels put in front, in place.
 
     Raises ValueError (reason only) for a model with another uint8 input.
@@ -105,7 +108,7 @@ def _dimension(dim: Any) -> Any:
     return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
 
 
-def _set_input(model: Any, name: str, kind: int, *, shape: List[Any]) -> None:
+def _set_input(model: "ModelProto", name: str, kind: int, *, shape: List[Any]) -> None:
     from onnx import helper
 
     constants = {c.name for c in model.graph.initializer}

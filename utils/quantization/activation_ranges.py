@@ -11,11 +11,14 @@ and every method that spends them on a few outliers loses accuracy.
 """
 
 import functools
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
 from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 LEVELS = 127
 # Bins are the upper bits of a float32 without sign: 128 bins an octave, 0.8 % wide, every magnitude
@@ -225,7 +228,7 @@ def choose(
     return amax
 
 
-def with_outputs(model: Any, names: Sequence[str]) -> bytes:
+def with_outputs(model: "ModelProto", names: Sequence[str]) -> bytes:
     """The model, serialized, with further tensors as outputs; unknown names are an error."""
     import onnx
     from onnx import helper
@@ -253,7 +256,7 @@ def open_session(model: bytes) -> Any:
 
 
 def collect(
-    model: Any,
+    model: "ModelProto",
     batches: Iterable[np.ndarray],
     names: Sequence[str],
     *,
@@ -294,7 +297,7 @@ def collect(
     return histograms
 
 
-def sure_columns(model: Any) -> slice:
+def sure_columns(model: "ModelProto") -> slice:
     """The columns of a ModelProto's raw output of which the largest tells how sure a box is.
 
     The objectness; of imported models, whose objectness is 1, the class scores.

@@ -11,12 +11,15 @@ arXiv 2208.11580 and 2210.17323). Biases take part. A few images are enough.
 """
 
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
 
 import numpy as np
 
 from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph, attribute, with_input_hw
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 COLUMNS = 1152  # weights of an output channel that are rounded as one; the cost grows with its cube
 BLOCK = 64  # columns between updates of all later ones
@@ -30,7 +33,7 @@ PREFIX = "half/"  # of everything that is put into the graph
 SAMPLE_IMAGES = Path(__file__).resolve().parents[2] / "data" / "images"
 
 
-def prepare(model: Any, images: Sequence[np.ndarray]) -> None:
+def prepare(model: "ModelProto", images: Sequence[np.ndarray]) -> None:
     """Get a float32 ONNX ready for FP16, in place: exact_pixels, then round_weights.
 
     It computes the same, in float32 and in FP16, of images with 8 bits a colour.
@@ -53,7 +56,7 @@ def sample_images(hw: Any, more: Sequence[str] = ()) -> List[np.ndarray]:
     return [read_batch([str(file)], hw, letterboxed=True) for file in files]
 
 
-def exact_pixels(model: Any) -> bool:
+def exact_pixels(model: "ModelProto") -> bool:
     """Let a float32 network start with k / 256 instead of k / 255, in place; whether it could.
 
     A pixel k / 255 is no FP16 number, and its error is the same wherever the brightness is; k / 256
@@ -118,7 +121,7 @@ def _alone(graph: Graph, conv: Any, index: int) -> bool:
     return name in graph.constants and len(graph.readers[name]) == 1
 
 
-def round_weights(model: Any, images: Sequence[np.ndarray]) -> None:
+def round_weights(model: "ModelProto", images: Sequence[np.ndarray]) -> None:
     """Make weights and biases of the convolutions FP16 numbers, in place; they stay float32.
 
     Args: images: (1, 3, H, W) float32 RGB 0..1, all of one size.
@@ -148,7 +151,7 @@ def round_weights(model: Any, images: Sequence[np.ndarray]) -> None:
 
 
 def _inputs(
-    model: Any, graph: Graph, convs: Sequence[Any], *, images: Iterable[np.ndarray]
+    model: "ModelProto", graph: Graph, convs: Sequence[Any], *, images: Iterable[np.ndarray]
 ) -> List[np.ndarray]:
     """What each convolution sees at random places of the images: (N, C, k, k) float32."""
     import onnx

@@ -9,7 +9,7 @@ are put back into the ONNX, whose nodes stay what they were. Imports torch, so c
 
 import math
 import random
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from utils.quantization.head_loss import open_head
 from utils.quantization.images import read_batch
 from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
 from utils.quantization.torch_graph import TorchGraph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 MULTIPLE = 64  # px, of every stride
 LARGEST_ZOOM = 1.2  # of what the model will see
@@ -81,7 +84,7 @@ class Student:
     Attributes: values: names of the constants of the ONNX -> trained tensors.
     """
 
-    def __init__(self, model: Any, plan: Plan, outputs: Sequence[str], *, device: Any):
+    def __init__(self, model: "ModelProto", plan: Plan, outputs: Sequence[str], *, device: Any):
         self.graph = TorchGraph(model, outputs, device)
         values = self.graph.values
         self.weights = []  # (name, name of its scale or None)
@@ -130,7 +133,7 @@ class Student:
         ]
         return [*groups, {"params": list(self.logs.values()), "rate": options.scale_rate}]
 
-    def write(self, model: Any) -> None:
+    def write(self, model: "ModelProto") -> None:
         """Put the values into the ONNX they are from."""
         from onnx import numpy_helper
 
@@ -149,7 +152,7 @@ class Student:
 
 
 def distill(
-    model: Any,
+    model: "ModelProto",
     teacher: Any,
     plan: Plan,
     *,

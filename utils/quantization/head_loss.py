@@ -10,7 +10,7 @@ Imports torch, so callers do it late.
 """
 
 import json
-from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Sequence, Set, Tuple, Union
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +19,9 @@ from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
 from utils.pose import skeleton
 from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 MIN_SCORE = 0.02  # of the teacher's objectness or best class, where poses and boxes count
 
@@ -35,7 +38,7 @@ class Channels(NamedTuple):
         return 5 + self.nc + 3 * self.nkpt
 
 
-def read_channels(model: Any) -> Channels:
+def read_channels(model: "ModelProto") -> Channels:
     """From the metadata; a person with COCO's keypoints without."""
     values = {entry.key: entry.value for entry in model.metadata_props}
     try:

@@ -21,13 +21,16 @@ Where the pairs go follows what TensorRT fuses:
   is room, `early_for_share` adds the first 1x1 convolutions.
 """
 
-from typing import Any, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set
+from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterable, List, NamedTuple, Sequence, Set
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.graph.analysis import PASSING, Graph, attribute, conv_macs, find, union
 from utils.quantization.activation_ranges import LEVELS
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 PREFIX = "int8/"  # of everything that is put into the graph
 MIN_SHARE = 0.95  # of the multiply-accumulates
@@ -141,7 +144,7 @@ def weight_scales(weights: np.ndarray) -> np.ndarray:
     return np.maximum(largest, 1e-12).astype(np.float32) / np.float32(LEVELS)
 
 
-def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
+def insert(model: "ModelProto", plan: Plan, scales: Dict[str, float]) -> None:
     """Put the pairs into a ModelProto, in place; float32 scales.
 
     Weights stay float32 with a pair of their own, which every TensorRT folds; not all of them take
@@ -208,13 +211,13 @@ def insert(model: Any, plan: Plan, scales: Dict[str, float]) -> None:
     graph.initializer.extend(constants)
 
 
-def coverage(model: Any, convs: Sequence[Any], hw: Any) -> float:
+def coverage(model: "ModelProto", convs: Sequence[Any], hw: Any) -> float:
     """Share of the multiply-accumulates of all convolutions that is done in `convs`."""
     macs = conv_macs(model, hw)
     return sum(macs[conv.output[0]] for conv in convs) / float(sum(macs.values()))
 
 
-def usual_plan(model: Any, graph: Graph, keep: Sequence[str], *, hw: Any) -> Plan:
+def usual_plan(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Any) -> Plan:
     """The plan of export_INT8.py: what may be float with MIN_SHARE of the work in INT8 is.
 
     Depthwise convolutions first, then final ones, then early 1x1 ones.
@@ -233,7 +236,7 @@ def usual_plan(model: Any, graph: Graph, keep: Sequence[str], *, hw: Any) -> Pla
     return make_plan(graph, [*keep, *thin, *early], final) if early else plan
 
 
-def early_for_share(model: Any, plan: Plan, hw: Any) -> List[str]:
+def early_for_share(model: "ModelProto", plan: Plan, hw: Any) -> List[str]:
     """Outputs of the first 1x1 convolutions that may be float, too, with MIN_SHARE left in INT8.
 
     What the first layers lose, all others inherit, and 1x1 convolutions are little work. They lie
@@ -251,7 +254,9 @@ def early_for_share(model: Any, plan: Plan, hw: Any) -> List[str]:
     return chosen
 
 
-def final_for_share(model: Any, graph: Graph, keep: Sequence[str], *, hw: Any) -> List[str]:
+def final_for_share(
+    model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Any
+) -> List[str]:
     """Outputs of the final convolutions that have to be INT8 so that MIN_SHARE of all work is.
 
     The one with most work first: at the finest level, where a rounding error is the fewest pixels.
@@ -272,7 +277,7 @@ def depthwise(graph: Graph) -> List[str]:
     return [conv.output[0] for conv in graph.convs if _is_depthwise(graph, conv)]
 
 
-def correct_bias(model: Any, plan: Plan, batches: Iterable[np.ndarray]) -> None:
+def correct_bias(model: "ModelProto", plan: Plan, batches: Iterable[np.ndarray]) -> None:
     """Take the mean error of rounding out of the biases of a quantised model, in place.
 
     Rounding and clipping shift the mean of a channel, and the convolution that reads it shifts

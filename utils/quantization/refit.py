@@ -11,7 +11,7 @@ from its own weights is decided by images that the fit has not seen, so most sta
 are. One at a time, strictly: fitted together, each would correct what the one before corrects, too.
 """
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from utils.quantization.activation_ranges import (
 )
 from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 POSITIONS = 500  # of each image and convolution, half of them in the foreground
 COLUMNS = 1200  # weights of an output channel, above which only the bias is fitted: for the time
 # of the mean square input: how much the weights are held back, what is tried
@@ -33,7 +36,7 @@ GAIN = 0.98  # of the error on other images has to be left at most, or the weigh
 
 
 def refit(
-    model: Any,
+    model: "ModelProto",
     plan: Plan,
     original: Any,
     *,
@@ -122,7 +125,7 @@ class Steps:
     Of each image only what later pieces read is kept.
     """
 
-    def __init__(self, model: Any, images: Sequence[np.ndarray], names: Sequence[str]):
+    def __init__(self, model: "ModelProto", images: Sequence[np.ndarray], names: Sequence[str]):
         self.model = model
         self.maker = {name: node for node in model.graph.node for name in node.output if name}
         entry = model.graph.input[0].name

@@ -3,13 +3,16 @@
 for row in sensitivity(model, plan, scales, batches): ...
 """
 
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
 from utils.graph.analysis import Graph
 from utils.quantization.activation_ranges import open_session, sure_columns
 from utils.quantization.qdq import Plan, insert
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 MIN_SCORE = 0.1  # of the rows that count
 
@@ -25,7 +28,12 @@ class Loss(NamedTuple):
 
 
 def sensitivity(
-    model: Any, plan: Plan, scales: Dict[str, float], *, batches: Sequence[np.ndarray], nc: int = 1
+    model: "ModelProto",
+    plan: Plan,
+    scales: Dict[str, float],
+    *,
+    batches: Sequence[np.ndarray],
+    nc: int = 1,
 ) -> List[Loss]:
     """Loss of each scale group, worst first; a bar shows the progress.
 

@@ -8,13 +8,16 @@ A pair is computed as ONNX Runtime computes it; its gradient goes straight throu
 to the scale as in LSQ (Esser et al. 2020, arXiv 1902.08153). Imports torch, so callers do it late.
 """
 
-from typing import Any, Callable, Dict, List, Sequence, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Set
 
 import torch
 from torch.nn import functional as F
 
 from utils.errors import InputError
 from utils.graph.analysis import PASSING, attribute
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 LOW, HIGH = -128, 127  # of an int8
 
@@ -62,7 +65,7 @@ class TorchGraph:
     Raises InputError for an operation it has no rule for.
     """
 
-    def __init__(self, model: Any, outputs: Sequence[str], device: Any = "cpu"):
+    def __init__(self, model: "ModelProto", outputs: Sequence[str], device: Any = "cpu"):
         from onnx import numpy_helper
 
         self.outputs = list(outputs)

@@ -5,27 +5,33 @@ found = engine(feed, reader.reading(engine, "output", settings))  # no copy of i
 poses = reader.result(found["output"], settings, batch=1)  # None: run again and copy everything
 """
 
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Union
 
 import numpy as np
 
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.layout import Layout
 from utils.pose.poses import Poses
+from utils.trt.device_memory import DeviceMemory
 from utils.trt.engine import RUNS_BEFORE_GRAPH, Engine
+from utils.trt.memory import PycudaMemory, TorchMemory
 from utils.trt.row_filter import Filtered, RowFilter
 
 Reading = Callable[[str], Any]
 MAX_GRAPHS = 8  # settings and places of the raw output
 
 
-def open_reader(memory: Any, nc: int, layout: Optional[Layout]) -> Any:
+def open_reader(
+    memory: DeviceMemory, nc: int, layout: Optional[Layout]
+) -> "Union[TorchReader, PycudaReader]":
     """TorchReader or PycudaReader, as the memory is.
 
     Args: layout: of the raw output, None: our own.
     """
-    kind = TorchReader if memory.kind == "PyTorch" else PycudaReader
-    return kind(memory, nc, layout)
+    if isinstance(memory, TorchMemory):
+        return TorchReader(memory, nc, layout)
+    assert isinstance(memory, PycudaMemory)
+    return PycudaReader(memory, nc, layout)
 
 
 class TorchReader:
@@ -34,7 +40,7 @@ class TorchReader:
     Args: memory: TorchMemory. nc: classes. layout: see open_reader.
     """
 
-    def __init__(self, memory: Any, nc: int, layout: Optional[Layout]):
+    def __init__(self, memory: TorchMemory, nc: int, layout: Optional[Layout]):
         from utils.runtime.fixed_suppression import FixedSuppression
 
         self._memory, self._layout = memory, layout
@@ -84,7 +90,7 @@ class TorchReader:
 class PycudaReader:
     """The rows above the confidence threshold, by a kernel of our own; NMS is the host's."""
 
-    def __init__(self, memory: Any, nc: int, layout: Optional[Layout]):
+    def __init__(self, memory: PycudaMemory, nc: int, layout: Optional[Layout]):
         self._filter, self._layout = RowFilter(memory), layout
 
     def serves(self, settings: NmsSettings, batch: int) -> bool:

@@ -12,12 +12,13 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.trt.api import Shape, Tensorrt
+from utils.trt.device_memory import DeviceMemory
 
 
 def make_calibrator(
     trt: Tensorrt,
     algorithm: str,
-    memory: Any,
+    memory: Optional[DeviceMemory],
     *,
     batches: Optional[Iterable[np.ndarray]],
     batch_shape: Shape,
@@ -47,7 +48,7 @@ def make_calibrator(
             self.image_shape = tuple(batch_shape[1:])
             self.error: Optional[BaseException] = None
             self._batches = iter(batches) if batches is not None else iter(())
-            self._buffer = None
+            self._buffer: Any = None
 
         def get_batch_size(self) -> int:
             return int(batch_shape[0])
@@ -60,6 +61,7 @@ def make_calibrator(
                 batch = next(self._batches, None)
                 if batch is None:
                     return None
+                assert memory is not None  # who gives batches gives memory
                 with memory.active():
                     if self._buffer is None:
                         self._buffer = memory.allocate(batch.nbytes)

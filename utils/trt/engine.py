@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.errors import InputError, one_line
 from utils.trt.api import Profile, Shape, Tensorrt
+from utils.trt.device_memory import DeviceMemory
 
 # By name: `trt.nptype` of 8.5 needs np.bool, which NumPy 1.24 has no more.
 DTYPES = {
@@ -50,7 +51,9 @@ class Engine:
     Raises InputError for bytes that are no engine of this version and GPU.
     """
 
-    def __init__(self, trt: Tensorrt, plan: bytes, memory: Any, *, cuda_graph: bool = True):
+    def __init__(
+        self, trt: Tensorrt, plan: bytes, memory: DeviceMemory, *, cuda_graph: bool = True
+    ):
         self._trt, self._memory, self._wants_graph = trt, memory, cuda_graph
         self.graph_refused: Optional[str] = None
         self._lock = threading.Lock()

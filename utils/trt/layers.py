@@ -3,13 +3,13 @@
 import json
 import re
 from typing import (
-    Any,
     List,
     NamedTuple,
 )
 
 from utils.errors import InputError
 from utils.trt.api import Tensorrt
+from utils.trt.device_memory import DeviceMemory
 
 
 class Layer(NamedTuple):
@@ -21,7 +21,7 @@ class Layer(NamedTuple):
     outputs: List[str]
 
 
-def layer_table(trt: Tensorrt, plan: bytes, memory: Any) -> List[Layer]:
+def layer_table(trt: Tensorrt, plan: bytes, memory: DeviceMemory) -> List[Layer]:
     """The layers of an engine that was built with `layers`, in the order they run."""
     with memory.active():
         runtime = trt.module.Runtime(trt.log)

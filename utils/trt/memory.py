@@ -20,6 +20,7 @@ from typing import Any, Callable, Iterator, List, Tuple
 import numpy as np
 
 from utils.errors import InputError, one_line
+from utils.trt.device_memory import DeviceMemory
 
 NO_CUDA = (
     "running TensorRT needs a CUDA GPU and either PyTorch with CUDA or pycuda (%s); on a PC: pip "
@@ -28,7 +29,7 @@ NO_CUDA = (
 SPARE_BLOCKS = 16  # page-locked blocks that wait to be used again
 
 
-def open_memory(gpu: int = 0) -> Any:
+def open_memory(gpu: int = 0) -> DeviceMemory:
     """TorchMemory or PycudaMemory of a GPU. Raises InputError if neither works."""
     reasons = []
     for kind in (TorchMemory, PycudaMemory):
@@ -311,7 +312,7 @@ class PycudaMemory:
 class _Sized:
     """A pycuda allocation, its size, and the host array that is on its way into it."""
 
-    def __init__(self, memory: Any, size: int):
+    def __init__(self, memory: "PycudaMemory", size: int):
         self.memory, self.size, self.staged = memory, size, None
 
 

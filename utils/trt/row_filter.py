@@ -10,6 +10,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.trt.memory import PycudaMemory
 
 FIRST_CAPACITY = 1024  # rows; more when a call had more
 HEADER = 4  # 32-bit words in front of the rows; the first one counts them
@@ -90,7 +91,7 @@ class RowFilter:
     Attributes: usable, False where the driver refused the kernel; `refused` then says why.
     """
 
-    def __init__(self, memory: Any):
+    def __init__(self, memory: PycudaMemory):
         self._memory = memory
         self.refused: Optional[str] = None
         self._launch: Any = None
