@@ -115,7 +115,7 @@ def import_onnx(config: ImportConfig) -> Path:
             path.stat().st_size / 1e6,
         )
     )
-    print(describe(checks[0]))
+    print(describe(max(checks, key=lambda check: (check.conf, check.px))))
     if nms is not None:
         print(describe_nms(nms, poses))
     if opset_of(model) > TENSORRT_85_OPSET:

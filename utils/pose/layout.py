@@ -58,7 +58,8 @@ class Layout(NamedTuple):
             return "rows x1 y1 x2 y2 score class, %s" % points
         objectness = " objectness" if self.objectness else ""
         order = "values x predictions" if self.turned else "predictions x values"
-        return "%s of cx cy w h%s, %d class scores, %s" % (order, objectness, self.nc, points)
+        scores = "class score" if self.nc == 1 else "class scores"
+        return "%s of cx cy w h%s, %d %s, %s" % (order, objectness, self.nc, scores, points)
 
     def to_raw(self, output: Any) -> Any:
         """The output as (B, N, 5 + nc + 3K): objectness 1 and confidence 1 where it has none.
