@@ -1,6 +1,7 @@
 # make demo   sets everything up and detects people on the shipped images
 # make test   sets everything up and runs the tests
 # make test-pythons   the demo and a part of the tests on each Python 3.8 to 3.13 that is found
+# make fuzz   feeds every validator mutations of valid files, EXAMPLES=2000 of each
 # make docs   writes docs/cli.md anew from the parsers of the scripts
 # make format / make bench / make clean
 
@@ -28,7 +29,7 @@ STUBS  := tensorrt-stubs==10.13.0.35.1
 PY38   ?= $(shell for p in python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8; do \
                     "$$p" -c '' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: demo test test-py38 test-pythons smoke lint format docs bench clean
+.PHONY: demo test test-py38 test-pythons smoke fuzz lint format docs bench clean
 
 demo: $(VENV)/.installed
 	$(PY) models/export_onnx.py --weights $(WEIGHTS).pt --img-size 640 --simplify
@@ -56,6 +57,10 @@ test-pythons:
 
 smoke: demo $(VENV)/.installed-dev
 	$(PY) -m pytest -p no:cacheprovider $(SMOKE)
+
+EXAMPLES ?= 2000
+fuzz: $(VENV)/.installed-dev
+	FUZZ_EXAMPLES=$(EXAMPLES) $(PY) -m pytest -n 2 tests/test_fuzz.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check $(SOURCES)

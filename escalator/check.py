@@ -41,6 +41,7 @@ from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import Skeleton
 from utils.pose.letterbox import HW
+from utils.reading import read_text
 
 TINY = 8  # px of the network input: one cell of its finest level
 SAME_PERSON = 0.95  # IoU of two boxes of one class
@@ -118,10 +119,11 @@ def look(item: Item) -> Seen:
     except (ValueError, OSError) as e:
         reason = getattr(e, "strerror", None) or e
         findings.append(Finding(UNREADABLE, "%s: %s" % (item.image, reason)))
-    label, has_label = label_path(item.image), True
+    label = label_path(item.image)
+    has_label = os.path.lexists(str(label))
     ground_truth = empty_ground_truth(item.skeleton.count)
     try:
-        text = label.read_text(encoding="utf-8-sig")
+        text = read_text(label, "label file") if has_label else ""
         labels, faults = scan_labels(text, item.skeleton.count, item.nc, dims=item.dims)
         findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
         # without a size the shares of the table still hold; what needs pixels is not looked at
@@ -135,12 +137,8 @@ def look(item: Item) -> Seen:
                 numbers=good_lines(text, faults),
                 skel=item.skeleton,
             )
-    except FileNotFoundError:
-        has_label = False
-    except UnicodeDecodeError:
-        findings.append(Finding(BROKEN, "%s: not a text file" % label))
-    except OSError as e:
-        findings.append(Finding(BROKEN, "%s: %s" % (label, e.strerror)))
+    except InputError as e:
+        findings.append(Finding(BROKEN, str(e)))
     return Seen(item.image, ground_truth, hw, digest, has_label, findings)
 
 

@@ -15,7 +15,7 @@ from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Seque
 
 from utils.dataset.annotation_files import read_annotation
 from utils.dataset.annotations import Annotation, IsCoco, fit
-from utils.dataset.coco import is_coco, load_json, read_coco
+from utils.dataset.coco import is_coco, read_coco
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import list_images
 from utils.errors import InputError, one_line
@@ -23,6 +23,7 @@ from utils.files import walk_files
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import COCO, Skeleton
 from utils.pose.letterbox import HW
+from utils.reading import read_json
 
 NO_IMAGE = "images that are not there, sizes taken from the JSON"
 RESIZED = "images of another size than the JSON says, annotations scaled to them"
@@ -150,7 +151,7 @@ def find_jobs(source: str, image_dir: str, names: Sequence[str], *, skel: Skelet
         raise InputError("--json_dir %s: no such file or folder" % source)
     if path.suffix.lower() == ".json":
         images = ImageFolder(image_dir or default_image_dir(path.parent))
-        if is_coco(load_json(path)):
+        if is_coco(read_json(path, "COCO JSON")):
             return Found(*coco_jobs([source], images, names, skel=skel))
         return Found(*_file_jobs([source], str(path.parent), images, names=names, skel=skel))
     return _list_jobs(source, names, skel)

@@ -27,6 +27,7 @@ from utils.dataset.labels import label_path, list_images
 from utils.errors import InputError
 from utils.files import atomic_path, check_line
 from utils.outputs import check_all_replaceable
+from utils.reading import read_text
 from utils.words import counted
 
 LISTS = ("train", "val", "test")
@@ -111,12 +112,10 @@ def split_names(
 def persons_on(image: str) -> int:
     """Lines of the label file, at most CROWDED, and 2 for 3. Raises InputError without one."""
     try:
-        with open(str(label_path(image)), encoding="utf-8-sig", errors="replace") as file:
-            count = min(sum(bool(line.strip()) for line in file), CROWDED)
-    except OSError as e:
-        raise InputError(
-            "--stratified: %s: %s; convert the annotations first" % (label_path(image), e.strerror)
-        ) from e
+        lines = read_text(label_path(image), "label file").split("\n")
+    except InputError as e:
+        raise InputError("--stratified: %s; convert the annotations first" % e) from e
+    count = min(sum(bool(line.strip()) for line in lines), CROWDED)
     return 2 if count == 3 else count
 
 

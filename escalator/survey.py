@@ -11,12 +11,13 @@ from collections import Counter
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from escalator.jobs import json_files_of
-from utils.dataset.coco import is_coco, load_json, read_coco
+from utils.dataset.coco import is_coco, read_coco
 from utils.dataset.data_yaml import read_data
 from utils.dataset.labelme import OUTLINES, is_labelme
 from utils.errors import InputError
 from utils.pose.keypoints import COCO, COCO_NAMES, Skeleton, keypoint_name, skeleton
 from utils.pose.skeleton import read_skeleton
+from utils.reading import read_json
 
 PERSON = ["person"]
 ENOUGH = 50  # files of our own format that are looked at
@@ -50,7 +51,7 @@ def survey(
     shapes: List[Tuple[str, List[Any]]] = []
     for file in json_files_of(source):
         try:
-            content = load_json(file)
+            content = read_json(file, "COCO JSON")
         except InputError:
             continue  # is told where it is converted
         if is_coco(content):

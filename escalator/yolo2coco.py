@@ -30,6 +30,7 @@ from utils.outputs import check_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.letterbox import HW
+from utils.reading import read_text
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -77,13 +78,10 @@ def read_pair(pair: Pair) -> Read:
     except (ValueError, OSError) as e:
         return Read(failed, None, ["%s: %s" % (pair.image, getattr(e, "strerror", None) or e)])
     try:
-        labels, faults = scan_labels(
-            label.read_text(encoding="utf-8"), pair.nkpt, pair.nc, dims=pair.dims
-        )
-    except UnicodeDecodeError:
-        return Read(failed, None, ["%s: not a text file" % label])
-    except OSError as e:
-        return Read(failed, None, ["%s: %s" % (label, e.strerror)])
+        text = read_text(label, "label file")
+    except InputError as e:
+        return Read(failed, None, [str(e)])
+    labels, faults = scan_labels(text, pair.nkpt, pair.nc, dims=pair.dims)
     return Read(
         labels_to_ground_truth(labels, hw), hw, ["%s, line %d: %s" % (label, *f) for f in faults]
     )

@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any, Dict, Union
 
+from utils.reading import read_yaml
+
 Cfg = Dict[str, Any]
 
 REQUIRED_KEYS = ("nc", "nkpt", "depth_multiple", "width_multiple", "anchors", "backbone", "head")
@@ -18,15 +20,16 @@ LAYER_NAMES = (
 )  # fmt: skip
 # Far beyond any sensible network; a cfg may come out of a file from elsewhere.
 MAX_ROWS, MAX_REPEATS, MAX_CHANNELS, MAX_KERNEL = 100, 30, 8192, 31
+MAX_PARAMETERS = 500e6  # 2 GB; l6 has 87 M
 MAX_UPSAMPLE = 64  # product of the factors of all layers; they hold no tensors that could tell
 
 
 def read_cfg(path: Union[str, Path]) -> Cfg:
-    """Read a cfg yaml. Raises ValueError (with the file name) if it is not one."""
-    import yaml
+    """Read a cfg yaml.
 
-    with open(str(path), encoding="utf-8") as f:
-        cfg = yaml.safe_load(f)
+    Raises InputError for a file that is no YAML, ValueError (with the file name) for no cfg.
+    """
+    cfg = read_yaml(path)
     try:
         check_cfg(cfg)
     except ValueError as e:
@@ -105,12 +108,14 @@ def _check_row(i: int, row: Any) -> None:
         raise ValueError("layer %d %s: args %s are no list" % (i, module, args))
     if "Upsample" in module and not (len(args) == 3 and type(args[1]) in (int, float)):
         raise ValueError("layer %d %s: args %s, expected None, factor, mode" % (i, module, args))
-    numbers = [a for a in args if type(a) in (int, float)]
     if module in ("Conv", "Focus", "ConvFocus", "C3", "SPP"):
         if not (args and _is_int(args[0], 1, MAX_CHANNELS)):
             raise ValueError("layer %d %s: %s output channels" % (i, module, args[:1]))
-        numbers = numbers[1:]
-        for a in args[1:]:
-            numbers += list(a) if isinstance(a, (list, tuple)) else []
-    if any(type(n) not in (int, float) or abs(n) > MAX_KERNEL for n in numbers):
-        raise ValueError("layer %d %s: args %s are out of range" % (i, module, str(args)[:80]))
+        flat = [b for a in args[1:] for b in (a if isinstance(a, (list, tuple)) else [a])]
+        if not all(type(n) is bool or _is_int(n, 1, MAX_KERNEL) for n in flat):
+            raise ValueError(
+                "layer %d %s: args %s, expected whole numbers from 1 to %d after the channels"
+                % (i, module, str(args)[:80], MAX_KERNEL)
+            )
+    elif module == "Concat" and not all(_is_int(a, 1, 1) for a in args):
+        raise ValueError("layer %d %s: args %s, expected [1]" % (i, module, str(args)[:80]))

@@ -41,6 +41,7 @@ from utils.errors import InputError, one_line
 from utils.files import atomic_path
 from utils.outputs import check_replaceable
 from utils.pose.skeleton import of_model, skeleton_keys
+from utils.reading import check_file
 
 FORMAT = "yolo-pose-checkpoint"
 VERSION = 1
@@ -164,6 +165,7 @@ def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReade
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError("%s: %s, expected a .pt checkpoint" % (path, what))
+    check_file(path, "checkpoint")
     try:
         with _open_zip(path) as archive:
             content, tensors = read_archive(path, archive)

@@ -46,6 +46,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--instances", type=int, default=DeployConfig.instances, metavar="N",
         help="with --triton: how many of the model run at the same time [1]")  # fmt: skip
     add("--device", default=DeployConfig.device, help="GPU index; with --triton also cpu [0]")
+    cli.add_overwrite(parser)
     return parser
 
 

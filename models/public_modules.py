@@ -5,9 +5,11 @@ The authors pickled whole modules; archive.py reads them as records that keep th
 
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
-from models.archive import MAX_PLAIN_VALUES, Record, TensorMarker, TensorReader, check_plain
-from models.cfg import Cfg
+from models.archive import Record, TensorMarker, TensorReader, check_plain
+from models.cfg import MAX_ROWS, Cfg
 from models.common import activation_name
+
+MAX_MODULES, MAX_NAME = 10_000, 200  # of a tree, and characters of a name; l6 has 700 and 30
 
 
 class Network(NamedTuple):
@@ -26,6 +28,8 @@ def read_modules(content: Dict[str, Any], tensors: TensorReader) -> Network:
         found = getattr(root, "kind", type(root).__name__)
         raise ValueError("expected a models.yolo.Model under 'model', found %s" % found)
     layers = _children(root)["model"]
+    if not 0 < len(_children(layers)) <= MAX_ROWS:
+        raise ValueError("%d layers" % len(_children(layers)))
     head = list(_children(layers).values())[-1]
     source = getattr(root, "yaml", None) or getattr(root, "cfg", None)
     if not isinstance(source, dict):
@@ -63,7 +67,8 @@ def _walk(root: Any) -> Iterator[Tuple[str, Any]]:
     while todo:
         name, record = todo.pop()
         visits += 1
-        if visits > MAX_PLAIN_VALUES or not isinstance(record, Record):
+        small = visits <= MAX_MODULES and len(name) <= MAX_NAME
+        if not (small and isinstance(record, Record)):
             raise ValueError("the module tree is malformed")
         yield name, record
         todo.extend((name + k + ".", v) for k, v in _children(record).items())

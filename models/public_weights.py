@@ -20,6 +20,7 @@ if not __package__:
 
 from utils import cli
 from utils.errors import InputError
+from utils.reading import check_file
 
 PAGE = "https://github.com/TexasInstruments/edgeai-yolov5/tree/yolo-pose"
 
@@ -51,6 +52,7 @@ KNOWN: Dict[str, str] = {  # what comes with this repository
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits. Raises InputError where it can't be read."""
     digest = hashlib.sha256()
+    check_file(path, "checkpoint")
     try:
         with path.open("rb") as file:
             for block in iter(lambda: file.read(1 << 20), b""):

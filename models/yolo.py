@@ -16,9 +16,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
 import torch
 from torch import nn
 
-from models.cfg import MAX_CHANNELS, MAX_REPEATS, Cfg, check_cfg, read_cfg
+from models.cfg import MAX_CHANNELS, MAX_PARAMETERS, MAX_REPEATS, Cfg, check_cfg, read_cfg
 from models.common import C3, SPP, Concat, Conv, ConvFocus, Focus
 from models.head import PoseHead
+from utils.errors import one_line
 from utils.pose.keypoints import Skeleton
 from utils.pose.skeleton import of_model, skeleton_keys
 
@@ -143,11 +144,12 @@ class Model(nn.Module):
         check_cfg(cfg)
         self.cfg = cfg
         self.model: nn.Sequential
+        stride = _measure_stride(cfg)  # before memory is taken
         self.model, self.inputs, self.keep = _build(cfg)
         self.names = ["person"] if cfg["nc"] == 1 else ["class%d" % i for i in range(cfg["nc"])]
         self._keypoints: Dict[str, Any] = {}  # plain values, see skeleton
         head = self.head
-        head.stride = _measure_stride(cfg)
+        head.stride = stride
         self.stride = head.stride
         head.anchors /= head.stride.view(-1, 1, 1).to(head.anchors.device)
         self._init_weights()
@@ -230,8 +232,20 @@ def _measure_stride(cfg: Cfg) -> torch.Tensor:
     """Pixels a cell of each level; from shapes alone, since the maps may be of any size."""
     size = 256
     with torch.device("meta"), torch.no_grad():
-        maps = _run(*_build(cfg), x=torch.zeros(1, int(cfg.get("ch", 3)), size, size))
-    return torch.tensor([size / m.shape[2] for m in maps], device="cpu")
+        layers, *how = _build(cfg)
+        count = sum(p.numel() for p in layers.parameters())
+        if count > MAX_PARAMETERS:
+            raise ValueError(
+                "%.0f M parameters, at most %.0f M" % (count / 1e6, MAX_PARAMETERS / 1e6)
+            )
+        try:
+            maps = _run(layers, *how, x=torch.zeros(1, int(cfg.get("ch", 3)), size, size))
+            strides = [size / m.shape[2] for m in maps]
+        except (RuntimeError, ArithmeticError, LookupError, TypeError) as e:
+            raise ValueError("the layers do not fit together (%s)" % one_line(e, 200)) from e
+    if not all(s == int(s) <= 1024 for s in strides):
+        raise ValueError("levels of %s px a cell, expected whole numbers" % strides)
+    return torch.tensor(strides, device="cpu")
 
 
 def _build(cfg: Cfg) -> Tuple[nn.Sequential, Inputs, List[int]]:
@@ -265,8 +279,10 @@ def _build(cfg: Cfg) -> Tuple[nn.Sequential, Inputs, List[int]]:
                     block, c = make(builder, _Row(i, c, 1, list(args)))
                     blocks.append(block)
                 layer, c_out = nn.Sequential(*blocks), c
-        except (TypeError, IndexError, RuntimeError) as e:
-            raise ValueError("layer %d %s: args %s do not fit (%s)" % (i, module, args, e)) from e
+        except (TypeError, IndexError, RuntimeError, ArithmeticError, ValueError) as e:
+            reason = str(e)[:200] if isinstance(e, ValueError) else one_line(e, 200)
+            what = (i, module, str(args)[:80], reason)
+            raise ValueError("layer %d %s: args %s do not fit (%s)" % what) from e
         layers.append(layer)
         inputs.append(src)
         out.append(c_out)

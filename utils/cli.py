@@ -20,6 +20,7 @@ UNEXPECTED = 70  # exit code of a fault of ours; EX_SOFTWARE of sysexits.h
 # Said in the one line of an error, or of no use; before OpenCV is imported.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))  # 0.8 GB; a small file can claim
 
 
 def run(
@@ -55,7 +56,7 @@ def run(
             fail("%s: %s" % (e.filename, e.strerror) if e.filename else str(e))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
-            stopping.hurry()
+            stopping.end_if_asked()
             sys.exit(stopping.EXIT_CODE)
         except Exception as e:
             if out_of_memory(e):

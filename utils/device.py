@@ -1,4 +1,4 @@
-"""Devices by name, and how many cores there are."""
+"""Devices by name, and how many cores and how much memory there are."""
 
 import os
 from typing import Optional
@@ -26,3 +26,15 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_memory() -> Optional[int]:
+    """Bytes of memory that are free; None where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            for line in f:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return None
+    return None

@@ -1,6 +1,7 @@
 """The exception and the warning that are the user's to act on; errors on one line."""
 
 import re
+from typing import Any, Dict, Tuple
 
 # C0, DEL, C1; line separators; what turns the direction of text; half characters
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -17,6 +18,17 @@ class InputError(Exception):
 
 class InputWarning(UserWarning):
     """Something the user should know and may want to change; worded as an InputError."""
+
+
+def check_limits(config: Any, limits: Dict[str, Tuple[float, float]]) -> None:
+    """Raise InputError for a field of a config below or above its limits; None is no value.
+
+    Args: limits: field -> (lowest, highest).
+    """
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:  # NaN is not, either
+            raise InputError("`%s` %g: expected %g to %g" % (name, value, low, high))
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optiona
 S = TypeVar("S")
 T = TypeVar("T")
 _END = object()
+JOIN_S = 1.0  # wait this long for a thread that may hang in a library; it is a daemon
 
 
 class _Failure:
@@ -119,7 +120,7 @@ def _thread(
         stop.set()
         if on_stop is not None:
             on_stop()
-        thread.join(timeout=10)
+        thread.join(timeout=JOIN_S)
 
 
 def parallel_map(function: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:

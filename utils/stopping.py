@@ -4,8 +4,8 @@
         work()            # KeyboardInterrupt at the first signal
 
 Further signals do not interrupt the clean-up. A thread ends the process GRACE_S after a SIGTERM or
-a second Ctrl-C, and GRACE_S after `hurry`: also where a library neither returns nor lets Python's
-handlers run, and where threads that hang would be waited for at exit.
+a second Ctrl-C, also where a library neither returns nor lets Python's handlers run. Once the
+clean-up is done `end_if_asked` ends it at once.
 """
 
 import contextlib
@@ -28,7 +28,6 @@ class _Watch:
 
     def __init__(self) -> None:
         self.signals = 0
-        self.said = False  # that the process was interrupted
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.write_end, False)
         threading.Thread(target=self._run, daemon=True, name="stopping").start()
@@ -53,7 +52,7 @@ class _Watch:
 
     def _end(self) -> None:
         time.sleep(GRACE_S)
-        end_now(said=self.said)
+        end_now()
 
 
 _watch: Optional[_Watch] = None
@@ -84,21 +83,30 @@ def watched() -> Iterator[None]:
             _watch = outer
 
 
-def hurry() -> None:
-    """The main thread is done: after a signal the rest has GRACE_S to end."""
+def end_if_asked() -> None:
+    """The main thread is done: after a signal nothing else is waited for.
+
+    Threads that hang in a library would be; and libraries crash where they are taken down while a
+    thread is in them.
+    """
     if _watch is not None and _watch.signals:
-        _watch.said = True
-        _watch.end_soon()
+        end_now(said=True)
 
 
 def end_now(*, said: bool = False) -> None:
     """End the process and those that it started; temporary files go, nothing is waited for."""
     import multiprocessing
 
-    with contextlib.suppress(Exception):  # the process ends, whatever goes wrong here
+    # the process ends, whatever goes wrong here; a pipe that nobody reads blocks who writes to it
+    last = threading.Timer(1.0, os._exit, (EXIT_CODE,))
+    last.daemon = True
+    last.start()
+    with contextlib.suppress(Exception):
         for child in multiprocessing.active_children():
             child.kill()
         files.remove_temporary()
         if not said:
-            print("interrupted", file=sys.stderr, flush=True)
+            print("interrupted", file=sys.stderr)
+        sys.stderr.flush()
+        sys.stdout.flush()
     os._exit(EXIT_CODE)

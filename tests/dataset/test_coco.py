@@ -208,7 +208,7 @@ def test_errors_name_the_entry(tmp_path, content, reason):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_coco(tmp_path / "none.json", None, 17)
 
 

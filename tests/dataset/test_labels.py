@@ -134,7 +134,7 @@ def test_nothing_to_list(tmp_path):
     for name, reason in [
         ("empty.txt", "an empty list"),
         ("none.txt", "no such list file"),
-        ("binary.txt", "expected a text file"),
+        ("binary.txt", "not a text file"),
         (".", "no images in this folder"),
     ]:
         with pytest.raises(InputError, match=reason):

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Sequence, Union
 
 from utils.dataset.annotations import Annotation, IsCoco, parse_persons
-from utils.dataset.coco import is_coco, load_json
+from utils.dataset.coco import is_coco
 from utils.dataset.labelme import is_labelme, parse_labelme
 from utils.errors import InputError
 from utils.pose.keypoints import Skeleton
+from utils.reading import read_json
 
 
 def read_annotation(path: Union[str, Path], names: Sequence[str], skel: Skeleton) -> Annotation:
@@ -17,7 +18,7 @@ def read_annotation(path: Union[str, Path], names: Sequence[str], skel: Skeleton
 
     Raises InputError `path: reason` if it is neither, IsCoco for a COCO JSON.
     """
-    content = load_json(path)
+    content = read_json(path, "annotation")
     if is_coco(content):
         raise IsCoco(str(path))
     try:

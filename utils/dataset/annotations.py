@@ -20,12 +20,14 @@ import numpy as np
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX
 from utils.pose.letterbox import HW
+from utils.reading import is_number, shown
 
 # A point at most this far outside, over the width or height of the image, is a slip of the hand.
 OUTSIDE = 0.02
 # A box made of keypoints is this much larger on each side, over their longer side: about what
 # COCO's annotators leave at the sides and feet of people with most keypoints; heads need more.
 MARGIN = 0.1
+MAX_VALUE = 1e9  # px
 THINNEST = 0.1  # px; a box of less has nothing on it
 
 # What is counted on the way, as the summary prints it
@@ -94,12 +96,15 @@ def _person(entry: Any, nc: int, nkpt: int) -> Row:
     if not isinstance(entry, dict):
         raise ValueError("expected keypoints and bbox")
     if "keypoints" not in entry and "bbox" not in entry:
-        raise ValueError("neither keypoints nor bbox; its keys: %s" % ", ".join(map(str, entry)))
+        keys = ", ".join(shown(key) for key in list(entry)[:10])
+        raise ValueError("neither keypoints nor bbox; its keys: %s" % keys)
     cls = entry.get("class", 0)
     if type(cls) is not int or not 0 <= cls < nc:
-        raise ValueError("class %s, expected 0 to %d" % (str(cls)[:40], nc - 1))
+        raise ValueError("class %s, expected 0 to %d" % (shown(cls), nc - 1))
     area = entry.get("area")
-    area = numbers([np.nan if area is None else area], "area", finite=area is not None)[0]
+    if area is not None and not is_number(area, 0):
+        raise ValueError("area %s: expected px, at least 0" % shown(area))
+    area = np.nan if area is None else float(area)
     return parse_box(entry.get("bbox")), cls, parse_keypoints(entry.get("keypoints"), nkpt), area
 
 
@@ -140,10 +145,10 @@ def numbers(values: Any, what: str, finite: bool = True) -> np.ndarray:
         raise ValueError("%s: expected a list of numbers" % what)
     try:
         array = np.array(values, np.float64).ravel()
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError("%s: not a list of numbers" % what) from None
-    if finite and not np.isfinite(array).all():
-        raise ValueError("%s: a number is NaN, null or infinite" % what)
+    if finite and not (np.abs(array) <= MAX_VALUE).all():
+        raise ValueError("%s: a number is NaN, null, infinite or beyond %g" % (what, MAX_VALUE))
     return array
 
 

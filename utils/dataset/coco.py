@@ -19,7 +19,9 @@ from utils.errors import InputError
 from utils.files import atomic_path, check_utf8
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import AREA_OF_BOX, COCO, Skeleton
+from utils.reading import is_integer, is_number, read_json, shown
 
+MAX_ID, MAX_SIDE, MAX_VALUE = 2**53, 10**6, 1e9  # ids, px of an image, coordinates and areas
 PX_DIGITS = 3  # decimals of what is written
 
 
@@ -68,7 +70,7 @@ def read_coco(
     Raises InputError that names the file and the entry, and where the keypoints of categories
     differ in more than their order.
     """
-    content = load_json(path)
+    content = read_json(path, "COCO JSON")
     if not is_coco(content):
         raise InputError("%s: not a COCO JSON (expected keys images, annotations)" % path)
     if not isinstance(content.get("annotations"), list):
@@ -78,6 +80,8 @@ def read_coco(
     try:
         images = dict(_images(content["images"], found_faults))
         categories = content.get("categories") or []
+        if not isinstance(categories, list):
+            raise ValueError("categories: expected a list, got %s" % shown(categories))
         category_ids = _category_ids(categories, names)
         chosen = [entry for entry in categories if entry["id"] in category_ids]
         layout = category_keypoints.read(chosen, content["annotations"], nkpt, wanted=wanted)
@@ -111,7 +115,7 @@ def api_content(
 
     What a file may lack is filled in as read_coco does it. num_keypoints stays as the file has it.
     """
-    content = load_json(path)
+    content = read_json(path, "COCO JSON")
     images = dict(_images(content["images"], []))
     chosen = [entry for entry in content["categories"] if entry["id"] in category_ids]
     layout = category_keypoints.read(chosen, content["annotations"], wanted.count, wanted=wanted)
@@ -135,16 +139,6 @@ def is_coco(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("images"), list)
 
 
-def load_json(path: Union[str, Path]) -> Any:
-    """Content of a JSON file. Raises InputError if there is none."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as e:
-        raise InputError("%s: %s" % (path, e.strerror)) from e
-    except (ValueError, RecursionError) as e:  # not UTF-8, or not JSON
-        raise InputError("%s: not JSON (%s)" % (path, " ".join(str(e).split())[:120])) from e
-
-
 def _images(entries: List[Any], faults: List[str]):
     """(id, CocoImage) of each image entry; what is wrong with the others goes to `faults`."""
     seen = set()
@@ -161,12 +155,12 @@ def _images(entries: List[Any], faults: List[str]):
 
 
 def _image(entry: Any) -> Tuple[int, CocoImage]:
-    if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+    if not isinstance(entry, dict) or not is_integer(entry.get("id"), -MAX_ID, MAX_ID):
         raise ValueError("expected an id that is an integer")
     name, h, w = entry.get("file_name"), entry.get("height"), entry.get("width")
     if not isinstance(name, str) or not name:
         raise ValueError("no file_name")
-    if not (type(h) is int and type(w) is int and min(h, w) > 0):
+    if not all(is_integer(v, 1, MAX_SIDE) for v in (h, w)):
         raise ValueError("(%s) height and width must be positive integers" % name)
     return entry["id"], CocoImage(name, (h, w))
 
@@ -175,9 +169,9 @@ def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[in
     """Category id of each class."""
     known = {}
     for entry in entries:
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
+        if not isinstance(entry, dict) or not is_integer(entry.get("id"), -MAX_ID, MAX_ID):
             raise ValueError("categories: expected entries with id and name")
-        known[entry["id"]] = str(entry.get("name"))
+        known[entry["id"]] = shown(entry.get("name"))
     if not known:
         raise ValueError("categories: none")
     if names is None:
@@ -204,9 +198,11 @@ def _annotation(
     if not isinstance(entry, dict):
         raise ValueError("%s: expected an object" % where)
     if type(entry.get("image_id")) is not int or entry["image_id"] not in images:
-        raise ValueError("%s: image_id %s is no image" % (where, entry.get("image_id")))
+        raise ValueError("%s: image_id %s is no image" % (where, shown(entry.get("image_id"))))
     where += " of %s" % images[entry["image_id"]].file_name
-    box, area = entry.get("bbox"), entry.get("area")
+    box, area, category = entry.get("bbox"), entry.get("area"), entry.get("category_id")
+    if type(category) is not int:
+        raise ValueError("%s: category_id %s is no category" % (where, shown(category)))
     if not box and not strict:
         box = [math.nan] * 4
     elif not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:  # type: ignore
@@ -224,7 +220,7 @@ def _annotation(
         raise ValueError("%s: area must be a number" % where)
     return {
         "image_id": entry["image_id"],
-        "category_id": entry.get("category_id"),
+        "category_id": category,
         "bbox": box,
         "keypoints": points,
         "area": area,
@@ -234,9 +230,7 @@ def _annotation(
 
 def _numbers(values: Any) -> bool:
     """A list of finite numbers."""
-    return isinstance(values, list) and all(
-        type(v) in (int, float) and math.isfinite(v) for v in values
-    )
+    return isinstance(values, list) and all(is_number(v, -MAX_VALUE, MAX_VALUE) for v in values)
 
 
 def _ground_truth(

@@ -21,9 +21,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from utils.dataset.labels import list_images
 from utils.dataset.points_file import find_points, read_points
-from utils.errors import InputError, InputWarning, one_line
+from utils.errors import InputError, InputWarning
 from utils.pose import skeleton
 from utils.pose.keypoints import Skeleton
+from utils.reading import read_yaml
 
 TASKS = ("train", "val", "test")
 KEYS = {*TASKS, *(t + "-annotations" for t in TASKS), *skeleton.KEYS}
@@ -90,15 +91,10 @@ def read_data(path: Union[str, Path]) -> DataYaml:
     Raises InputError that names the file and the key. What a key points to may be missing: a
     dataset without a test split can still train. `images` and `annotations` say so when asked.
     """
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise InputError("`data` %s: no such file" % path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError("`data` %s: not YAML (%s)" % (path, one_line(e))) from e
+    content = read_yaml(path, "`data` %s" % path)
     if not isinstance(content, dict):
         raise InputError("`data` %s: expected keys train, val, nc, names" % path)
     unknown = [str(k) for k in content if k not in KEYS and k not in PASSED_OVER]

@@ -5,6 +5,7 @@ import numpy as np
 
 from utils.errors import one_line
 from utils.pose.letterbox import HW
+from utils.reading import check_image_file
 
 IMAGE_SUFFIXES = ".bmp .dib .jpeg .jpg .jpe .jp2 .png .webp .pbm .pgm .ppm .tif .tiff".split()
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
@@ -22,6 +23,7 @@ def read_image(path: str) -> np.ndarray:
 
     Raises ValueError (reason only, no path) for what OpenCV cannot decode; OSError as open().
     """
+    check_image_file(path)
     data = np.fromfile(path, np.uint8)
     if not data.size:
         raise ValueError("empty file")
@@ -43,6 +45,7 @@ def read_image_hw(path: str) -> HW:
 
     from PIL import Image, UnidentifiedImageError
 
+    check_image_file(path)
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of huge images and odd EXIF
         try:

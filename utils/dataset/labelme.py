@@ -12,7 +12,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from utils.dataset.annotations import Annotation, Row, numbers, stack
+from utils.dataset.coco import MAX_SIDE
 from utils.pose.keypoints import Skeleton, keypoint_name
+from utils.reading import is_integer, shown
 
 OUTLINES = ("rectangle", "polygon")
 HIDDEN = ("occluded", "hidden", "invisible")
@@ -99,7 +101,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
         stack(rows, skel.count),
         [group.name for group in groups],
         image.replace("\\", "/") if isinstance(image, str) and image else None,
-        (h, w) if type(h) is int and type(w) is int and min(h, w) > 0 else None,
+        (h, w) if all(is_integer(v, 1, MAX_SIDE) for v in (h, w)) else None,
         faults,
         notes,
     )
@@ -109,10 +111,10 @@ def _shape(shape: Any) -> Tuple[str, Dict[str, Any]]:
     """Type of a shape, and its label, group_id, xy (n, 2) px, hidden."""
     if not isinstance(shape, dict):
         raise ValueError("expected label, points, shape_type")
-    kind = str(shape.get("shape_type") or "polygon")
+    kind = shown(shape.get("shape_type") or "polygon")
     if kind not in OUTLINES + ("point",):
         return kind, {}
-    label = str(shape.get("label"))
+    label = shown(shape.get("label"))
     group_id = shape.get("group_id")
     if not isinstance(group_id, (int, str, type(None))):
         raise ValueError("%s: group_id is not a number" % label)
@@ -121,8 +123,8 @@ def _shape(shape: Any) -> Tuple[str, Dict[str, Any]]:
         raise ValueError("%s: points: %d numbers" % (label, len(xy)))
     flags = shape.get("flags")
     words = [k for k, v in flags.items() if v] if isinstance(flags, dict) else []
-    words += str(shape.get("description") or "").split()
-    hidden = any(str(word).lower() in HIDDEN for word in words)
+    words += shown(shape.get("description") or "", 1000).split()
+    hidden = any(shown(word).lower() in HIDDEN for word in words)
     return kind, {
         "label": label, "group_id": group_id, "xy": xy.reshape(-1, 2), "hidden": hidden,
     }  # fmt: skip

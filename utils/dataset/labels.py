@@ -21,9 +21,11 @@ from utils.errors import InputError
 from utils.files import atomic_path, walk_files
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX
+from utils.reading import read_text
 
 # Label files are rounded to some digits, so a box that ends at the border may end a bit outside.
 TOLERANCE = 1e-3
+MAX_CLASS = 1e6
 DIGITS = 6  # of what we write: 0.004 px on a 8192 px image
 
 
@@ -131,7 +133,7 @@ def _row(words: List[str], nkpt: int, dims: int) -> np.ndarray:
     if columns not in (5, 5 + dims * nkpt):
         raise ValueError(_columns_fault(columns, nkpt, dims))
     try:
-        row = np.array(words, np.float64)
+        row = np.array([float(word) for word in words], np.float64)
     except ValueError:
         word = next((w for w in words if not _is_number(w)), "")
         raise ValueError("%s is not a number" % word[:40]) from None
@@ -164,7 +166,7 @@ def _faults(rows: np.ndarray, nc: Optional[int]) -> Iterable[Tuple[Any, str]]:
         yield ~np.isfinite(rows).all(1), "a value is not finite"
         classes, boxes = rows[:, 0], rows[:, 1:5]
         points = rows[:, 5:].reshape(len(rows), (rows.shape[1] - 5) // 3, 3)
-        bad = (classes < 0) | (classes != np.floor(classes))
+        bad = (classes < 0) | (classes != np.floor(classes)) | (classes > MAX_CLASS)
         yield bad, "the class is not an index 0, 1, ..."
         if nc is not None:
             yield classes >= nc, "class beyond the %d of the dataset" % nc
@@ -194,10 +196,9 @@ def read_labels(
     dims: int = 3,
 ) -> Labels:
     """A label file; see parse_labels. Raises InputError `path, line 3: reason`."""
+    text = read_text(path, "label file")
     try:
-        return parse_labels(Path(path).read_text(encoding="utf-8"), nkpt, nc, dims=dims)
-    except UnicodeDecodeError as e:
-        raise InputError("%s: not a text file" % path) from e
+        return parse_labels(text, nkpt, nc, dims=dims)
     except ValueError as e:
         raise InputError("%s, %s" % (path, e)) from e
 
@@ -276,13 +277,12 @@ def list_images(path: Union[str, Path]) -> List[str]:
 
 def read_list(path: Union[str, Path]) -> List[str]:
     """The lines of a list file, blank ones left out. Raises InputError for one without any."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise InputError("%s: expected a text file with an image path a line" % path) from e
+    text = read_text(path, "list")
     # not splitlines(): a file name may hold what Unicode calls a line separator
     names = [line.strip(" \t") for line in text.split("\n")]
     names = [name for name in names if name]
     if not names:
         raise InputError("%s: an empty list" % path)
+    if "\0" in text:
+        raise InputError("%s: a NUL in it, expected a text file with an image path a line" % path)
     return names

@@ -5,10 +5,15 @@ import os
 from typing import Optional, Sequence
 
 from utils.dataset.data_yaml import TASKS
-from utils.errors import InputError
+from utils.errors import InputError, check_limits
 from utils.pose.letterbox import MAX_SIZE
 
 STUDY_SIZES = (320, 448, 576, 640, 704, 832)
+
+
+LIMITS = {  # parameter -> (lowest, highest)
+    "conf_thres": (0, 1), "iou_thres": (0, 1), "max_det": (1, 100000), "batch_size": (1, 4096),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +58,7 @@ class EvaluateConfig:
             raise InputError(
                 "`task` %s: expected %s, speed or study" % (self.task, ", ".join(TASKS))
             )
-        for name in ("conf_thres", "iou_thres"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InputError("`%s` %g: expected 0 to 1" % (name, value))
-        for name in ("max_det", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError("`%s` %d: expected at least 1" % (name, value))
+        check_limits(self, LIMITS)
         bad = [side for side in self.study_sizes if not 1 <= side <= MAX_SIZE]
         if bad:
             raise InputError("`study_sizes` %d: expected 1 to %d" % (bad[0], MAX_SIZE))

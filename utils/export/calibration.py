@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, InputWarning, check_limits
 from utils.export.onnx_file import OnnxFile, runnable
 from utils.pose.letterbox import parse_size, stride_multiple
 from utils.quantization import activation_ranges, qdq
@@ -50,10 +50,7 @@ class CalibrationConfig:
     recalibrate: bool = False  # also where a cache is there
 
     def __post_init__(self) -> None:
-        for name in ("calib_num", "calib_batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError("`%s` %d: expected at least 1" % (name, value))
+        check_limits(self, {"calib_num": (1, 1000000), "calib_batch": (1, 4096)})
         if self.calib_method is not None:
             names = {name.lower(): name for name in METHODS}
             method = names.get(self.calib_method.lower())

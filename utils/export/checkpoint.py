@@ -9,7 +9,8 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.device import available_memory
+from utils.errors import InputError, check_limits
 from utils.export.embedded_nms import check_nms, describe_nms, nms_settings, put_nms
 from utils.export.onnx_check import (
     Difference,
@@ -30,7 +31,10 @@ from utils.export.pixel_input import put_pixels
 from utils.files import atomic_path, check_output
 from utils.graph.nms import Nms
 from utils.pose import letterbox
+from utils.runtime.backend import MAX_BATCH
 from utils.runtime.predictor import DEFAULT_SIZE, warn_if_rounded
+
+BYTES_A_PIXEL = 400  # of the input: PyTorch, the tracer and ONNX Runtime, s6; larger ones more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +67,7 @@ class ExportConfig:
             raise InputError("`weights` %s: expected a .pt checkpoint" % self.weights)
         if self.img_size is not None:
             letterbox.parse_size(self.img_size)
-        if self.batch_size < 1:
-            raise InputError("`batch_size` %d: expected at least 1" % self.batch_size)
+        check_limits(self, {"batch_size": (1, MAX_BATCH)})
         if self.dynamic and self.batch_size != 1:
             raise InputError("`batch_size` goes with a static model; `dynamic` takes any batch")
         if not OPSETS[0] <= self.opset <= OPSETS[1]:
@@ -92,6 +95,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
     for package in ("torch", "onnx", "onnxruntime"):
         require(package)
     device = torch_device(config.device)
+    check_memory(config)
     from models.checkpoint import load_checkpoint
 
     path = output_path(config.weights, config.dynamic, config.end2end, uint8=config.uint8)
@@ -147,6 +151,18 @@ def export_checkpoint(config: ExportConfig) -> Path:
     if nms is not None:
         print(describe_nms(nms, poses))
     return path
+
+
+def check_memory(config: ExportConfig) -> None:
+    """Raise InputError if tracing at this size needs more memory than is free."""
+    height, width = letterbox.parse_size(config.img_size)
+    needed, free = BYTES_A_PIXEL * config.batch_size * height * width, available_memory()
+    if free is not None and needed > free:
+        raise InputError(
+            "`img_size` %d %d and `batch_size` %d need about %.1f GB of memory, %.1f GB are free; "
+            "choose less, or export with `dynamic`"
+            % (height, width, config.batch_size, needed / 1e9, free / 1e9)
+        )
 
 
 def reference_pairs(

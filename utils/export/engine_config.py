@@ -4,8 +4,9 @@ import dataclasses
 from typing import Optional, Sequence
 
 from utils.device import parse_device
-from utils.errors import InputError
+from utils.errors import InputError, check_limits
 from utils.export.calibration import CalibrationConfig
+from utils.runtime.backend import MAX_BATCH
 
 ROUND = ("cancel", "nearest")
 QUANT = ("implicit", "explicit")
@@ -42,10 +43,8 @@ class EngineConfig:
     dla: Optional[int] = None  # deep learning accelerator of a Jetson
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "min_batch", "opt_batch", "max_batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError("`%s` %d: expected at least 1" % (name, value))
+        batches = ("batch_size", "min_batch", "opt_batch", "max_batch")
+        check_limits(self, dict.fromkeys(batches, (1, MAX_BATCH)))
         if not 0 < self.workspace <= MAX_WORKSPACE_GB:
             raise InputError(
                 "`workspace` %g: expected GB, above 0 and up to %d"

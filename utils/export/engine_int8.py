@@ -10,6 +10,7 @@ from utils.export.engine_config import EngineConfig
 from utils.export.int8 import with_pairs, write_onnx
 from utils.export.onnx_file import OnnxFile
 from utils.files import check_writable
+from utils.quantization import qdq
 from utils.quantization.cache import adapted, format_cache, parse_cache, read_cache, write_cache
 from utils.quantization.cache_origin import write_origin
 from utils.trt.api import Profile, Tensorrt
@@ -30,6 +31,7 @@ def quantized(
     by = config.calib_by or ("tensorrt" if quant == "implicit" else "onnxruntime")
     if by == "tensorrt" and quant == "explicit":
         raise InputError("`calib_by` tensorrt goes with `quant` implicit")
+    qdq.check_keep(source.graph, config.calibration.keep)
     calibration, cached, images = settle(config.calibration, source, by=config.calib_by)
     config = dataclasses.replace(config, calibration=calibration)
     path = calibration.cache_path(source)

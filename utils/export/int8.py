@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence
 
 from utils.device import parse_device
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, InputWarning, check_limits
 from utils.export.calibration import CalibrationConfig, calibrate, load_ranges, settle
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8, runnable
 from utils.files import atomic_path, check_output
 from utils.graph.analysis import Graph
 from utils.graph.pixels import add_pixels
+from utils.pose.layout import decode_text
 from utils.quantization import qdq
 from utils.quantization.images import batches
 from utils.quantization.refit import refit
@@ -42,8 +43,7 @@ class QuantizeConfig:
     report: bool = False  # print what each tensor loses, alone in INT8
 
     def __post_init__(self) -> None:
-        if self.distill < 0:
-            raise InputError("`distill` %d: expected a number of steps" % self.distill)
+        check_limits(self, {"distill": (0, 1000000)})
 
 
 class Quantized(NamedTuple):
@@ -71,6 +71,7 @@ def quantize(config: QuantizeConfig) -> Path:
     mine = old is not None and old.get("onnx_sha256") == sha256(source.data)
     if not (config.report and mine):
         check_output(target)
+    qdq.check_keep(source.graph, config.calibration.keep)
     calibration, cached, images = settle(config.calibration, source)
     config = dataclasses.replace(config, calibration=calibration)
     amax = (load_ranges if cached else calibrate)(calibration, source)
@@ -251,6 +252,6 @@ def read_recipe(path: Path) -> Optional[Dict[str, Any]]:
         return None
     for entry in read_onnx(str(path)).model.metadata_props:
         if entry.key == RECIPE:
-            recipe = json.loads(entry.value)
+            recipe = decode_text(entry.value)
             return {"fit": False, **recipe} if isinstance(recipe, dict) else None
     return None

@@ -9,6 +9,8 @@ from utils.graph.fp16 import has_qdq, is_fp16
 from utils.graph.nms import has_efficientnms, swap_efficientnms
 from utils.graph.pixels import reads_pixels, remove_pixels
 from utils.pose.layout import Layout
+from utils.reading import read_bytes
+from utils.runtime.backend import check_input_dims
 from utils.runtime.metadata import identify
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def read_onnx(path: str) -> OnnxFile:
         raise InputError("`onnx` %s: expected an .onnx file" % path)
     if not file.is_file():
         raise InputError("`onnx` %s: no such file" % path)
-    data = file.read_bytes()
+    data = read_bytes(file, "ONNX")
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
@@ -66,7 +68,12 @@ def read_onnx(path: str) -> OnnxFile:
             "`onnx` %s: not a YOLO-Pose model: %d inputs, expected one of (B, 3, H, W)"
             % (path, len(entries))
         )
-    b, _, h, w = (d.dim_value or None for d in dims)
+    try:
+        sizes = [d.dim_value if d.HasField("dim_value") else None for d in dims]
+        check_input_dims(sizes)
+    except ValueError as e:
+        raise InputError("`onnx` %s: %s" % (path, e)) from e
+    b, _, h, w = sizes
     hw = None if h is None or w is None else (h, w)
     return OnnxFile(file, data, model, graph, b, hw, _layout(file, model), pixels)
 

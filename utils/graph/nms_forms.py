@@ -15,6 +15,7 @@ FORMS = ("efficientnms", "static")
 PLUGIN = "EfficientNMS_ONNX_TRT"
 MAX_TOPK = 3840  # the most that TensorRT's TopK layer takes
 # (from this conf_thres on, candidates, steps); docs/nms.md tells how often more are needed
+MAX_STEPS = 511  # 255 are more than any chain that was seen
 BOUNDS = ((0.1, 512, 31), (0.0, 2048, 31))
 
 
@@ -53,8 +54,11 @@ class Nms(NamedTuple):
                 % (candidates, self.topk, MAX_TOPK)
             )
         steps = self.steps or steps
-        if steps < 1 or steps % 2 == 0:
-            raise InputError("`nms_steps` %d: expected an odd number" % steps)
+        if not 1 <= steps <= MAX_STEPS or steps % 2 == 0:
+            raise InputError(
+                "`nms_steps` %d: expected an odd number up to %d; each adds nodes to the model"
+                % (steps, MAX_STEPS)
+            )
         return self._replace(candidates=candidates, steps=steps)
 
 

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MAX_PX = 1e7  # of a coordinate; what is larger overflows on the way to the pixels of the image
+
 
 class Detections(NamedTuple):
     """What a model with embedded NMS returns, NumPy; rows from num_dets on are empty."""
@@ -25,3 +27,20 @@ class Detections(NamedTuple):
                 "det_pose (B, k, 3K), det_scores (B, k, 1); got " + ", ".join(map(str, given))
             )
         return self
+
+    def check_values(self, nc: int) -> None:
+        """Raise ValueError (reason only) unless the rows up to num_dets can be poses of a model
+        with `nc` classes."""
+        most = self.det_scores.shape[1]
+        counts = self.num_dets[:, 0]
+        if ((counts < 0) | (counts > most)).any():
+            raise ValueError("num_dets %d, expected 0 to %d" % (counts[np.argmax(counts)], most))
+        used = np.arange(most) < counts[:, None]
+        classes = self.det_indices[..., 1][used]
+        if ((classes < 0) | (classes >= nc)).any():
+            bad = classes[(classes < 0) | (classes >= nc)][0]
+            raise ValueError("class %d, expected 0 to %d" % (bad, nc - 1))
+        for name, high in (("det_scores", 1.001), ("det_boxes", MAX_PX), ("det_pose", MAX_PX)):
+            values = getattr(self, name)[used]
+            if not (np.abs(values) <= high).all():  # NaN is not, either
+                raise ValueError("%s beyond %g" % (name, high))

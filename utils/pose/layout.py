@@ -134,9 +134,14 @@ class Layout(NamedTuple):
             )
 
 
+MAX_TEXT = 1 << 20  # characters of a value in metadata
+
+
 def decode_text(text: str) -> Any:
     """A value of a file's metadata: JSON, or the text of a Python value, as other exporters write
     it; any other text as it is."""
+    if len(text) > MAX_TEXT:
+        return text
     for decode in (json.loads, ast.literal_eval):
         try:
             return decode(text)

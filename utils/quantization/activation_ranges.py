@@ -251,7 +251,7 @@ def open_session(model: bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it has to say is in its exception
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

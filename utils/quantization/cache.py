@@ -18,6 +18,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.quantization.activation_ranges import LEVELS
+from utils.reading import read_bytes
 
 HEADERS = {"MinMax": "MinMaxCalibration", "Entropy": "EntropyCalibration2"}
 OLDEST_VERSION = 8502  # what is written where no TensorRT is at hand: JetPack 5.1's
@@ -91,7 +92,7 @@ def format_cache(cache: Cache) -> bytes:
 def read_cache(path: Union[str, Path]) -> Cache:
     """Read a cache file. Raises InputError if it is none."""
     try:
-        return parse_cache(Path(path).read_bytes())
+        return parse_cache(read_bytes(path, "calibration cache"))
     except ValueError as e:
         raise InputError(
             "%s: not a calibration cache (%s); delete it and calibrate again" % (path, e)

@@ -15,6 +15,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.reading import read_bytes, read_json
 
 
 class Origin(NamedTuple):
@@ -65,7 +66,7 @@ def read_origin(cache: Union[str, Path]) -> Optional[Origin]:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "side file")
         values = {name: content[name] for name in Origin._fields}
         digest = content["cache_sha256"]
         values["imgsz"] = tuple(values["imgsz"])
@@ -86,4 +87,4 @@ def read_origin(cache: Union[str, Path]) -> Optional[Origin]:
 
 
 def _content_hash(cache: Union[str, Path]) -> str:
-    return hashlib.sha256(Path(cache).read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(cache, "calibration cache")).hexdigest()

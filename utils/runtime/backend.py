@@ -5,17 +5,35 @@ A Backend maps (B, 3, H, W) float RGB 0..1 to raw predictions (B, N, 5 + nc + 3K
 torch, onnxruntime and tensorrt are imported by the backend that needs them and by no other.
 """
 
-from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from utils.pose.detections import Detections
 from utils.pose.keypoints import Skeleton
 from utils.pose.layout import Layout
+from utils.pose.letterbox import MAX_SIZE
 
 if TYPE_CHECKING:
     from utils.pose.fixed_nms import NmsSettings
     from utils.runtime.metadata import Identity
+
+
+MAX_BATCH, MAX_PIXELS = 1024, 1 << 26  # images at once, and their pixels: 0.8 GB as float32
+
+
+def check_input_dims(dims: Sequence[Optional[int]]) -> None:
+    """Raise ValueError (reason only) for an input (B, 3, H, W) that no memory would hold.
+
+    Args: dims: None where dynamic.
+    """
+    batch, height, width = (1 if d is None else d for d in (dims[0], *dims[2:]))
+    sides = 1 <= min(height, width) <= max(height, width) <= MAX_SIZE
+    if not (sides and 1 <= batch <= MAX_BATCH and batch * height * width <= MAX_PIXELS):
+        raise ValueError(
+            "input %s: expected at most %d images of at most %d px a side, %d megapixels together"
+            % (format_shape(dims), MAX_BATCH, MAX_SIZE, MAX_PIXELS / 1e6)
+        )
 
 
 class EmbeddedNms(NamedTuple):

@@ -4,10 +4,16 @@ import dataclasses
 import math
 from typing import Optional, Sequence
 
-from utils.errors import InputError
+from utils.errors import InputError, check_limits
 from utils.runtime.detector import MAX_WAIT_MS
 from utils.runtime.live import RECONNECT_S
 from utils.runtime.video_file import resolve_codec
+
+LIMITS = {  # parameter -> (lowest, highest)
+    "conf_thres": (0, 1), "iou_thres": (0, 1), "kpt_thres": (0, 1), "track_low_thres": (0, 1),
+    "track_oks": (0, 1), "max_det": (1, 100000), "line_thickness": (0, 1000),
+    "track_lost": (1, 1000000), "batch_size": (1, 4096), "max_wait": (0, 10000),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,27 +59,14 @@ class DetectConfig:
     smooth_beta: float = 10.0  # Hz more for each body length a second; higher: less lag
 
     def __post_init__(self) -> None:
-        for name in ("conf_thres", "iou_thres", "kpt_thres", "track_low_thres", "track_oks"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InputError("`%s` %g: expected 0 to 1" % (name, value))
-        if self.line_thickness < 0:
-            raise InputError("`line_thickness` %d: expected px, 0: automatic" % self.line_thickness)
+        check_limits(self, LIMITS)
         resolve_codec(self.codec)
         if not self.name:
             raise InputError("`name`: expected the name of a folder")
         if not 0 <= self.reconnect <= 1e6:
             raise InputError("`reconnect` %g: expected seconds, 0: for ever" % self.reconnect)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError("`batch_size` %d: expected at least 1" % self.batch_size)
-        if not 0 <= self.max_wait <= 10000:
-            raise InputError("`max_wait` %g: expected 0 to 10000 ms" % self.max_wait)
-        if self.max_det < 1:
-            raise InputError("`max_det` %d: expected at least 1" % self.max_det)
         if self.save_conf and not self.save_txt:
             raise InputError("`save_conf` goes with `save_txt`")
-        if self.track_lost < 1:
-            raise InputError("`track_lost` %d: expected at least 1 frame" % self.track_lost)
         if self.save_mot and not self.track:
             raise InputError("`save_mot` goes with `track`")
         if self.smooth and not self.track:

@@ -16,7 +16,8 @@ import numpy as np
 
 RECONNECT_S = 10.0  # a stream that stays silent this long is lost
 RETRY_S = 0.5  # between two connections
-CLOSE_S = 2.0  # wait this long for readers that hang in the network
+HANG_S = 10.0  # a connection that is made, or a call that waits for a frame, fails after this
+CLOSE_S = 1.0  # wait this long for readers that hang in the network
 
 
 class Arrived(NamedTuple):
@@ -58,7 +59,9 @@ class LiveReader:
         self._thread.start()
 
     def _connect(self) -> cv2.VideoCapture:
-        return cv2.VideoCapture(int(self.address) if self.address.isdecimal() else self.address)
+        if self.address.isdecimal():
+            return cv2.VideoCapture(int(self.address))
+        return open_capture(self.address)
 
     def _run(self) -> None:
         try:
@@ -126,6 +129,15 @@ class LiveReader:
         self._thread.join(timeout=max(deadline - time.monotonic(), 0))
         if not self._thread.is_alive() and self._capture is not None:
             self._capture.release()
+
+
+def open_capture(path: str) -> cv2.VideoCapture:
+    """A video file or stream; an address that stays silent for HANG_S fails, now or later."""
+    if not is_address(path) or cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
+        return cv2.VideoCapture(path)
+    limit = round(1000 * HANG_S)
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
+    return cv2.VideoCapture(path, cv2.CAP_FFMPEG, limits)
 
 
 def is_address(source: str) -> bool:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from utils.device import parse_device
 from utils.errors import InputError
+from utils.reading import check_file
 from utils.runtime.backend import Backend
 from utils.runtime.onnx_backend import OnnxBackend
 from utils.runtime.torch_backend import TorchBackend
@@ -33,8 +34,11 @@ def load_backend(
         raise InputError(
             "`weights` %s: expected a .pt, .onnx, .trt, .engine or .plan file" % weights
         )
-    if not path.is_file():
-        raise InputError("`weights` %s: no such file" % weights)
+    kinds = {".pt": "checkpoint", ".onnx": "ONNX"}
+    try:
+        check_file(path, kinds.get(suffix, "engine"))
+    except InputError as e:
+        raise InputError("`weights` %s" % e) from e
     gpu = parse_device(device)
     if suffix == ".pt":
         return TorchBackend(path, gpu, half, throughput=throughput)

@@ -6,6 +6,8 @@ from utils.pose import skeleton
 from utils.pose.detections import Detections
 from utils.pose.keypoints import COCO_NAMES, Skeleton
 from utils.pose.layout import SUPPRESSED_ROWS, WAY_OUT, Dims, Layout, decode_text, find_layout
+from utils.pose.letterbox import MAX_SIZE
+from utils.reading import is_integer, shown
 from utils.runtime.backend import EmbeddedNms
 
 DEFAULT_STRIDE = 64
@@ -38,7 +40,7 @@ def identify(properties: Dict[str, str], outputs: Mapping[str, Dims]) -> Identit
     task = _metadata_value(properties, "task", "pose")
     if task != "pose":
         raise ValueError(
-            "a model of the task %s, which has no keypoints; take the pose model" % str(task)[:60]
+            "a model of the task %s, which has no keypoints; take the pose model" % shown(task)
         )
     if "det_boxes" in outputs:
         return _embedded(properties, outputs)
@@ -119,7 +121,7 @@ def _kpt_shape(properties: Dict[str, str]) -> Optional[Tuple[int, int]]:
         or value[0] < 1
         or value[1] not in (2, 3)
     ):
-        raise ValueError("metadata kpt_shape: %s is not [keypoints, 2 or 3]" % str(value)[:60])
+        raise ValueError("metadata kpt_shape: %s is not [keypoints, 2 or 3]" % shown(value))
     return value[0], value[1]
 
 
@@ -139,16 +141,19 @@ def read_metadata(properties: Dict[str, str], width: int) -> ModelInfo:
             "%d output columns are not 5 + %d classes + 3 x keypoints" % (width, len(names))
         )
     if _metadata_value(properties, "nkpt", nkpt) != nkpt:
-        raise ValueError("metadata nkpt %s, output %d" % (properties["nkpt"], nkpt))
+        raise ValueError("metadata nkpt %s, output %d" % (shown(properties["nkpt"]), nkpt))
     stride = _metadata_value(properties, "stride", DEFAULT_STRIDE)
     if type(stride) is not int or not 1 <= stride <= 1024:
-        raise ValueError("metadata stride: %s" % str(stride)[:60])
+        raise ValueError("metadata stride: %s" % shown(stride))
     imgsz = _metadata_value(properties, "imgsz", None)
     if imgsz is not None:
         if not (isinstance(imgsz, list) and len(imgsz) == 2):
-            raise ValueError("metadata imgsz: %s is not height, width" % str(imgsz)[:60])
-        if any(type(v) is not int or v < 1 or v % stride for v in imgsz):
-            raise ValueError("metadata imgsz: %s are no multiples of %d" % (imgsz, stride))
+            raise ValueError("metadata imgsz: %s is not height, width" % shown(imgsz))
+        if not all(is_integer(v, 1, MAX_SIZE) and v % stride == 0 for v in imgsz):
+            raise ValueError(
+                "metadata imgsz: %s are no multiples of %d up to %d"
+                % (" ".join(map(shown, imgsz)), stride, MAX_SIZE)
+            )
         imgsz = (imgsz[0], imgsz[1])
     declared = {key: _metadata_value(properties, key, None) for key in skeleton.KEYS}
     try:
@@ -166,8 +171,8 @@ def read_names(properties: Dict[str, str]) -> List[str]:
         keys = [str(i) for i in range(len(numbered))]
         names = [numbered[k] for k in keys] if set(keys) == set(numbered) else names
     if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
-        raise ValueError("metadata names: %s is no list of class names" % str(names)[:60])
-    return names
+        raise ValueError("metadata names: %s is no list of class names" % shown(names))
+    return [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
 
 
 def read_embedded_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) -> EmbeddedNms:
@@ -185,7 +190,7 @@ def read_embedded_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) 
     values = [_metadata_value(properties, key, None) for key in ("conf_thres", "iou_thres")]
     for key, value in zip(("conf_thres", "iou_thres"), values):
         if type(value) not in (int, float) or not 0 <= value <= 1:
-            raise ValueError("metadata %s: %s" % (key, str(value)[:60]))
+            raise ValueError("metadata %s: %s" % (key, shown(value)))
     if _metadata_value(properties, "topk", topk) != topk:
         raise ValueError("metadata topk %s, output %d" % (properties["topk"], topk))
     return EmbeddedNms(float(values[0]), float(values[1]), topk)

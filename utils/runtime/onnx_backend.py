@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.device import available_cores
 from utils.errors import InputError, InputWarning, one_line
-from utils.runtime.backend import Backend, format_shape
+from utils.runtime.backend import Backend, check_input_dims, format_shape
 from utils.runtime.metadata import DEFAULT_STRIDE, identify, is_fp16
 
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
@@ -38,7 +38,7 @@ class OnnxBackend(Backend):
             cuda = {"device_id": gpu or 0, "use_tf32": 0}
             providers.insert(0, ("CUDAExecutionProvider", cuda))
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what it has to say is in its exception
         if throughput and not use_cuda:
             cores = available_cores()
             self.workers = min(cores, MAX_WORKERS)
@@ -106,6 +106,7 @@ class OnnxBackend(Backend):
             self.precision = properties["precision"].strip('"')
         dims = {o.name: [d if isinstance(d, int) else None for d in o.shape] for o in outputs}
         try:
+            check_input_dims(self.input_shape)
             if [d[1:] for d in dims.values()] == [[None, None]]:
                 dims = {outputs[0].name: self._run_once(path, properties)}
             self._set_identity(identify(properties, dims))
@@ -135,7 +136,14 @@ class OnnxBackend(Backend):
         self._check_input(images)
         if images.dtype != self.dtype:
             images = images.astype(self.dtype)
-        return self._read(self.session.run(self._outputs, {self._input: images}))
+        try:
+            outputs = self.session.run(self._outputs, {self._input: images})
+        except Exception as e:  # onnxruntime's exceptions share no base class but Exception
+            raise InputError(
+                "ONNX Runtime cannot run the model at %s (%s)"
+                % (format_shape(images.shape), one_line(e))
+            ) from e
+        return self._read(outputs)
 
 
 def portable_model(path: Path) -> Optional[bytes]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.errors import InputError, InputWarning
 from utils.pose import letterbox, nms
+from utils.pose.detections import MAX_PX
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.letterbox import HW, Letterbox
 from utils.pose.poses import Poses
@@ -161,12 +162,30 @@ class Predictor:
         if isinstance(raw, list) and raw and isinstance(raw[0], Poses):
             found = raw  # suppressed on the device
         elif self.backend.end2end:  # a batch that was filled up has more images than boxes
+            self._check(raw)
             found = nms.detections_to_poses(
                 raw, self.conf_thres, self.max_det, classes=self.classes
             )
         else:
             found = nms.raw_to_poses(raw[: len(boxes)], self.backend.nc, **self.settings._asdict())
+        for poses in found:
+            if (
+                poses.count
+                and max(np.abs(poses.boxes).max(), np.abs(poses.keypoints).max()) > MAX_PX
+            ):
+                raise InputError(
+                    "the model predicts coordinates beyond %g px; it is broken" % MAX_PX
+                )
         return [box.to_original(poses) for box, poses in zip(boxes, found)]
+
+    def _check(self, found: Any) -> None:
+        """Raise InputError for outputs of embedded NMS that contradict themselves."""
+        try:
+            found.check().check_values(self.backend.nc)
+        except ValueError as e:
+            raise InputError(
+                "the embedded NMS of the model is inconsistent: %s; export it again" % e
+            ) from e
 
 
 def _warn(message: str) -> None:

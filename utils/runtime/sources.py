@@ -19,7 +19,15 @@ import numpy as np
 
 from utils.dataset.images import IMAGE_SUFFIXES, read_image
 from utils.errors import InputError, InputWarning
-from utils.runtime.live import CLOSE_S, RECONNECT_S, LiveReader, display_name, is_address
+from utils.reading import check_file, read_text
+from utils.runtime.live import (
+    CLOSE_S,
+    RECONNECT_S,
+    LiveReader,
+    display_name,
+    is_address,
+    open_capture,
+)
 from utils.words import counted
 
 VIDEO_SUFFIXES = ".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split()
@@ -102,7 +110,13 @@ class Source:
             yield from self._live()
 
     def _video(self, path: str) -> Iterator[Frame]:
-        capture = cv2.VideoCapture(path)
+        if not is_address(path):
+            try:
+                check_file(path, "video")
+            except InputError as e:
+                self.skipped.append((path, str(e)[len(path) + 2 :]))
+                return
+        capture = open_capture(path)
         try:
             if not capture.isOpened():
                 self.skipped.append((path, "not a video OpenCV can decode"))
@@ -321,17 +335,16 @@ def _sort_by_kind(names: List[str], images: List[str], videos: List[str]) -> int
 
 
 def _read_lines(path: Path) -> List[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise InputError("%s: a list file must be UTF-8 text (%s)" % (path, e.reason)) from e
+    text = read_text(path, "list")
     # not splitlines(): a file name may hold what Unicode calls a line separator
     lines = [line.strip() for line in text.split("\n")]
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _frame_count(path: str) -> int:
-    capture = cv2.VideoCapture(path)
+    if not is_address(path) and not os.path.isfile(path):
+        return 0
+    capture = open_capture(path)
     try:
         return max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
     finally:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Dict, Optional, Sequence, Union
 
 from utils.device import available_cores
-from utils.errors import InputError
+from utils.errors import InputError, check_limits
 from utils.pose.letterbox import HW, parse_size
 
 WORKERS = 8  # at most, one a core, where the config names no number
@@ -58,10 +58,7 @@ class TrainConfig:
                 "`evolve` is not available; vary the keys of `hyp`, for instance with Optuna, as "
                 "docs/training.md shows"
             )
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InputError("`%s` %d: expected %d to %d" % (name, value, low, high))
+        check_limits(self, LIMITS)
         if not 0 <= self.label_smoothing < 1:
             raise InputError("`label_smoothing` %g: expected 0 to 1" % self.label_smoothing)
         parse_size(self.img_size)

@@ -9,7 +9,8 @@ The keys are those of the YOLOv5 family. The last ones below have a default: old
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Tuple, Union
 
-from utils.errors import InputError, one_line
+from utils.errors import InputError
+from utils.reading import is_number, read_yaml, shown
 
 
 class Hyp(NamedTuple):
@@ -72,16 +73,10 @@ def read_hyp(path: Union[str, Path]) -> Hyp:
     Raises InputError that names the file and the keys that are missing, unknown, no number or out
     of range.
     """
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise InputError("`hyp` %s: no such file; data/hyp.scratch.yaml is one" % path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError("`hyp` %s: not YAML (%s)" % (path, one_line(e))) from e
-    return check_hyp(content, "`hyp` %s" % path)
+    return check_hyp(read_yaml(path, "`hyp` %s" % path), "`hyp` %s" % path)
 
 
 def check_hyp(content: Any, where: str) -> Hyp:
@@ -96,10 +91,10 @@ def check_hyp(content: Any, where: str) -> Hyp:
         raise InputError("%s: %s; compare data/hyp.scratch.yaml" % (where, "; ".join(parts)))
     values = {}
     for key, value in content.items():
-        if type(value) not in (int, float):
+        if not is_number(value):
             raise InputError(
                 "%s: %s is %s, expected a number (YAML wants 1.0e-4, not 1e-4)"
-                % (where, key, str(value)[:40])
+                % (where, key, shown(value, 40))
             )
         low, high = (0.0, 1.0) if key in PROBABILITIES else BOUNDS.get(key, (-1e9, 1e9))
         if not low <= value <= high:

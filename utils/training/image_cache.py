@@ -6,12 +6,14 @@ if not cache.read(7, out):
     cache.write(7, out)
 """
 
-from typing import Optional, Sequence
+from typing import Sequence
 
 import cv2
 import numpy as np
 
+from utils.device import available_memory
 from utils.errors import InputError
+from utils.reading import check_image_file
 
 
 class ImageCache:
@@ -59,6 +61,7 @@ def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:
 
     Raises ValueError for what is no image, OSError as open().
     """
+    check_image_file(path)
     data = np.fromfile(path, np.uint8)  # OpenCV's own file names know no Chinese on Windows
     hw = out.shape[:2]
     ratio = min(image_hw[0] / hw[0], image_hw[1] / hw[1])
@@ -74,15 +77,3 @@ def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:
     if image.shape[:2] != hw:
         image = cv2.resize(image, (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out)
-
-
-def available_memory() -> Optional[int]:
-    """Bytes of memory that are free; None where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as f:
-            for line in f:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        return None
-    return None

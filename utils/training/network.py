@@ -34,11 +34,12 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
     torch.manual_seed(config.seed)
     try:
         cfg = read_cfg(config.cfg) if config.cfg else checkpoint.model.cfg  # type: ignore
-    except FileNotFoundError as e:
-        raise InputError("`cfg` %s: no such file" % config.cfg) from e
-    except ValueError as e:
+    except (InputError, ValueError) as e:
         raise InputError("`cfg` %s" % e) from e
-    model = Model(cfg, nc=nc, nkpt=data.nkpt)
+    try:
+        model = Model(cfg, nc=nc, nkpt=data.nkpt)
+    except ValueError as e:
+        raise InputError("`cfg` %s: %s" % (config.cfg or config.weights, e)) from e
     model.names = ["object"] if config.single_cls and data.nc > 1 else list(data.names)
     model.skeleton = _skeleton(data, checkpoint)
     count = model.parameter_count() / 1e6

@@ -1,13 +1,16 @@
 """The config of a run that goes on: `config = resumed(TrainConfig(resume="runs/exp/last.pt"))`."""
 
 import dataclasses
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
-from models.checkpoint import load_training_state
+from models.checkpoint import TrainingState, load_training_state
 from utils.errors import InputError, InputWarning
+from utils.reading import is_integer, is_number, shown
 from utils.training.config import TrainConfig
+from utils.training.hyper_parameters import check_hyp
 
 NEW = ("device", "cache_images", "workers")  # about the machine: these may differ from the run's
 
@@ -20,6 +23,7 @@ def resumed(config: TrainConfig) -> TrainConfig:
     """
     path = Path(config.resume) if isinstance(config.resume, str) else latest(config.project)
     _, state = load_training_state(path)
+    check_state(state, str(path))
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     kept = {name: value for name, value in state.plain["args"].items() if name in known}
     default = TrainConfig(resume=True)
@@ -49,6 +53,54 @@ def resumed(config: TrainConfig) -> TrainConfig:
 def _text(value: Any) -> str:
     """A value as one types it."""
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def check_state(state: TrainingState, path: str) -> None:
+    """Raise InputError for a state that no run can have written.
+
+    Whether its tensors fit the network, Trainer.restore sees.
+    """
+    try:
+        plain = state.plain
+        args = plain.get("args") if isinstance(plain, dict) else None
+        if not isinstance(args, dict):
+            raise ValueError("no args")
+        default = TrainConfig(resume=True)
+        for field in dataclasses.fields(TrainConfig):
+            if field.name in args:
+                _check_type(field.name, args[field.name], getattr(default, field.name))
+        epochs = args.get("epochs", default.epochs)
+        for name in ("epoch", "best_epoch"):
+            if not is_integer(plain.get(name), 0, epochs):
+                raise ValueError("%s %s, expected 0 to %d" % (name, shown(plain.get(name)), epochs))
+        if not is_number(plain.get("best"), -1, 1):
+            raise ValueError("best %s, expected -1 to 1" % shown(plain.get("best")))
+        if not is_integer(plain.get("updates"), 0, 2**53):
+            raise ValueError("updates %s, expected a count" % shown(plain.get("updates")))
+        check_hyp(plain.get("hyp"), path)
+        for name, tensor in state.tensors.items():
+            if not re.match(r"(model\.|optimizer\.\d{1,6}\.\w+$)", name):
+                raise ValueError("a tensor %s" % name[:60])
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise ValueError("%s is not finite" % name[:60])
+    except ValueError as e:
+        raise InputError("%s: damaged state of a run (%s); begin a new one" % (path, e)) from e
+
+
+def _check_type(name: str, value: Any, default: Any) -> None:
+    """Raise ValueError unless a field of TrainConfig may have this value; limits come later."""
+    if name == "img_size":
+        good = isinstance(value, (list, tuple)) and all(is_integer(v, 1, 2**31) for v in value)
+    elif name == "workers":
+        good = value is None or is_integer(value, 0, 2**31)
+    elif name == "resume":
+        good = isinstance(value, (bool, str))
+    elif isinstance(default, float):
+        good = is_number(value)
+    else:
+        good = type(value) is type(default)
+    if not good:
+        raise ValueError("%s is %s" % (name, shown(value)))
 
 
 def latest(project: str) -> Path:

@@ -3,6 +3,7 @@
 train(TrainConfig(cfg="models/hub/yolov5n6_kpts.yaml", data="data/custom_kpts.yaml"))
 """
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional
 
@@ -20,7 +21,7 @@ from utils.training.distributed import Ranks
 from utils.training.hyper_parameters import Hyp, check_hyp, read_hyp
 from utils.training.network import anchors_px, build_model, check_freeze, fit_anchors
 from utils.training.progress import Progress, describe, epoch_line, run_folder
-from utils.training.resume import resumed
+from utils.training.resume import check_state, resumed
 from utils.training.train_set import TrainSet, draws_by_need, fault_lines, read_train_set
 from utils.training.trainer import Options, Trainer
 from utils.training.validation import PLAIN_LIMIT, validate
@@ -114,7 +115,12 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
            distributed.device_name(device), folder)
     )  # fmt: skip
     if ranks.first and state is None:
-        describe(folder, config, trainer)
+        try:
+            describe(folder, config, trainer)
+        except BaseException:  # nothing was trained: nothing stays
+            if not config.exist_ok:
+                shutil.rmtree(str(folder), ignore_errors=True)
+            raise
     return PreparedRun(trainer, eval_set, progress)
 
 
@@ -143,6 +149,7 @@ def begin(config: TrainConfig, data: DataYaml, ranks: Ranks) -> Beginning:
     """The network and the hyper-parameters, those of the run that goes on if there is one."""
     if isinstance(config.resume, str):  # train() has found the latest one
         checkpoint, state = load_training_state(config.resume)
+        check_state(state, str(config.resume))
         hyp = check_hyp(state.plain["hyp"], config.resume)
         ranks.say("%s: goes on after epoch %d of %d"
                   % (config.resume, state.plain["epoch"], config.epochs))  # fmt: skip
@@ -212,7 +219,13 @@ def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
     due = last or (not config.notest and (epoch + 1) % config.val_period == 0)
     per_class: List[float] = []
     if due and ranks.first:
-        accuracy = validate(trainer, eval_set, single_class=config.single_cls)
+        try:
+            accuracy = validate(trainer, eval_set, single_class=config.single_cls)
+        except InputError as e:  # an image that cannot be decoded: the epoch is not lost
+            progress.finish_epoch(trainer, row, last=False)
+            raise InputError(
+                "%s; the epoch is in %s, `resume` goes on from there" % (e, progress.last_path)
+            ) from e
         row.update(accuracy.figures)
         per_class = accuracy.per_class
     if config.image_weights and due:

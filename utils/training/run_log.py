@@ -13,11 +13,13 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import cv2
 import numpy as np
 
+from utils.errors import InputError
 from utils.evaluation import charts
 from utils.files import atomic_path
 from utils.pose.drawing import draw_ground_truth
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX, Skeleton
+from utils.reading import read_text
 from utils.training.augment import Persons
 
 DRAWN_IMAGES = 16  # of a batch that are drawn
@@ -66,9 +68,29 @@ def read_rows(path: Union[str, Path], epochs: int) -> List[Row]:
     path = Path(path)
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as f:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
-    return [row for row in rows if row.get("epoch", 0) <= epochs]
+    rows = parse_rows(read_text(path, "table"), str(path))
+    return [row for row in rows if row["epoch"] <= epochs]
+
+
+def parse_rows(text: str, path: str) -> List[Row]:
+    """The rows of a results.csv: each has an epoch, 1, 2, ...; cells may be empty.
+
+    Raises InputError that names file and line.
+    """
+    rows: List[Row] = []
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for cells in reader:
+            row = {str(k): float(v) for k, v in cells.items() if v}
+            if None in cells or not float(row.get("epoch", 0)).is_integer() or "epoch" not in row:
+                raise ValueError("expected %d cells, one of them an epoch" % len(cells))
+            rows.append(row)
+    except (ValueError, TypeError, csv.Error) as e:
+        raise InputError(
+            "%s, line %d: %s; restore the file, or move it away and go on without the rows so far"
+            % (path, reader.line_num, e)
+        ) from e
+    return rows
 
 
 def write_images(

@@ -9,6 +9,7 @@ list, and read from there as long as labels and images stay as they are.
 
 import hashlib
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -20,6 +21,7 @@ from utils.dataset.labels import Labels, empty_labels, label_path, scan_labels
 from utils.errors import InputError, one_line
 from utils.files import atomic_path
 from utils.pipeline import parallel_map
+from utils.reading import check_file, read_bytes
 
 CACHE_VERSION = 2
 MIN_SIDE = 8  # px; smaller images cannot be trained on
@@ -126,12 +128,9 @@ def _weights(data: DataYaml) -> Dict[str, float]:
 def _label_text(image: str) -> str:
     """Content of the label file of an image; empty if there is none."""
     path = label_path(image)
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    if not path.exists():
         return ""
-    except OSError as e:
-        raise InputError("%s: %s" % (path, e.strerror)) from e
+    return read_bytes(path, "label file").decode("utf-8", "replace")
 
 
 def _read_entries(
@@ -208,6 +207,10 @@ def _load_cache(path: Path, key: str) -> Optional[List[_Entry]]:
     if not path.is_file():
         return None
     try:
+        check_file(path, "label cache")
+        with zipfile.ZipFile(str(path)) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                raise ValueError("compressed")
         with np.load(str(path), allow_pickle=False) as kept:
             if str(kept["key"]) != key:
                 return None
@@ -220,6 +223,18 @@ def _load_cache(path: Path, key: str) -> Optional[List[_Entry]]:
 def _entries(kept: Any) -> Iterator[_Entry]:
     ends = np.cumsum(kept["counts"])
     parts = (kept["classes"], kept["boxes"], kept["keypoints"])
+    n, total = len(kept["hw"]), int(kept["counts"].sum())
+    shapes = [
+        kept["hw"].shape,
+        kept["counts"].shape,
+        kept["faults"].shape,
+        *(p.shape for p in parts),
+    ]
+    points = parts[2].shape[1:2]
+    if shapes != [(n, 2), (n,), (n,), (total,), (total, 4), (total, *points, 3)]:
+        raise ValueError("arrays of shapes %s" % shapes)
+    if not all(np.isfinite(p).all() for p in parts) or min(kept["counts"], default=0) < 0:
+        raise ValueError("values that are no labels")
     for hw, count, end, fault in zip(kept["hw"], kept["counts"], ends, kept["faults"]):
         rows = slice(int(end - count), int(end))
         labels = Labels(*(part[rows] for part in parts))

@@ -17,7 +17,7 @@ from torch import nn
 
 from models.checkpoint import TrainingState
 from models.yolo import Model
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.training import distributed
 from utils.training.batches import TrainBatch, TrainBatches
 from utils.training.distributed import Ranks
@@ -309,12 +309,12 @@ class Trainer:
     def restore(self, ema: Model, state: TrainingState) -> None:
         """Take up a run: `ema` holds the averaged weights.
 
-        Raises ValueError if the state is another network's.
+        Raises InputError if the state is another network's.
         """
         names = self.model.state_dict()
         mine = {k: state.tensors.get("model." + k) for k in names}
         if any(v is None or v.shape != names[k].shape for k, v in mine.items()):
-            raise ValueError("its tensors are another network's")
+            raise InputError("`resume`: its tensors are another network's")
         self.ema.model.load_state_dict(ema.state_dict())  # before: `ema` may be the model itself
         self.model.load_state_dict(mine)
         self.ema.updates = int(state.plain["updates"])
@@ -327,9 +327,14 @@ class Trainer:
             for key, value in kept.get(i, {}).items():
                 if value.shape == parameter.shape:
                     value = torch.empty_like(parameter).copy_(value)
+                elif value.numel() != 1:
+                    raise InputError("`resume`: the state of its optimizer is another network's")
                 self.optimizer.state[parameter][key] = value
         if "scaler" in state.plain:
-            self.scaler.load_state_dict(state.plain["scaler"])
+            try:
+                self.scaler.load_state_dict(state.plain["scaler"])
+            except (KeyError, TypeError, RuntimeError, AttributeError) as e:
+                raise InputError("`resume`: a damaged scaler (%s)" % one_line(e)) from e
 
     def _parameters(self) -> List[nn.Parameter]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]

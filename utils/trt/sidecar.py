@@ -13,6 +13,7 @@ from utils.errors import InputError
 from utils.files import atomic_path
 from utils.pose import skeleton
 from utils.pose.layout import decode_text
+from utils.reading import read_json
 
 # metadata of an exported ONNX that goes along
 KEYS = ("task", "names", "nc", "stride", "imgsz", "conf_thres", "iou_thres", "topk", "nms",
@@ -43,7 +44,7 @@ def split_engine(content: bytes) -> Tuple[Dict[str, Any], bytes]:
         return {}, content
     try:
         found = json.loads(text.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}, content
     return {key: found[key] for key in FOREIGN_KEYS if key in found}, content[4 + size :]
 
@@ -65,9 +66,9 @@ def read_info(engine: Union[str, Path]) -> Optional[Dict[str, Any]]:
     if not path.is_file():
         return None
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise InputError("%s: not JSON; build the engine again, or delete it" % path) from e
+        info = read_json(path, "side file")
+    except InputError as e:
+        raise InputError("%s; build the engine again, or delete it" % e) from e
     if not isinstance(info, dict):
         raise InputError("%s: expected a JSON object; build the engine again" % path)
     return info
