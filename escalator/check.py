@@ -34,13 +34,13 @@ from utils.dataset.data_yaml import TASKS, DataYaml, assumptions, read_data
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, scan_labels
 from utils.dataset.left_right import swap_reason
-from utils.errors import InputError
+from utils.errors import InputError, check_limits
 from utils.files import atomic_path
 from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import Skeleton
-from utils.pose.letterbox import HW
+from utils.pose.letterbox import HW, MAX_SIZE
 from utils.reading import read_text
 
 TINY = 8  # px of the network input: one cell of its finest level
@@ -351,8 +351,7 @@ def print_findings(summaries: Dict[str, Dict]) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.img_size < 1:
-        raise InputError("--img-size %d: expected px" % args.img_size)
+    check_limits(args, {"img_size": (1, MAX_SIZE), "workers": (0, 256)})
     data = read_data(args.data)
     tasks = [t for t in TASKS if t in (args.task or data.splits)]
     if not tasks:

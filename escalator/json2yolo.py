@@ -42,7 +42,7 @@ from escalator.tally import Tally
 from utils import cli
 from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
 from utils.dataset.points_file import NAME, write_points
-from utils.errors import InputError
+from utils.errors import InputError, check_limits
 from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 from utils.pose.keypoints import COCO
@@ -183,8 +183,7 @@ def _warn_if_elsewhere(targets: Sequence[Target]) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    if args.nkpt is not None and args.nkpt < 1:
-        raise InputError("--nkpt %d: expected at least 1" % args.nkpt)
+    check_limits(args, {"nkpt": (1, 1000), "workers": (0, 256)})
     if args.names and len(set(args.names)) < len(args.names):
         raise InputError("--names %s: one name twice" % " ".join(args.names))
 

@@ -27,7 +27,7 @@ from utils import cli
 from utils.dataset.images import read_image
 from utils.dataset.label_points import label_points
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, read_labels
-from utils.errors import InputError
+from utils.errors import InputError, check_limits
 from utils.outputs import check_all_replaceable
 from utils.pose.drawing import draw_ground_truth
 from utils.pose.skeleton import Declared
@@ -108,9 +108,7 @@ def target_names(paths: Sequence[str]) -> List[str]:
 
 
 def main(args: argparse.Namespace) -> None:
-    for flag in ("visual_num", "line_thickness"):
-        if getattr(args, flag) < 0:
-            raise InputError("--%s %d: expected at least 0" % (flag, getattr(args, flag)))
+    check_limits(args, {"visual_num": (0, 1e9), "line_thickness": (0, 1000), "nkpt": (1, 1000)})
     paths = list_images(os.path.join(args.data_root, args.data_file))
     if os.path.realpath(args.save_dir) in image_folders(paths):
         raise InputError(

@@ -23,6 +23,7 @@ from utils.dataset.coco import api_content, read_coco
 from utils.dataset.data_yaml import read_data
 from utils.dataset.labels import list_images, read_labels, scan_labels
 from utils.errors import InputError
+from utils.pose.keypoints import skeleton
 from utils.quantization.cache import read_cache
 from utils.reading import read_json, read_yaml
 from utils.runtime.metadata import identify
@@ -146,7 +147,7 @@ def test_coco_json(tmp_path_factory, steps):
         with only_input_errors():
             coco = read_coco(path, ["person"], 2, faults=faults)
             if faults is None:
-                api_content(path, coco.category_ids, 2)
+                api_content(path, coco.category_ids, coco.skeleton)
 
 
 @seeded
@@ -154,7 +155,7 @@ def test_coco_json(tmp_path_factory, steps):
 def test_annotation_of_one_image(tmp_path_factory, steps, valid):
     path = file_of(tmp_path_factory, dumped(mutated(valid, steps)))
     with only_input_errors(), contextlib.suppress(IsCoco):
-        fit(read_annotation(path, ["person"], 2), (40, 50))
+        fit(read_annotation(path, ["person"], skeleton(2)), (40, 50))
 
 
 @seeded

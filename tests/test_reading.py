@@ -109,5 +109,6 @@ def test_shown_stays_short():
     bomb = [1]
     for _ in range(100):
         bomb = [bomb, bomb]
+    assert shown([1, 2.5, "x", None]) == "[1, 2.5, x, None]"
     assert shown(bomb) == "list of 2" and len(shown("x" * 1000)) == 60
     assert shown(10**5000) == "an integer of 16610 bits" and shown(True) == "True"

@@ -168,6 +168,9 @@ def is_integer(value: Any, low: int, high: int) -> bool:
 
 def shown(value: Any, length: int = 60) -> str:
     """The beginning of a value for a message; of a list or dict without walking all of it."""
+    plain = (str, int, float, type(None))
+    if isinstance(value, (list, tuple)) and len(value) < 9 and all(type(v) in plain for v in value):
+        return "[%s]" % ", ".join(shown(v, 20) for v in value)
     if isinstance(value, (list, tuple, dict, set)):
         return "%s of %d" % (type(value).__name__, len(value))
     if isinstance(value, int) and not -(10**20) < value < 10**20:

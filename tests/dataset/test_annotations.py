@@ -79,7 +79,7 @@ def test_boxes_are_cut_and_counted():
         ({"keypoints": [0, 0] * 17, "bbox": []}, "neither a bbox nor a labelled keypoint"),
         ({"keypoints": [5, 5] + [0, 0] * 16}, "one point cannot make one"),
         ({"keypoints": POINTS, "class": 1}, "class 1, expected 0 to 0"),
-        ({"keypoints": POINTS, "bbox": [1, 2, 3, 4], "area": "big"}, "area: not a list"),
+        ({"keypoints": POINTS, "bbox": [1, 2, 3, 4], "area": "big"}, "area big: expected px"),
         ({"points": POINTS}, "neither keypoints nor bbox; its keys: points"),
         ([1, 2], "expected keypoints and bbox"),
     ],

@@ -15,6 +15,7 @@ Relative paths are looked for below `path`, beside the yaml file and in the work
 tools write ../train/images beside a folder train: where that leads nowhere, train/images counts.
 """
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
@@ -76,7 +77,7 @@ class DataYaml(NamedTuple):
         return self._existing(task + "-annotations", self.jsons[task])
 
     def _existing(self, key: str, entry: str) -> str:
-        if not Path(entry).exists():
+        if not os.path.exists(entry):
             below = "below path %s nor " % self.root if self.root else ""
             raise InputError(
                 "%s: %s: %s is neither %sbeside the yaml file nor in the working directory"
@@ -213,4 +214,4 @@ def _find(yaml_path: Path, key: str, entry: Any, *, folders: List[Path]) -> str:
     if entry.startswith("../"):
         spellings.append(entry[len("../") :])
     candidates = (folder / spelling for spelling in spellings for folder in folders)
-    return next((str(c) for c in candidates if c.exists()), entry)
+    return next((str(c) for c in candidates if os.path.exists(str(c))), entry)

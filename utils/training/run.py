@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional
 
 from models.checkpoint import TrainingState, load_checkpoint, load_training_state
 from models.yolo import Model
+from utils import outputs
 from utils.dataset.data_yaml import DataYaml, assumptions, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.errors import InputError
@@ -48,6 +49,8 @@ def train(config: TrainConfig) -> None:
 
 def run_process(config: TrainConfig) -> None:
     """One process of the run."""
+    if config.resume:  # the files of the run go on, wherever its folder was copied from
+        outputs.adopt(outputs.writer()._replace(overwrite=True))
     ranks = distributed.from_environment()
     device = distributed.own_device(config.device, ranks)
     config.share_of_batch(ranks.world)
