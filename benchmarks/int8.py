@@ -36,7 +36,7 @@ from utils.graph.analysis import Graph
 from utils.pose import letterbox
 from utils.pose.keypoints import AREA_OF_BOX
 from utils.quantization import activation_ranges, qdq
-from utils.quantization.distill import Options, distill
+from utils.quantization.distill import DistillOptions, distill
 from utils.quantization.images import batches, choose_images
 from utils.quantization.refit import refit
 from utils.runtime.onnx_backend import OnnxBackend
@@ -148,7 +148,7 @@ def main(args):
                     begin = time.perf_counter()
                     made, plan = quantised(args.onnx, amax, few, hw, boxed, fit)
                     if steps:
-                        options = Options(steps, seed=args.seed, device=args.device)
+                        options = DistillOptions(steps, seed=args.seed, device=args.device)
                         distill(
                             made,
                             model,

@@ -29,7 +29,7 @@ from utils.training.hyper_parameters import read_hyp
 from utils.training.network import build_model
 from utils.training.run import batch_spec, make_batches
 from utils.training.train_set import read_train_set
-from utils.training.trainer import Options, Trainer, to_device
+from utils.training.trainer import Trainer, TrainerOptions, to_device
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     train_set = train_set._replace(repeats=train_set.repeats * factor)
     spec = batch_spec(config, model, size=config.size, ranks=ranks, pin=gpu)
     batches = make_batches(config, train_set, hyp, spec=spec)
-    options = Options(
+    options = TrainerOptions(
         epochs=10, device=device, ranks=ranks, adam=config.adam, amp=not config.no_amp,
         compile=config.compile, graphs=not config.no_graphs, progress=False,
     )  # fmt: skip

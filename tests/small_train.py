@@ -12,10 +12,10 @@ from utils.training.assembler import Spec
 from utils.training.batches import TrainBatches
 from utils.training.hyper_parameters import read_hyp
 from utils.training.train_set import TrainSet
-from utils.training.trainer import Options, Trainer
+from utils.training.trainer import Trainer, TrainerOptions
 
 
-def make_trainer(folder: Path, cfg: Any, options: Options, **changes: Any) -> Trainer:
+def make_trainer(folder: Path, cfg: Any, options: TrainerOptions, **changes: Any) -> Trainer:
     """Three epochs of two batches of 4 images, 128 px; 16 batches are one update.
 
     Args: cfg: of the network. changes: of the Spec.

@@ -13,7 +13,7 @@ from tests.small_net import make_small_net, run_onnx  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.graph.analysis import Graph  # noqa: E402
 from utils.quantization import activation_ranges, qdq  # noqa: E402
-from utils.quantization.distill import Options, distill  # noqa: E402
+from utils.quantization.distill import DistillOptions, distill  # noqa: E402
 from utils.quantization.head_loss import pose_loss, read_channels, read_levels  # noqa: E402
 from utils.quantization.torch_graph import FakeQuant, TorchGraph  # noqa: E402
 
@@ -86,7 +86,9 @@ def test_gradients_of_a_pair():
 def test_no_steps_change_nothing(tmp_path, paths):
     teacher, model, plan = quantised(tmp_path)
     before = model.SerializeToString()
-    assert distill(model, teacher, plan, paths=paths, net_hw=(64, 64), options=Options(0)) == []
+    assert (
+        distill(model, teacher, plan, paths=paths, net_hw=(64, 64), options=DistillOptions(0)) == []
+    )
     assert model.SerializeToString() == before
 
 
@@ -109,7 +111,7 @@ def test_it_comes_nearer_to_the_teacher_and_stays_a_model_of_the_same_kind(tmp_p
             constant.CopyFrom(numpy_helper.from_array(value, constant.name))
     nodes = [node.SerializeToString() for node in model.graph.node]
     before = loss_of(model, teacher)
-    options = Options(60, size=64, rate=3e-3, progress=False)
+    options = DistillOptions(60, size=64, rate=3e-3, progress=False)
     losses = distill(model, teacher, plan, paths=paths, net_hw=(64, 64), options=options)
     assert len(losses) == 60 and loss_of(model, teacher) < 0.5 * before
     onnx.checker.check_model(model)
@@ -131,7 +133,7 @@ def test_the_same_seed_gives_the_same_model(tmp_path, paths):
     results = []
     for seed in (1, 1, 2):
         teacher, model, plan = quantised(tmp_path)
-        options = Options(2, size=64, seed=seed, progress=False)
+        options = DistillOptions(2, size=64, seed=seed, progress=False)
         distill(model, teacher, plan, paths=paths, net_hw=(64, 64), options=options)
         results.append(model.SerializeToString())
     assert results[0] == results[1] != results[2]
@@ -210,7 +212,7 @@ def test_imported_models(tmp_path, case, paths):
     for name, found in zip(head.outputs, graph(both)):
         assert len(found) == 2
         np.testing.assert_allclose(found[:1].numpy(), wanted[name], atol=2e-4)
-    options = Options(3, size=64, rate=1e-3, progress=False, batch=2)
+    options = DistillOptions(3, size=64, rate=1e-3, progress=False, batch=2)
     losses = distill(model, teacher, plan, paths=paths, net_hw=(128, 128), options=options)
     assert len(losses) == 3 and np.isfinite(losses).all()
     onnx.checker.check_model(model)

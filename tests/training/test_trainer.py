@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from tests.conftest import tiny_cfg  # noqa: E402
 from tests.small_train import make_trainer  # noqa: E402
-from utils.training.trainer import Options  # noqa: E402
+from utils.training.trainer import TrainerOptions  # noqa: E402
 
 
 class Recorder(TorchDispatchMode):
@@ -59,7 +59,7 @@ def graphs(monkeypatch):
 
 
 def make(folder):
-    return make_trainer(folder, tiny_cfg(), Options(3, torch.device("cpu"), progress=False))
+    return make_trainer(folder, tiny_cfg(), TrainerOptions(3, torch.device("cpu"), progress=False))
 
 
 def test_gradients_of_replays_add_up(tmp_path, graphs):

@@ -10,7 +10,7 @@ if not torch.cuda.is_available():
 from models import common  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.small_train import make_trainer  # noqa: E402
-from utils.training.trainer import Options  # noqa: E402
+from utils.training.trainer import TrainerOptions  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def exact_products(monkeypatch):
 
 
 def make(tmp_path, graphs, freeze=0):
-    options = Options(3, torch.device("cuda", 0), freeze=freeze, amp=False, graphs=graphs,
+    options = TrainerOptions(3, torch.device("cuda", 0), freeze=freeze, amp=False, graphs=graphs,
                       progress=False)  # fmt: skip
     cfg = str(ROOT / "models" / "hub" / "yolov5n6_kpts.yaml")
     return make_trainer(tmp_path, cfg, options, workers=2 * graphs, pin=True)

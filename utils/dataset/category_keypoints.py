@@ -17,7 +17,7 @@ from utils.pose.skeleton import read_skeleton, skeleton_keys
 SHOWN = 4  # names in a message
 
 
-class Layout(NamedTuple):
+class CategoryLayout(NamedTuple):
     """What the keypoints of the annotations are, and where each of them is found."""
 
     skeleton: Skeleton
@@ -35,7 +35,7 @@ def read(
     nkpt: Optional[int],
     *,
     wanted: Optional[Skeleton] = None,
-) -> Layout:
+) -> CategoryLayout:
     """The common keypoints of some categories.
 
     Args:
@@ -75,7 +75,7 @@ def read(
             )  # fmt: skip
         same = order is None or order == list(range(len(order)))
         orders[key] = None if same else [3 * k + i for k in order or () for i in range(3)]
-    return Layout(target, orders)
+    return CategoryLayout(target, orders)
 
 
 def entries(names: Sequence[str], ids: Iterable[int], skel: Skeleton) -> List[Dict[str, Any]]:

@@ -162,7 +162,7 @@ def _bar(total: int, shown: bool) -> Iterator[Any]:
         yield bar
 
 
-class _Job(NamedTuple):
+class _ImageBatch(NamedTuple):
     """A batch on its way through the network."""
 
     indices: List[int]
@@ -178,7 +178,7 @@ def predict(
     Loader threads decode and letterbox, `backend.workers` infer and suppress.
     """
 
-    def load(indices: List[int]) -> _Job:
+    def load(indices: List[int]) -> _ImageBatch:
         images = []
         with timer("decode"):
             for i in indices:
@@ -186,9 +186,9 @@ def predict(
                 eval_set.check_size(i, images[-1].shape[:2])  # now, not after the last image
         with timer("preprocess"):
             prepared = predictor.preprocess(images)
-        return _Job(indices, [(m.shape[0], m.shape[1]) for m in images], prepared)
+        return _ImageBatch(indices, [(m.shape[0], m.shape[1]) for m in images], prepared)
 
-    def infer(job: _Job) -> List[Tuple[int, HW, Poses]]:
+    def infer(job: _ImageBatch) -> List[Tuple[int, HW, Poses]]:
         with timer("inference"):
             raws = predictor.infer(job.prepared)
         with timer("nms"):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ATTENTION = ("MatMul", "Softmax")  # of imported models, no INT8: Q/DQ pairs leave it, too
 
 
-class Prepared(NamedTuple):
+class PreparedModel(NamedTuple):
     """What goes to TensorRT."""
 
     data: bytes  # the ONNX
@@ -110,7 +110,7 @@ def build_engine(config: EngineConfig) -> Path:
 
 def prepare(
     config: EngineConfig, source: OnnxFile, trt: Tensorrt, *, profile: Optional[Profile]
-) -> Prepared:
+) -> PreparedModel:
     """Choose the precision and make the ONNX this TensorRT needs for it."""
     import onnx
 
@@ -145,7 +145,7 @@ def prepare(
     if trt.typed and fp16:
         to_fp16(model)
     explicit = how.get("quantization") == "explicit"
-    return Prepared(
+    return PreparedModel(
         data=_content(model, source.pixels),
         precision="INT8" if int8 else "FP16" if fp16 else "FP32",
         fp16=fp16,

@@ -53,7 +53,7 @@ class Quantized(NamedTuple):
     convs: int  # in INT8
     kept: int  # not
     coverage: float  # of the multiply-accumulates
-    plan: qdq.Plan
+    plan: qdq.QdqPlan
 
 
 def quantize(config: QuantizeConfig) -> Path:
@@ -174,11 +174,11 @@ def distill_device(config: QuantizeConfig) -> str:
 
 def distilled(config: QuantizeConfig, source: OnnxFile, result: Quantized, *, device: str) -> None:
     """Train the quantised model in place."""
-    from utils.quantization.distill import Options, distill
+    from utils.quantization.distill import DistillOptions, distill
 
     calibration = config.calibration
     images = calibration.images()
-    options = Options(config.distill, seed=calibration.calib_seed or 0, device=device)
+    options = DistillOptions(config.distill, seed=calibration.calib_seed or 0, device=device)
     losses = distill(
         result.model,
         source.model,

@@ -129,7 +129,7 @@ def import_onnx(config: ImportConfig) -> Path:
     return path
 
 
-class Source(NamedTuple):
+class ForeignModel(NamedTuple):
     """A file of another exporter."""
 
     model: "ModelProto"  # onnx.ModelProto, tidy
@@ -139,7 +139,7 @@ class Source(NamedTuple):
     hw: Tuple[int, int]  # (height, width) px of the comparison
 
 
-def read_source(path: str) -> Source:
+def read_source(path: str) -> ForeignModel:
     """Load and recognise a file.
 
     Raises InputError for one that is not there, no ONNX, in no known layout, ours, or with NMS
@@ -179,10 +179,10 @@ def read_source(path: str) -> Source:
     hw = backend.static_hw or backend.imgsz or stride_multiple(USUAL_HW, backend.stride)
     dims = dims_of(model.graph.output[0])
     rows = dims[2] if layout.turned else dims[1]
-    return Source(model, backend, layout, rows if isinstance(rows, int) else None, hw)
+    return ForeignModel(model, backend, layout, rows if isinstance(rows, int) else None, hw)
 
 
-def source_pairs(source: Source, image: np.ndarray) -> List[Tuple[np.ndarray, np.ndarray]]:
+def source_pairs(source: ForeignModel, image: np.ndarray) -> List[Tuple[np.ndarray, np.ndarray]]:
     """(batch, the original's predictions in our layout) pairs that the file is compared on.
 
     Of a dynamic file a second one, of another size and batch. Raises InputError if it cannot run.
@@ -206,7 +206,7 @@ def source_pairs(source: Source, image: np.ndarray) -> List[Tuple[np.ndarray, np
     return pairs
 
 
-def describe_model(model: "ModelProto", source: Source) -> None:
+def describe_model(model: "ModelProto", source: ForeignModel) -> None:
     """Our metadata in place of the exporter's; what it says of origin and licence stays."""
     backend = source.backend
     kept = [(e.key, e.value) for e in model.metadata_props if e.key in KEPT]

@@ -19,7 +19,7 @@ from utils.pose.letterbox import HW
 from utils.quantization.activation_ranges import LEVELS
 from utils.quantization.head_loss import open_head
 from utils.quantization.images import read_batch
-from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
+from utils.quantization.qdq import PREFIX, QdqPlan, weight_scales, without_pair
 from utils.quantization.torch_graph import TorchGraph
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LARGEST_ZOOM = 1.2  # of what the model will see
 WARM_UP = 0.05  # of the steps
 
 
-class Options(NamedTuple):
+class DistillOptions(NamedTuple):
     """How to distil.
 
     Rates are for weights and biases relative to their size, for scales in log. INT8 is off by so
@@ -49,7 +49,7 @@ class Options(NamedTuple):
 
 
 def crops(
-    paths: Sequence[str], net_hw: HW, options: Options, *, letterboxed: bool
+    paths: Sequence[str], net_hw: HW, options: DistillOptions, *, letterboxed: bool
 ) -> Iterator[np.ndarray]:
     """Endless batches (B, 3, size, size) of pieces, zoomed and mirrored at random.
 
@@ -84,7 +84,7 @@ class Student:
     Attributes: values: names of the constants of the ONNX -> trained tensors.
     """
 
-    def __init__(self, model: "ModelProto", plan: Plan, outputs: Sequence[str], *, device: Any):
+    def __init__(self, model: "ModelProto", plan: QdqPlan, outputs: Sequence[str], *, device: Any):
         self.graph = TorchGraph(model, outputs, device)
         values = self.graph.values
         self.weights = []  # (name, name of its scale or None)
@@ -122,7 +122,7 @@ class Student:
                     largest = values[name].abs().amax((1, 2, 3))
                     values[scale] = largest.clamp(min=1e-12) / LEVELS
 
-    def parameters(self, options: Options) -> List[Dict[str, Any]]:
+    def parameters(self, options: DistillOptions) -> List[Dict[str, Any]]:
         """Groups of Adam, whose steps are as large as the rate: a share of each tensor's size."""
         groups = [
             {
@@ -154,11 +154,11 @@ class Student:
 def distill(
     model: "ModelProto",
     teacher: Any,
-    plan: Plan,
+    plan: QdqPlan,
     *,
     paths: Sequence[str],
     net_hw: HW,
-    options: Options,
+    options: DistillOptions,
     letterboxed: bool = False,
 ) -> List[float]:
     """Train a quantised model in place. Returns the loss of each step.

@@ -36,7 +36,7 @@ PREFIX = "int8/"  # of everything that is put into the graph
 MIN_SHARE = 0.95  # of the multiply-accumulates
 
 
-class Plan(NamedTuple):
+class QdqPlan(NamedTuple):
     """What is quantised.
 
     convs: Conv nodes in INT8. tensors: activations that get a pair, in graph order.
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     added: FrozenSet[str] = frozenset()
 
 
-def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ()) -> Plan:
+def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ()) -> QdqPlan:
     """Decide which convolutions and tensors are INT8.
 
     Args:
@@ -82,7 +82,7 @@ def make_plan(graph: Graph, keep: Iterable[str] = (), final: Iterable[str] = ())
     order = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
     tensors = [name for name in order if name in wanted]
     group = {name: find(groups, name) for name in tensors}
-    return Plan(graph, convs, tensors, group, frozenset(added))
+    return QdqPlan(graph, convs, tensors, group, frozenset(added))
 
 
 def _is_added(graph: Graph, name: str) -> bool:
@@ -112,7 +112,7 @@ def check_keep(graph: Graph, keep: Iterable[str]) -> None:
             raise InputError("`keep` %s: no convolution of that name in the model" % word)
 
 
-def read_together(plan: Plan) -> Dict[str, List[str]]:
+def read_together(plan: QdqPlan) -> Dict[str, List[str]]:
     """Tensor of the plan -> the tensors of its group that convolutions read, for `choose`.
 
     What only goes into a Concat is not read for itself: what comes out holds its values, too.
@@ -125,7 +125,7 @@ def read_together(plan: Plan) -> Dict[str, List[str]]:
     return {name: read[plan.group[name]] for name in plan.tensors}
 
 
-def shared_scales(plan: Plan, amax: Dict[str, float]) -> Dict[str, float]:
+def shared_scales(plan: QdqPlan, amax: Dict[str, float]) -> Dict[str, float]:
     """Scale of each tensor of the plan: the largest of its group, over 127.
 
     Raises KeyError for a tensor that no range is known of.
@@ -144,7 +144,7 @@ def weight_scales(weights: np.ndarray) -> np.ndarray:
     return np.maximum(largest, 1e-12).astype(np.float32) / np.float32(LEVELS)
 
 
-def insert(model: "ModelProto", plan: Plan, scales: Dict[str, float]) -> None:
+def insert(model: "ModelProto", plan: QdqPlan, scales: Dict[str, float]) -> None:
     """Put the pairs into a ModelProto, in place; float32 scales.
 
     Weights stay float32 with a pair of their own, which every TensorRT folds; not all of them take
@@ -217,7 +217,7 @@ def coverage(model: "ModelProto", convs: Sequence[Any], hw: Any) -> float:
     return sum(macs[conv.output[0]] for conv in convs) / float(sum(macs.values()))
 
 
-def usual_plan(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Any) -> Plan:
+def usual_plan(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Any) -> QdqPlan:
     """The plan of export_INT8.py: what may be float with MIN_SHARE of the work in INT8 is.
 
     Depthwise convolutions first, then final ones, then early 1x1 ones.
@@ -236,7 +236,7 @@ def usual_plan(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: An
     return make_plan(graph, [*keep, *thin, *early], final) if early else plan
 
 
-def early_for_share(model: "ModelProto", plan: Plan, hw: Any) -> List[str]:
+def early_for_share(model: "ModelProto", plan: QdqPlan, hw: Any) -> List[str]:
     """Outputs of the first 1x1 convolutions that may be float, too, with MIN_SHARE left in INT8.
 
     What the first layers lose, all others inherit, and 1x1 convolutions are little work. They lie
@@ -277,7 +277,7 @@ def depthwise(graph: Graph) -> List[str]:
     return [conv.output[0] for conv in graph.convs if _is_depthwise(graph, conv)]
 
 
-def correct_bias(model: "ModelProto", plan: Plan, batches: Iterable[np.ndarray]) -> None:
+def correct_bias(model: "ModelProto", plan: QdqPlan, batches: Iterable[np.ndarray]) -> None:
     """Take the mean error of rounding out of the biases of a quantised model, in place.
 
     Rounding and clipping shift the mean of a channel, and the convolution that reads it shifts
@@ -328,7 +328,7 @@ def without_pair(name: str) -> str:
     return name[len(PREFIX) : -len("/dq")] if name.startswith(PREFIX) else name
 
 
-def original_weights(plan: Plan, conv: Any) -> np.ndarray:
+def original_weights(plan: QdqPlan, conv: Any) -> np.ndarray:
     """Weights of a convolution of the plan, also after insert."""
     from onnx import numpy_helper
 

@@ -23,7 +23,7 @@ from utils.quantization.activation_ranges import (
     resized,
     sure_columns,
 )
-from utils.quantization.qdq import PREFIX, Plan, weight_scales, without_pair
+from utils.quantization.qdq import PREFIX, QdqPlan, weight_scales, without_pair
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,7 +37,7 @@ GAIN = 0.98  # of the error on other images has to be left at most, or the weigh
 
 def refit(
     model: "ModelProto",
-    plan: Plan,
+    plan: QdqPlan,
     original: Any,
     *,
     images: Sequence[np.ndarray],

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.graph.analysis import Graph
 from utils.quantization.activation_ranges import open_session, sure_columns
-from utils.quantization.qdq import Plan, insert
+from utils.quantization.qdq import QdqPlan, insert
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -29,7 +29,7 @@ class Loss(NamedTuple):
 
 def sensitivity(
     model: "ModelProto",
-    plan: Plan,
+    plan: QdqPlan,
     scales: Dict[str, float],
     *,
     batches: Sequence[np.ndarray],

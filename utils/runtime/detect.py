@@ -167,7 +167,7 @@ def check_not_own_input(config: DetectConfig, source: Source) -> None:
                 )
 
 
-class Run(NamedTuple):
+class DetectRun(NamedTuple):
     """What was done."""
 
     frames: int
@@ -190,7 +190,7 @@ def process(
     writer: ResultWriter,
     *,
     tracks: Optional[Tracks] = None,
-) -> Run:
+) -> DetectRun:
     """Draw and write what the detector finds; on Ctrl-C keep what was done."""
     source, names = detector.source, detector.predictor.backend.names
     total = source.total
@@ -223,7 +223,7 @@ def process(
             bar.close()
         writer.close()
     given = None if tracks is None else tracks.count
-    return Run(
+    return DetectRun(
         frames, found, time.perf_counter() - started - detector.warm_up_s, interrupted, given
     )
 
@@ -292,7 +292,7 @@ def describe(skipped: List) -> str:
     return text + ("; and %d more" % (len(skipped) - 3) if len(skipped) > 3 else "")
 
 
-def report(config: DetectConfig, folder: Path, detector: Detector, *, run: Run) -> None:
+def report(config: DetectConfig, folder: Path, detector: Detector, *, run: DetectRun) -> None:
     """Counts, skipped files, timing; and the same as summary.json."""
     skipped, backend = detector.source.skipped, detector.predictor.backend
     each = detector.timer.milliseconds_each(run.frames)

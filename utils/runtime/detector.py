@@ -20,7 +20,7 @@ MAX_WAIT_MS = 10.0
 WARM_UP_FROM = 20  # images, below which the warm-up would cost more than it saves
 
 
-class _Job(NamedTuple):
+class _FrameBatch(NamedTuple):
     """Frames on their way through the network."""
 
     frames: List[Frame]
@@ -87,7 +87,7 @@ class Detector:
             stop()
             jobs.close()  # type: ignore  # a generator
 
-    def _prepare(self) -> Iterator[_Job]:
+    def _prepare(self) -> Iterator[_FrameBatch]:
         batches = self._batches()
         if self.predictor.backend.on_gpu and not self.source.live:
             batches = prefetch(batches, 2, self.source.close)
@@ -99,7 +99,7 @@ class Detector:
                 started = time.perf_counter()
                 self.predictor.warm_up(prepared)
                 self.warm_up_s = time.perf_counter() - started
-            yield _Job(frames, prepared, [])
+            yield _FrameBatch(frames, prepared, [])
 
     def _worth_warming_up(self) -> bool:
         total = self.source.total
@@ -132,8 +132,8 @@ class Detector:
         """Whether a frame may share a batch: in a rectangle that fits the image all have one."""
         return not self.predictor.auto or frames[0].image.shape == frame.image.shape
 
-    def _infer(self, job: _Job) -> _Job:
+    def _infer(self, job: _FrameBatch) -> _FrameBatch:
         with self.timer("inference"):
             raws = self.predictor.infer(job.prepared)
         used = [view._replace(batch=None) for view in job.prepared]  # frees the pixels
-        return _Job(job.frames, used, raws)
+        return _FrameBatch(job.frames, used, raws)

@@ -23,7 +23,7 @@ from utils.training.image_cache import ImageCache, decode
 from utils.training.pixel_ring import PixelRing
 from utils.training.targets import Targets
 from utils.training.train_set import TrainSet
-from utils.training.warp import Plan, make_plan
+from utils.training.warp import WarpPlan, make_plan
 
 POOL = 64  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
 AHEAD = 2  # batches each worker makes in advance
@@ -53,7 +53,7 @@ class TrainBatch(NamedTuple):
     """One step of one process; tensors on the host."""
 
     pixels: Any  # flat uint8 tensor: all images the plan names (None on the way from a worker)
-    plan: Plan
+    plan: WarpPlan
     matches: Targets  # its arrays as tensors
     persons: Persons
     size: HW
@@ -62,7 +62,7 @@ class TrainBatch(NamedTuple):
     slot: Tuple[int, int] = (-1, 0)  # of the ring, -1: none; bytes of it that the pixels take
 
 
-class Job(NamedTuple):
+class BatchJob(NamedTuple):
     """What a worker is to make."""
 
     epoch: int
@@ -118,7 +118,7 @@ class Assembler:
             raise InputError(text % (spec.workers, one_line(e, 150))) from e
         return self.ring
 
-    def __getitem__(self, job: Job) -> TrainBatch:
+    def __getitem__(self, job: BatchJob) -> TrainBatch:
         import torch
 
         spec, hyp = self.spec, self.hyp
@@ -156,7 +156,7 @@ class Assembler:
             slot=slot,
         )
 
-    def _collages(self, rng: np.random.Generator, job: Job, size: HW) -> Dict[int, Collage]:
+    def _collages(self, rng: np.random.Generator, job: BatchJob, size: HW) -> Dict[int, Collage]:
         """Place in the window -> the collage that is shown instead of the small image there."""
         shown = rng.random(len(job.window)) < self.hyp.collage
         small = (self.hws[job.window] < size).all(1)
@@ -166,7 +166,7 @@ class Assembler:
         }
 
     def _pixels(
-        self, job: Job, used: np.ndarray, *, hws: np.ndarray, collages: Dict[int, Collage]
+        self, job: BatchJob, used: np.ndarray, *, hws: np.ndarray, collages: Dict[int, Collage]
     ) -> Tuple[Any, np.ndarray, Dict[int, str]]:
         """(bytes of the images used, first byte of each of the window, image -> why it is broken).
 
@@ -197,7 +197,7 @@ class Assembler:
                 self._read(int(window[i]), target, broken)
         return pixels, offsets, broken
 
-    def _fits(self, job: Job, count: int) -> bool:
+    def _fits(self, job: BatchJob, count: int) -> bool:
         """Whether the pixels go into the ring; those of an unusually large batch do not."""
         return job.slot >= 0 and self.ring is not None and count <= self.ring.size
 

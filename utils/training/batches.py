@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError, one_line
-from utils.training.assembler import AHEAD, HELD, POOL, Assembler, Job, Spec, TrainBatch
+from utils.training.assembler import AHEAD, HELD, POOL, Assembler, BatchJob, Spec, TrainBatch
 from utils.training.hyper_parameters import Hyp
 from utils.training.pixel_ring import PixelRing
 from utils.training.train_set import TrainSet
@@ -122,7 +122,7 @@ class TrainBatches:
         )
         return iter(loader)
 
-    def _with_slots(self, epoch: int, ring: Optional[PixelRing]) -> Iterator[Job]:
+    def _with_slots(self, epoch: int, ring: Optional[PixelRing]) -> Iterator[BatchJob]:
         """All jobs to come, each with a slot that is free when it is given to a worker."""
         for e in range(epoch, self.epochs):
             for job in self._jobs(e):
@@ -148,7 +148,7 @@ class TrainBatches:
             order = rng.permutation(order.reshape(self.steps, -1)).ravel()
         return order.reshape(self.steps, spec.batch, spec.world)[:, :, spec.rank]
 
-    def _jobs(self, epoch: int) -> List[Job]:
+    def _jobs(self, epoch: int) -> List[BatchJob]:
         spec = self.spec
         mosaic = epoch < self.plain_from and not spec.rect
         order = self.order(epoch).ravel()
@@ -158,7 +158,7 @@ class TrainBatches:
             begin = step * spec.batch
             low = min(max(begin + spec.batch - width, 0), len(order) - width)
             own = np.arange(begin - low, begin - low + spec.batch)
-            jobs.append(Job(epoch, step, own, order[low : low + width], mosaic))
+            jobs.append(BatchJob(epoch, step, own, order[low : low + width], mosaic))
         return jobs
 
 
@@ -168,7 +168,7 @@ class _Lazy:
     def __init__(self, make: Any):
         self._make = make
 
-    def __iter__(self) -> Iterator[Job]:
+    def __iter__(self) -> Iterator[BatchJob]:
         return self._make()
 
 

@@ -154,13 +154,13 @@ def launch(worker: Callable[[Any], None], config: Any, processes: int) -> None:
         port = s.getsockname()[1]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(processes))
     try:
-        job = _Job(worker, config, outputs.writer())
+        job = _ChildProcess(worker, config, outputs.writer())
         mp.spawn(_start, (job,), processes, join=True)
     except mp.ProcessExitedException as e:
         raise InputError("a training process ended with code %s" % e.exit_code) from e
 
 
-class _Job(NamedTuple):
+class _ChildProcess(NamedTuple):
     """What a process of `launch` does."""
 
     worker: Callable[[Any], None]
@@ -168,7 +168,7 @@ class _Job(NamedTuple):
     writer: outputs.Writer
 
 
-def _start(local: int, job: _Job) -> None:
+def _start(local: int, job: _ChildProcess) -> None:
     """A process of `launch`: errors and warnings for people on one line, as cli.run shows them."""
     import signal
     import sys

@@ -24,7 +24,7 @@ from utils.training.network import anchors_px, build_model, check_freeze, fit_an
 from utils.training.progress import Progress, describe, epoch_line, run_folder
 from utils.training.resume import check_state, resumed
 from utils.training.train_set import TrainSet, draws_by_need, fault_lines, read_train_set
-from utils.training.trainer import Options, Trainer
+from utils.training.trainer import Trainer, TrainerOptions
 from utils.training.validation import PLAIN_LIMIT, validate
 
 if TYPE_CHECKING:
@@ -193,9 +193,9 @@ def make_batches(config: TrainConfig, train_set: TrainSet, hyp: Hyp, *, spec: Sp
     return TrainBatches(train_set, hyp, spec, epochs=config.epochs, plain_from=plain_from)
 
 
-def train_options(config: TrainConfig, *, ranks: Ranks, device: "torch.device") -> Options:
+def train_options(config: TrainConfig, *, ranks: Ranks, device: "torch.device") -> TrainerOptions:
     """How the trainer is to train."""
-    return Options(
+    return TrainerOptions(
         epochs=config.epochs,
         device=device,
         ranks=ranks,

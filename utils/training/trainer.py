@@ -26,14 +26,14 @@ from utils.training.hyper_parameters import Hyp
 from utils.training.loss import PARTS, PoseLoss
 from utils.training.schedule import Schedule
 from utils.training.targets import Targets
-from utils.training.warp import Plan, blend, warp
+from utils.training.warp import WarpPlan, blend, warp
 
 NOMINAL_BATCH = 64  # learning rate and weight decay are meant for it
 MAX_GRADIENT = 10.0  # norm at which gradients are clipped
 CHECK_STEPS = 50  # how often to look whether the loss is still finite
 
 
-class Options(NamedTuple):
+class TrainerOptions(NamedTuple):
     """How to train; what to learn is in Hyp."""
 
     epochs: int
@@ -66,7 +66,7 @@ class Trainer:
         model: float32; it is moved to the device.
     """
 
-    def __init__(self, model: Model, batches: TrainBatches, hyp: Hyp, *, options: Options):
+    def __init__(self, model: Model, batches: TrainBatches, hyp: Hyp, *, options: TrainerOptions):
         self.batches, self.hyp, self.options = batches, hyp, options
         device, ranks = options.device, options.ranks
         self.gpu = device.type == "cuda"
@@ -346,7 +346,7 @@ def to_device(batch: TrainBatch, device: torch.device) -> Any:
     def move(part: Any) -> Any:
         return part.to(device, non_blocking=True) if isinstance(part, torch.Tensor) else part
 
-    plan = Plan(*map(move, batch.plan))
+    plan = WarpPlan(*map(move, batch.plan))
     images = warp(plan, move(batch.pixels), (batch.size[0], batch.size[1]))
     if batch.blended:
         images = blend(plan, images)

@@ -17,14 +17,14 @@ PLAIN_GREYS = (0, 64, 96, 114, 128, 192, 255)  # 114 is that of the letterbox
 PLAIN_LIMIT = 0.25  # score of a person where there is nothing: detect would show it
 
 
-class Accuracy(NamedTuple):
+class Validation(NamedTuple):
     """What a validation found."""
 
     figures: Dict[str, float]  # column of results.csv -> value
     per_class: List[float]  # keypoint AP of each class
 
 
-def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Accuracy:
+def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Validation:
     """Test the averaged weights.
 
     Args: single_class: all classes are one.
@@ -52,7 +52,7 @@ def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Accu
         "box_p": box.precision, "box_r": box.recall, "box_ap50": box.ap50, "box_ap": box.ap,
         "plain_score": plain_score(predictor),
     }  # fmt: skip
-    return Accuracy(figures, [row.ap for row in found.accuracy.pose_rows[1:]])
+    return Validation(figures, [row.ap for row in found.accuracy.pose_rows[1:]])
 
 
 def plain_score(predictor: Predictor) -> float:

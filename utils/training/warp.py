@@ -18,7 +18,7 @@ from utils.training.augment import TILES, Samples
 CHUNK_PIXELS = 8 << 20  # output pixels at a time: bounds the memory of the indices
 
 
-class Plan(NamedTuple):
+class WarpPlan(NamedTuple):
     """Samples as torch tensors, B of them, on the host or the device."""
 
     inverse: Any  # (B, 9) float32, output -> canvas
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     partner: Any  # (B,) int64
 
 
-def make_plan(samples: Samples, offsets: np.ndarray, hws: np.ndarray) -> Plan:
+def make_plan(samples: Samples, offsets: np.ndarray, hws: np.ndarray) -> WarpPlan:
     """Args: offsets (W,) first byte, hws (W, 2) px of each image that samples may name."""
     import torch
 
@@ -47,10 +47,10 @@ def make_plan(samples: Samples, offsets: np.ndarray, hws: np.ndarray) -> Plan:
         samples.blend.astype(np.float32),
         samples.partner.astype(np.int64),
     )
-    return Plan(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
+    return WarpPlan(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
 
 
-def warp(plan: Plan, pixels: Any, size: HW) -> Any:
+def warp(plan: WarpPlan, pixels: Any, size: HW) -> Any:
     """The images of a plan.
 
     Args:
@@ -103,7 +103,7 @@ def _warp_part(
     return torch.stack(rows, 1).clamp(0, 255) * (1 / 255.0)
 
 
-def blend(plan: Plan, batch: Any) -> Any:
+def blend(plan: WarpPlan, batch: Any) -> Any:
     """Mix the images that have a partner (mixup: Zhang et al. 2018, arXiv 1710.09412)."""
     share = plan.blend.view(-1, 1, 1, 1)
     return batch * share + batch[plan.partner] * (1 - share)
