@@ -232,14 +232,14 @@ def _measure_stride(cfg: Cfg) -> torch.Tensor:
     """Pixels a cell of each level; from shapes alone, since the maps may be of any size."""
     size = 256
     with torch.device("meta"), torch.no_grad():
-        layers, *how = _build(cfg)
+        layers, inputs, keep = _build(cfg)
         count = sum(p.numel() for p in layers.parameters())
         if count > MAX_PARAMETERS:
             raise ValueError(
                 "%.0f M parameters, at most %.0f M" % (count / 1e6, MAX_PARAMETERS / 1e6)
             )
         try:
-            maps = _run(layers, *how, x=torch.zeros(1, int(cfg.get("ch", 3)), size, size))
+            maps = _run(layers, inputs, keep, x=torch.zeros(1, int(cfg.get("ch", 3)), size, size))
             strides = [size / m.shape[2] for m in maps]
         except (RuntimeError, ArithmeticError, LookupError, TypeError) as e:
             raise ValueError("the layers do not fit together (%s)" % one_line(e, 200)) from e

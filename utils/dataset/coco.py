@@ -160,9 +160,9 @@ def _image(entry: Any) -> Tuple[int, CocoImage]:
     name, h, w = entry.get("file_name"), entry.get("height"), entry.get("width")
     if not isinstance(name, str) or not name:
         raise ValueError("no file_name")
-    if not all(is_integer(v, 1, MAX_SIDE) for v in (h, w)):
+    if not (is_integer(h, 1, MAX_SIDE) and is_integer(w, 1, MAX_SIDE)):
         raise ValueError("(%s) height and width must be positive integers" % name)
-    return entry["id"], CocoImage(name, (h, w))
+    return entry["id"], CocoImage(name, (int(h or 0), int(w or 0)))
 
 
 def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[int]:

@@ -101,7 +101,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
         stack(rows, skel.count),
         [group.name for group in groups],
         image.replace("\\", "/") if isinstance(image, str) and image else None,
-        (h, w) if all(is_integer(v, 1, MAX_SIDE) for v in (h, w)) else None,
+        (int(h or 0), int(w or 0)) if all(is_integer(v, 1, MAX_SIDE) for v in (h, w)) else None,
         faults,
         notes,
     )

@@ -95,7 +95,8 @@ def export_checkpoint(config: ExportConfig) -> Path:
     for package in ("torch", "onnx", "onnxruntime"):
         require(package)
     device = torch_device(config.device)
-    check_memory(config)
+    if config.img_size is not None:  # before the checkpoint is read
+        check_memory(config, letterbox.parse_size(config.img_size))
     from models.checkpoint import load_checkpoint
 
     path = output_path(config.weights, config.dynamic, config.end2end, uint8=config.uint8)
@@ -107,6 +108,7 @@ def export_checkpoint(config: ExportConfig) -> Path:
         asked = letterbox.parse_size(config.img_size)
     net_hw = letterbox.stride_multiple(asked, model.max_stride)
     warn_if_rounded(asked, net_hw, model.max_stride)
+    check_memory(config, net_hw)
     millions, nc = model.parameter_count() / 1e6, model.nc
     pairs = reference_pairs(config, model, image, net_hw=net_hw)
     model.fuse()
@@ -153,9 +155,9 @@ def export_checkpoint(config: ExportConfig) -> Path:
     return path
 
 
-def check_memory(config: ExportConfig) -> None:
+def check_memory(config: ExportConfig, net_hw: Tuple[int, int]) -> None:
     """Raise InputError if tracing at this size needs more memory than is free."""
-    height, width = letterbox.parse_size(config.img_size)
+    height, width = net_hw
     needed, free = BYTES_A_PIXEL * config.batch_size * height * width, available_memory()
     if free is not None and needed > free:
         raise InputError(
