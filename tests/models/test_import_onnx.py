@@ -183,3 +183,16 @@ def test_a_cycle_is_one_line(tmp_path):
     first.input[0] = model.graph.node[-2].output[0]
     onnx.save(model, str(path))
     bad(run(None, SCRIPT, "--onnx", path), "cannot load it")
+
+
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_a_tensor_inside_has_the_name_of_an_end(tmp_path, name):
+    path = make_foreign(tmp_path / "x.onnx")
+    model = onnx.load(str(path))
+    old = next(n for n in model.graph.node if n.op_type == "Softmax").output[0]
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, one in enumerate(names):
+                names[i] = name if one == old else one
+    onnx.save(model, str(path))
+    assert "bit for bit" in good(run(None, SCRIPT, "--onnx", path))

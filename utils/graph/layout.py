@@ -124,9 +124,10 @@ def to_our_output(model: "ModelProto", layout: Layout, rows: Optional[int]) -> N
     else:
         n = Nodes(free_prefix(graph, "ours"), opset_of(model))
         source = output.name
-        if source == "output":
-            source = n.prefix + source
-            _rename(graph, "output", source, ends=[])
+        if _is_taken(graph, "output"):  # the output, or a tensor inside
+            inner = n.prefix + "output"
+            _rename(graph, "output", inner, ends=[])
+            source = inner if source == "output" else source
         static = (batch, rows) if isinstance(batch, int) and rows else None
         source = n.cast(source, "FLOAT") if kind == TensorProto.FLOAT16 else source
         n.turn(_values(n, source, layout, static=static))
@@ -166,12 +167,17 @@ def _ones(n: Nodes, like: str) -> str:
     return n.op("Add", n.op("Mul", like, n.const(0.0)), n.const(1.0))
 
 
+def _is_taken(graph: Any, name: str) -> bool:
+    """Whether a node makes a tensor of that name, or a constant has it."""
+    made = any(name in node.output for node in graph.node)
+    return made or any(constant.name == name for constant in graph.initializer)
+
+
 def _rename(graph: Any, old: str, new: str, *, ends: Any) -> None:
     """Give a tensor another name."""
     if old == new:
         return
-    taken = {name for node in graph.node for name in node.output}
-    if new in taken or any(c.name == new for c in graph.initializer):
+    if _is_taken(graph, new):
         free = free_prefix(graph, new) + new
         _rename(graph, new, free, ends=[])
     for node in graph.node:
