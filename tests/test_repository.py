@@ -4,6 +4,7 @@ import ast
 import functools
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -84,3 +85,11 @@ def test_examples_in_help_keep_their_lines(path):
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     assert not re.search(r"\S {4,}-", text)
     assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_pip_install_says_what_to_do_instead():
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=str(ROOT), capture_output=True, text=True
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "pip install -r requirements.txt" in done.stderr
