@@ -280,8 +280,7 @@ def _build(cfg: Cfg) -> Tuple[nn.Sequential, Inputs, List[int]]:
                     blocks.append(block)
                 layer, c_out = nn.Sequential(*blocks), c
         except (TypeError, IndexError, RuntimeError, ArithmeticError, ValueError) as e:
-            reason = str(e)[:200] if isinstance(e, ValueError) else one_line(e, 200)
-            what = (i, module, str(args)[:80], reason)
+            what = (i, module, str(args)[:80], " ".join(str(e).split())[:200])
             raise ValueError("layer %d %s: args %s do not fit (%s)" % what) from e
         layers.append(layer)
         inputs.append(src)

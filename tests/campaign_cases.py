@@ -604,7 +604,13 @@ def onnx_cases() -> List[Case]:
     for dims in [(10**12, 3, 64, 64), (10000, 3, 64, 64), (1, 3, 32768, 32768), (0, 3, 64, 64), (-1, 3, 64, 64), (1, 3, 0, 64),
                  (1, 3, -5, 64), (1, 1, 64, 64), (1, 3, 8192, 16384), (2**40, 3, 2**20, 2**20), (1024, 3, 8192, 8192), (3, 64, 64)]:  # fmt: skip
         cases.append(
-            case("onnx", "input %s" % (dims,), "detect", input_dims("pose.onnx", dims), REFUSED)
+            case(
+                "onnx",
+                "input %s" % (dims,),
+                "detect",
+                input_dims("pose.onnx", dims),
+                EITHER if min(dims) < 0 else REFUSED,
+            )
         )
         cases.append(
             case("onnx", "input %s" % (dims,), "int8", input_dims("small.onnx", dims), REFUSED)
@@ -762,7 +768,7 @@ def flag_cases() -> List[Case]:
                  "--compare", "--results-file /proc/x/y.json", "--half", "--device 77", "--name "],
         "train": ["--epochs 0", "--epochs 99999999999", "--batch-size 0", "--batch-size 99999999999", "--img-size 0", "--img-size 99999", "--workers -1",
                   "--workers 99999", "--freeze 99999", "--device 5", "--device x,y", "--label-smoothing nan", "--label-smoothing 2", "--evolve", "--seed -1",
-                  "--val-period 0", "--weights {}/none.pt", "--weights {}/pose.onnx", "--cfg {}/none.yaml", "--project /proc/x", "--img-size 64 128", "--resume {}/tiny.pt"],
+                  "--val-period 0", "--weights {}/none.pt", "--weights {}/pose.onnx", "--cfg {}/none.yaml", "--project /proc/x",  "--resume {}/tiny.pt"],
         "onnx": ["--batch-size 99999999999", "--batch-size 0", "--img-size 8192 --batch-size 64", "--img-size 0", "--opset 99", "--end2end --nms none", "--end2end --topk-all 0",
                  "--end2end --topk-all 99999999", "--end2end --nms static --nms-steps 100001", "--end2end --nms static --nms-steps 2",
                  "--end2end --nms static --nms-candidates 99999999", "--end2end --conf-thres nan", "--end2end --iou-thres 2", "--topk-all 5", "--device 9",

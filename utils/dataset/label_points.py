@@ -7,6 +7,7 @@ from utils.dataset.labels import count_keypoints, label_path
 from utils.dataset.points_file import find_points, read_points
 from utils.errors import InputError
 from utils.pose.skeleton import Declared, read_skeleton
+from utils.reading import read_text
 
 PERSON = ["person"]
 
@@ -48,11 +49,11 @@ def _count(images: Sequence[str]) -> Tuple[int, int]:
     """(keypoints, values of each) of the first label with keypoints; (0, 3) if there is none."""
     for image in images:
         try:
-            text = label_path(image).read_text(encoding="utf-8-sig")
+            text = read_text(label_path(image), "label file")
             count, dims = count_keypoints(
                 [line.split() for line in text.splitlines() if line.strip()]
             )
-        except (OSError, ValueError):  # told where the label is used
+        except (InputError, ValueError):  # told where the label is used
             continue
         if count:
             return count, dims

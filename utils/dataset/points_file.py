@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
 from utils.dataset.labels import label_path, list_images
-from utils.errors import InputError, one_line
+from utils.errors import InputError
 from utils.files import atomic_path
 from utils.pose.keypoints import Skeleton
 from utils.pose.skeleton import skeleton_keys
+from utils.reading import read_yaml
 
 NAME = "keypoints.yaml"
 HEAD = "# What the labels in this folder hold. Written by escalator/json2yolo.py.\n"
@@ -55,12 +56,7 @@ def find_points(entry: Union[str, Path]) -> Optional[Path]:
 
 def read_points(path: Path) -> Dict[str, Any]:
     """The content of a file. Raises InputError."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise InputError("%s: not YAML (%s)" % (path, one_line(e))) from e
+    content = read_yaml(path)
     names: Optional[List[str]] = content.get("names") if isinstance(content, dict) else None
     if not isinstance(names, list):
         raise InputError("%s: expected keys names, kpt_names; delete it or convert again" % path)

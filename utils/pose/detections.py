@@ -40,7 +40,9 @@ class Detections(NamedTuple):
         if ((classes < 0) | (classes >= nc)).any():
             bad = classes[(classes < 0) | (classes >= nc)][0]
             raise ValueError("class %d, expected 0 to %d" % (bad, nc - 1))
-        for name, high in (("det_scores", 1.001), ("det_boxes", MAX_PX), ("det_pose", MAX_PX)):
+        for name, low, high in (
+            ("det_scores", 0, 1.001), ("det_boxes", -MAX_PX, MAX_PX), ("det_pose", -MAX_PX, MAX_PX)
+        ):  # fmt: skip
             values = getattr(self, name)[used]
-            if not (np.abs(values) <= high).all():  # NaN is not, either
-                raise ValueError("%s beyond %g" % (name, high))
+            if not ((values >= low) & (values <= high)).all():  # NaN is not, either
+                raise ValueError("%s outside %g to %g" % (name, low, high))

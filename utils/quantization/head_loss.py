@@ -44,12 +44,12 @@ def read_channels(model: "ModelProto") -> Channels:
     try:
         nc = int(json.loads(values.get("nc", "1")))
         nkpt = int(json.loads(values.get("nkpt", str(len(COCO_NAMES)))))
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, OverflowError, RecursionError) as e:
         raise InputError("`distill`: metadata nc or nkpt of the ONNX is no number") from e
     try:
         keys = {key: json.loads(values[key]) for key in skeleton.KEYS if key in values}
         return Channels(nc, nkpt, skeleton.of_model(keys, nkpt).sigmas)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise InputError("`distill`: metadata of the ONNX: %s" % one_line(e)) from e
 
 

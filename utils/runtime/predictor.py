@@ -196,7 +196,9 @@ def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
     """(height, width) to run at. Raises InputError if it contradicts a model of fixed size."""
     static = backend.static_hw
     if img_size is None:
-        return static or backend.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
+        usual = backend.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
+        one = [bound or side for bound, side in zip(backend.input_shape[2:], usual)]
+        return static or (one[0], one[1])  # a model may be bound to a height or a width alone
     img_size = letterbox.parse_size(img_size)
     rounded = letterbox.stride_multiple(img_size, backend.stride)
     if static is not None:

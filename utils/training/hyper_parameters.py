@@ -57,7 +57,7 @@ PROBABILITIES = (
 )  # fmt: skip
 # (lowest, highest) of the others that have bounds
 BOUNDS: Dict[str, Tuple[float, float]] = {
-    "lr0": (0, 10), "lrf": (0, 1), "momentum": (0, 1), "warmup_momentum": (0, 1),
+    "lr0": (0, 10), "lrf": (0, 1), "momentum": (0, 0.9999), "warmup_momentum": (0, 0.9999),
     "weight_decay": (0, 1), "warmup_epochs": (0, 1e6), "anchor_t": (1, 100),
     "box": (0, 1e3), "kpt": (0, 1e3), "cls": (0, 1e3), "obj": (0, 1e3), "kpt_conf": (0, 1e3),
     "cls_pw": (0, 1e3), "obj_pw": (0, 1e3), "fl_gamma": (0, 10),

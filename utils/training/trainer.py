@@ -382,4 +382,4 @@ def make_optimizer(model: Model, hyp: Hyp, decay: float, *, adam: bool) -> torch
     ]
     if adam:
         return torch.optim.AdamW(groups, lr=hyp.lr0, betas=(hyp.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=True)
+    return torch.optim.SGD(groups, lr=hyp.lr0, momentum=hyp.momentum, nesterov=hyp.momentum > 0)
