@@ -20,6 +20,7 @@ pytest.importorskip("onnx")
 NOT_RUN = (
     "docs/deploy.md",  # a Triton server
     "docs/training.md",  # optuna
+    "docs/other-models.md",  # a file of another exporter, see runtime/test_foreign_models.py
     "docs/README.zh-CN.md",  # the block of README.md, as test_docs.py sees to
 )
 CFG = {
