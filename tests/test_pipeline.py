@@ -6,7 +6,7 @@ import pytest
 from utils.pipeline import StageTimer, gather, parallel_map, prefetch
 
 
-def wait_until(condition, seconds=5.0):
+def wait_until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)
@@ -67,7 +67,7 @@ def test_parallel_map_keeps_order(workers):
 
 
 def test_parallel_map_overlaps():
-    barrier = threading.Barrier(2, timeout=5)  # passes only if two calls run at a time
+    barrier = threading.Barrier(2, timeout=60)  # passes only if two calls run at a time
     assert list(parallel_map(lambda i: barrier.wait() >= 0, range(4), 2)) == [True] * 4
 
 

@@ -128,7 +128,7 @@ def test_report_opens_in_a_browser(folder):
     (folder / "page.html").write_text(page.replace("</body>", count + "</body>"), encoding="utf-8")
     command = "chromium --headless --no-sandbox --disable-gpu --dump-dom".split()
     command += ["--user-data-dir=%s" % (folder / "chromium"), "file://%s/page.html" % folder]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
     assert "<title>4 images, 4 shown, 40 cells</title>" in dom, dom[:300]
     assert "all (kpt)" in dom
 
