@@ -11,6 +11,7 @@ import yaml
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
+from benchmarks import custom_keypoints  # noqa: E402
 from models.checkpoint import load_checkpoint  # noqa: E402
 from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from tests.models.test_export_TRT import run  # noqa: E402
@@ -95,3 +96,17 @@ def test_the_page_from_labelme_to_an_engine(tmp_path):
     found = json.loads(categories.read_text())
     assert found[0]["keypoints"] == POINTS and len(found[0]["skeleton"]) == 5
     shutil.rmtree(str(tmp_path / "hands"))
+
+
+def test_a_wrong_flip_idx_is_worse(tmp_path):
+    """Cards whose left and right look alike; a small part of the benchmark."""
+    drawn = custom_keypoints.corners()
+    custom_keypoints.make_set(tmp_path, drawn, 48, val=16)
+    custom_keypoints.tiny_cfg(tmp_path / "tiny.yaml")
+    hyp = custom_keypoints.write_hyp(tmp_path / "flips.yaml", fliplr=0.5, lr0=0.01)
+    found = {}
+    for name, keys in (("right", {}), ("wrong", {"flip_idx": [0, 1, 2, 3]})):
+        data = custom_keypoints.write_yaml(tmp_path, drawn, name, **keys)
+        found[name] = custom_keypoints.train(tmp_path, data, hyp, epochs=26, size=64)
+    assert min(row["box_ap50"] for row in found.values()) > 0.9
+    assert found["right"]["kpt_ap50"] > found["wrong"]["kpt_ap50"] + 0.5, found
