@@ -24,7 +24,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from escalator.jobs import NO_JSON, Loaded, coco_among, common_folder, find_jobs, load
-from escalator.json2yolo import check_args
+from escalator.json2yolo import LabelOptions
 from escalator.survey import survey
 from escalator.tally import Tally
 from utils import cli
@@ -117,17 +117,17 @@ def file_names(paths: Sequence) -> List[str]:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_args(args)
+    options = cli.config_of(LabelOptions, args)
     if not args.save_file.lower().endswith(".json"):
         raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
     tally = json2coco(
         args.json_dir,
         args.save_file,
         args.image_dir,
-        names=args.names,
-        nkpt=args.nkpt or 0,
+        names=options.names,
+        nkpt=options.nkpt or 0,
         data=args.data,
-        workers=args.workers,
+        workers=options.workers,
     )
     tally.finish("images in %s" % args.save_file)
 

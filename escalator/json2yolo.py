@@ -28,6 +28,7 @@ rest is converted, and the exit code is 1.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -182,22 +183,30 @@ def _warn_if_elsewhere(targets: Sequence[Target]) -> None:
             return
 
 
-def check_args(args: argparse.Namespace) -> None:
-    check_limits(args, {"nkpt": (1, 1000), "workers": (0, 256)})
-    if args.names and len(set(args.names)) < len(args.names):
-        raise InputError("--names %s: one name twice" % " ".join(args.names))
+@dataclasses.dataclass(frozen=True)
+class LabelOptions:
+    """What classes and keypoints there are, checked; shared by the scripts that convert."""
+
+    names: Optional[Sequence[str]] = None  # of the classes [as the data says]
+    nkpt: Optional[int] = None  # keypoints of a person [as the data says]
+    workers: int = 0  # processes, 0: one a core
+
+    def __post_init__(self) -> None:
+        check_limits(self, {"nkpt": (1, 1000), "workers": (0, 256)})
+        if self.names and len(set(self.names)) < len(self.names):
+            raise InputError("`names` %s: one name twice" % " ".join(self.names))
 
 
 def main(args: argparse.Namespace) -> None:
-    check_args(args)
+    options = cli.config_of(LabelOptions, args)
     tally = json2yolo(
         args.json_dir,
         args.label_dir,
         args.image_dir,
-        names=args.names,
-        nkpt=args.nkpt or 0,
+        names=options.names,
+        nkpt=options.nkpt or 0,
         data=args.data,
-        workers=args.workers,
+        workers=options.workers,
     )
     where = args.label_dir or "the labels folders of the images"
     tally.finish("label files in %s" % where)

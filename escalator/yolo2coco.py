@@ -18,7 +18,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from escalator.json2coco import file_names
-from escalator.json2yolo import check_args as check_names
+from escalator.json2yolo import LabelOptions
 from escalator.tally import Tally
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
@@ -121,16 +121,16 @@ def yolo2coco(
 
 
 def main(args: argparse.Namespace) -> None:
-    check_names(args)
+    options = cli.config_of(LabelOptions, args)
     if not args.save_file.lower().endswith(".json"):
         raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
     tally = yolo2coco(
         args.data_file,
         args.save_file,
-        args.names,
-        nkpt=args.nkpt or 0,
+        options.names,
+        nkpt=options.nkpt or 0,
         data=args.data,
-        workers=args.workers,
+        workers=options.workers,
     )
     tally.finish("images in %s" % args.save_file)
 
