@@ -370,6 +370,7 @@ def main(args: argparse.Namespace) -> None:
         tmp.write_text(
             json.dumps({"data": args.data, **summaries}, indent=1, ensure_ascii=False),
             encoding="utf-8",
+            errors="backslashreplace",
         )
     with atomic_path(folder / "report.png") as tmp:
         plot(tmp, reports, data.skeleton)

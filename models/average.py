@@ -9,6 +9,7 @@ is of no use.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
@@ -109,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("--shares: expected numbers above 0, at most %g" % MAX_SHARE)
     if Path(args.out).suffix != ".pt":
         raise InputError("--out %s: expected a file name ending in .pt" % args.out)
-    if Path(args.out).resolve() in [Path(path).resolve() for path in args.weights]:
+    if os.path.realpath(args.out) in [os.path.realpath(path) for path in args.weights]:
         raise InputError("--out %s: would overwrite one of --weights" % args.out)
     check_replaceable(args.out)
     checkpoints = [load_checkpoint(path) for path in args.weights]

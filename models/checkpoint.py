@@ -17,6 +17,7 @@ called. Sizes are compared with what the file really holds before memory is take
 import argparse
 import errno
 import io
+import os
 import struct
 import sys
 import zipfile
@@ -274,7 +275,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    if Path(args.out).resolve() == Path(args.weights).resolve():
+    if os.path.realpath(args.out) == os.path.realpath(args.weights):
         raise InputError("--out %s: would overwrite --weights; name another file" % args.out)
     if Path(args.out).suffix != ".pt":
         raise InputError("--out %s: expected a file name ending in .pt" % args.out)

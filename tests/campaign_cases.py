@@ -81,10 +81,10 @@ def _make_run(folder: Path) -> None:
     from models.checkpoint import save_checkpoint
     from tests.small_train import make_trainer
     from utils.training.config import TrainConfig
-    from utils.training.trainer import Options
+    from utils.training.trainer import TrainerOptions
 
     (folder / "noise").mkdir()
-    trainer = make_trainer(folder / "noise", tiny_cfg(), Options(3, torch.device("cpu")))
+    trainer = make_trainer(folder / "noise", tiny_cfg(), TrainerOptions(3, torch.device("cpu")))
     case = folder.parent / "case"
     config = TrainConfig(
         cfg=str(case / "cfg.yaml"), data=str(case / "data" / "d.yaml"), hyp=str(case / "hyp.yaml"),

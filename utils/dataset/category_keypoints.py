@@ -109,7 +109,7 @@ def _names(entry: Dict[str, Any]) -> List[str]:
 def _count(annotations: Sequence[Any], ids: Any) -> Optional[int]:
     """Keypoints of the first annotation of these categories that has any."""
     for entry in annotations:
-        if isinstance(entry, dict) and entry.get("category_id") in ids:
+        if isinstance(entry, dict) and entry.get("category_id") in list(ids):
             points = entry.get("keypoints")
             if isinstance(points, list) and points and len(points) % 3 == 0:
                 return len(points) // 3

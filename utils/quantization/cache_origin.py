@@ -54,7 +54,11 @@ def write_origin(cache: Union[str, Path], origin: Origin) -> None:
     """Write the side file of a cache that is written already."""
     content: Dict[str, Any] = {"cache_sha256": _content_hash(cache), **origin._asdict()}
     with atomic_path(origin_path(cache), replace=True) as tmp:
-        tmp.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tmp.write_text(
+            json.dumps(content, indent=1, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
 
 
 def read_origin(cache: Union[str, Path]) -> Optional[Origin]:

@@ -36,6 +36,8 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
         cfg = read_cfg(config.cfg) if config.cfg else checkpoint.model.cfg  # type: ignore
     except (InputError, ValueError) as e:
         raise InputError("`cfg` %s" % e) from e
+    if cfg.get("ch", 3) != 3:
+        raise InputError("`cfg` %s: ch %s, images have 3 channels" % (config.cfg, cfg["ch"]))
     try:
         model = Model(cfg, nc=nc, nkpt=data.nkpt)
     except ValueError as e:

@@ -57,7 +57,11 @@ def sha256(data: bytes) -> str:
 def write_info(engine: Union[str, Path], info: Dict[str, Any]) -> None:
     """Write the side file of an engine."""
     with atomic_path(info_path(engine)) as tmp:
-        tmp.write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        tmp.write_text(
+            json.dumps(info, indent=1, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
 
 
 def read_info(engine: Union[str, Path]) -> Optional[Dict[str, Any]]:
