@@ -24,7 +24,7 @@ def write(tmp_path, content):
 def test_only_regular_files_are_opened(tmp_path, monkeypatch):
     os.mkfifo(str(tmp_path / "fifo"))
     with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(str(tmp_path))  # the name of a socket has to be short
+        monkeypatch.chdir(tmp_path)  # the name of a socket has to be short
         server.bind("socket")
     for name in ("/dev/zero", tmp_path / "fifo", tmp_path / "socket"):
         with pytest.raises(InputError, match="a pipe, socket or device, expected a regular file"):

@@ -344,7 +344,7 @@ def test_one_bad_file_does_not_take_the_others_along(folder):
         (("--task", "speed", "--save-json"), "--save-json: not with --task speed"),
         (("--task", "test"), "no key test; it has val"),
         (("--compare",), "two or more"),
-        (("--batch-size", "0"), "--batch-size 0: expected at least 1"),
+        (("--batch-size", "0"), "--batch-size 0: expected 1 to 4096"),
         (("--task", "study", "--study-sizes", "64", "0"), "--study-sizes 0: expected 1 to 8192"),
         (("--weights", "good.onnx", "./good.onnx"), "a file is there twice"),
         (("--weights", "none.onnx"), "none.onnx: no such file"),

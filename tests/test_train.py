@@ -209,7 +209,7 @@ def test_other_classes_and_keypoints(people, tmp_path, capsys):
                  "--multi-scale", "--rect")  # fmt: skip
     train.main(args)
     out = capsys.readouterr().out
-    assert "fresh are" in out and "model.33" in out
+    assert "value by value 16 in model.33" in out and "no class (fresh: a, b, c)" in out
     model = load_checkpoint(tmp_path / "runs" / "exp" / "weights" / "last.pt").model
     assert (model.nc, model.nkpt, model.names) == (3, 2, ["a", "b", "c"])
 
@@ -242,7 +242,7 @@ def test_loss_not_finite(people, tmp_path, monkeypatch):
         (["--device", "gpu"], "expected cpu, a GPU index"),
         (["--epochs", "0"], "`epochs` 0: expected 1"),
         (["--freeze", "34"], "`freeze` 34: the network has 34 layers"),
-        (["--img-size", "128", "256"], "training takes one number"),
+        (["--img-size", "128", "256", "128"], "expected one number or height width"),
         (["--evolve"], "`evolve` is not available"),
         (["--resume", "none.pt"], "none.pt: no such file"),
         (["--label-smoothing", "2"], "`label_smoothing` 2"),

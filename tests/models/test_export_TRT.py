@@ -433,7 +433,8 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, image_f
     dynamic = make_small_net(tmp_path / "d.onnx", None, None)
     for name in ("x.trt", "x-INT8.trt", "x-FP16.trt"):
         (tmp_path / name).write_bytes(b"old")
-    export = ["models/export_TRT.py", "--onnx", path]
+    export = ["models/export_TRT.py", "--onnx", path, "--overwrite"]
+    bad(run("v85", *export[:-1]), "x.trt: is there already", "--overwrite")
     bad(run("v85", *export, "--batch-size", 4), "--batch-size 4", "x.onnx is static, batch 1")
     bad(run("v85", *export, "--dynamic"), "--dynamic: x.onnx is static")
     bad(run("v85", *export, "--workspace", 64), "--workspace 64", "8.0 GB")
@@ -489,15 +490,23 @@ def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, image_
     engine.write_bytes(b"old")
     whole = (image_folder / "3.png").read_bytes()
     (image_folder / "3.png").write_bytes(b"broken")
-    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", "3.png")
+    bad(
+        run("v85", "models/export_TRT.py", "--onnx", path, *calib, "--overwrite"),
+        "calibration",
+        "3.png",
+    )
     assert engine.read_bytes() == b"old" and not cache.exists()
     for image_file in image_folder.iterdir():  # then there is nothing to build from either
         image_file.write_bytes(b"broken")
-    bad(run("v85", "models/export_TRT.py", "--onnx", path, *calib), "calibration", ".png")
+    bad(
+        run("v85", "models/export_TRT.py", "--onnx", path, *calib, "--overwrite"),
+        "calibration",
+        ".png",
+    )
     assert engine.read_bytes() == b"old" and not cache.exists()
     for image_file in image_folder.iterdir():
         image_file.write_bytes(whole)
-    good(run("v85", "models/export_TRT.py", "--onnx", path, *calib))
+    good(run("v85", "models/export_TRT.py", "--onnx", path, *calib, "--overwrite"))
     assert facts(engine)["calibrated_images"] == 10
 
 

@@ -117,6 +117,11 @@ def test_interface_of_the_file(weights):
         "nkpt": 5,
         "stride": 64,
         "imgsz": [128, 128],
+        "kpt_shape": [5, 3],
+        "kpt_names": ["0", "1", "2", "3", "4"],
+        "kpt_sigmas": [0.07] * 5,
+        "flip_idx": [],
+        "skeleton": [],
     }
     assert not {"ScatterND", "If", "Loop", "NonZero"} & {n.op_type for n in graph.graph.node}
 

@@ -170,7 +170,7 @@ def test_command(tmp_path, paths, monkeypatch, capsys):
     assert run("--no-bias-correction", "--distill", "0") == plain  # now from the cache
     assert run("--distill", "2") != plain
     assert "distilled on 4 images, 2 steps" in capsys.readouterr().out
-    with pytest.raises(InputError, match="expected a number of steps"):
+    with pytest.raises(InputError, match="`distill` -1: expected 0 to"):
         run("--distill", "-1")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(InputError, match="`distill` needs PyTorch: pip install torch"):

@@ -4,10 +4,11 @@ torch = pytest.importorskip("torch")
 
 from models.checkpoint import TrainingState, save_checkpoint  # noqa: E402
 from models.yolo import Model  # noqa: E402
-from tests.conftest import tiny_cfg  # noqa: E402
+from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from utils.errors import InputError, InputWarning  # noqa: E402
 from utils.training.config import TrainConfig  # noqa: E402
 from utils.training.distributed import Ranks  # noqa: E402
+from utils.training.hyper_parameters import read_hyp  # noqa: E402
 from utils.training.progress import Progress  # noqa: E402
 from utils.training.resume import resumed  # noqa: E402
 from utils.training.run import check_statistics  # noqa: E402
@@ -39,7 +40,9 @@ def test_the_best_epoch(tmp_path, figures, epoch):
 
 def test_resume_says_what_it_ignores_and_may_grow(tmp_path):
     config = TrainConfig(cfg="x.yaml", epochs=5, batch_size=4, project="runs/a")
-    state = TrainingState({"args": config.plain(), "epoch": 2}, {})
+    hyp = read_hyp(str(ROOT / "data" / "hyp.scratch.yaml"))._asdict()
+    plain = {"epoch": 2, "best": -1.0, "best_box": -1.0, "best_epoch": 0, "updates": 0}
+    state = TrainingState({**plain, "args": config.plain(), "hyp": dict(hyp)}, {})
     path = tmp_path / "last.pt"
     save_checkpoint(path, Model(tiny_cfg()), training=state)
     asked = TrainConfig(resume=str(path), epochs=9, batch_size=8, workers=1, cfg="x.yaml")
