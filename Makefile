@@ -3,7 +3,8 @@
 # make test-pythons   the demo and a part of the tests on each Python 3.8 to 3.13 that is found
 # make fuzz   feeds every validator mutations of valid files, EXAMPLES=2000 of each
 # make docs   writes docs/cli.md anew from the parsers of the scripts
-# make format / make bench / make clean
+# make format / make clean
+# make bench   what the CPU does in which time; with VIDEO=street.avi also detect on a video
 
 PYTHON ?= python3
 ifndef VENV
@@ -77,7 +78,7 @@ docs: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(PY) models/export_onnx.py --weights $(WEIGHTS).pt --img-size 640 --simplify
 	$(PY) benchmarks/graph.py
-	$(PY) benchmarks/pipeline.py
+	test -z "$(VIDEO)" || $(PY) benchmarks/pipeline.py --source $(VIDEO)
 	$(PY) benchmarks/startup.py
 	$(PY) benchmarks/escalator.py
 

@@ -2,7 +2,7 @@
 
     python benchmarks/nms.py --stress 10000          # random sets against greedy NMS, 5 minutes
     python benchmarks/nms.py --cost weights/yolov5n6_pose.pt     # ONNX Runtime CPU
-    python benchmarks/nms.py --images ../shared/data/coco_kpts/images/val2017 --cost x.pt
+    python benchmarks/nms.py --images data/coco_kpts/images/val2017 --cost x.pt
     python benchmarks/nms.py --gpu                   # the same arithmetic in PyTorch on CUDA
 
 --images: the poses of embedded NMS against NMS outside, on every image of the folder, for three

@@ -52,7 +52,7 @@ def session_fps(weights: str, seconds: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", nargs="+", default=["weights/yolov5s6_pose.onnx"])
-    parser.add_argument("--source", default="../shared/data/videos/street.avi")
+    parser.add_argument("--source", required=True, help="a video")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     print("ONNX Runtime %s; %s" % (onnxruntime.__version__, describe()))
