@@ -12,15 +12,15 @@ from utils.pose.keypoints import SIGMAS
 NKPT = 17
 
 
-def random_image(rng, nc=1, persons=5, predictions=12):
+def random_image(rng, nc=1, persons=5, predictions=12, nkpt=NKPT):
     """GroundTruth and Rows with crowds, hidden persons, near and far predictions."""
     n = int(rng.integers(0, persons + 1))
     wh = rng.uniform(8, 220, (n, 2))
     xy = rng.uniform(0, 400, (n, 2))
     keypoints = np.concatenate(
-        [xy[:, None] + rng.uniform(0, 1, (n, NKPT, 2)) * wh[:, None], np.zeros((n, NKPT, 1))], -1
+        [xy[:, None] + rng.uniform(0, 1, (n, nkpt, 2)) * wh[:, None], np.zeros((n, nkpt, 1))], -1
     )
-    keypoints[..., 2] = rng.choice([0, 1, 2], (n, NKPT), p=[0.3, 0.2, 0.5])
+    keypoints[..., 2] = rng.choice([0, 1, 2], (n, nkpt), p=[0.3, 0.2, 0.5])
     keypoints[rng.random(n) < 0.2, :, 2] = 0
     keypoints[keypoints[..., 2] == 0] = 0
     areas = wh[:, 0] * wh[:, 1] * rng.uniform(0.3, 0.9, n)
@@ -34,9 +34,9 @@ def random_image(rng, nc=1, persons=5, predictions=12):
         size = wh[source]
         boxes = np.concatenate([xy, wh], 1)[source] + rng.normal(size=(m, 4)) * noise[:, 0] * 50
         points = keypoints[source].copy()
-        points[..., :2] += rng.normal(size=(m, NKPT, 2)) * noise * size[:, None]
+        points[..., :2] += rng.normal(size=(m, nkpt, 2)) * noise * size[:, None]
     else:
-        boxes, points = rng.uniform(0, 400, (m, 4)), rng.uniform(0, 400, (m, NKPT, 3))
+        boxes, points = rng.uniform(0, 400, (m, 4)), rng.uniform(0, 400, (m, nkpt, 3))
     boxes[:, 2:] = np.maximum(boxes[:, 2:], 1)
     scores = np.sort(rng.integers(1, 20, m) / 20)[::-1]  # many equal ones
     classes = rng.integers(0, nc, m)
@@ -108,6 +108,17 @@ def test_more_predictions_than_count():
     ours, theirs = both(images, 1)
     for mine, reference in zip(ours, theirs):
         assert list(mine.values()) == pytest.approx(reference, abs=1e-9)
+
+
+@pytest.mark.parametrize("nkpt", [1, 4, 21])
+def test_other_keypoints(nkpt):
+    pytest.importorskip("pycocotools")
+    rng = np.random.default_rng(nkpt)
+    images = {i: random_image(rng, nkpt=nkpt) for i in range(1, 30)}
+    ours, theirs = both(images, 1, tuple(rng.uniform(0.02, 0.2, nkpt)))
+    for mine, reference in zip(ours, theirs):
+        assert list(mine.values()) == pytest.approx(reference, abs=1e-9)
+    assert 0 < ours[0]["AP"] < 1
 
 
 def test_other_sigmas():
