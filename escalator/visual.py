@@ -16,7 +16,7 @@ import os
 import random
 import sys
 from pathlib import Path
-from typing import List, Sequence, Set
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -107,31 +107,65 @@ def target_names(paths: Sequence[str]) -> List[str]:
     return names
 
 
+def draw_labels(
+    paths: Sequence[str],
+    save_dir: str,
+    count: int = 0,
+    *,
+    seed: int = 0,
+    names: Optional[Sequence[str]] = None,
+    nkpt: int = 0,
+    data: str = "",
+    line_width: int = 0,
+    ids: bool = False,
+) -> Tuple[int, Dict[str, str]]:
+    """Draw the labels of `count` of the images, 0: of all, into `save_dir`.
+
+    Returns how many were tried, and of those that could not be drawn the reasons.
+
+    Args: seed: of the choice. names, nkpt, data: see label_points. line_width: px, 0: by image
+    size. ids: number the keypoints.
+
+    Raises InputError if the drawn images would replace images or results of others.
+    """
+    if os.path.realpath(save_dir) in image_folders(paths):
+        raise InputError("`save_dir` %s: the drawn images would overwrite the originals" % save_dir)
+    if 0 < count < len(paths):
+        chosen = random.Random(seed).sample(range(len(paths)), count)
+        paths = [paths[i] for i in sorted(chosen)]
+    known, declared = label_points(paths, names, nkpt, data=data)
+    targets = [Path(save_dir) / name for name in target_names(paths)]
+    check_all_replaceable(targets)
+    failed: Dict[str, str] = {}
+    for path, target in zip(paths, targets):
+        try:
+            image = draw(path, known, declared, line_width=line_width, ids=ids)
+        except InputError as e:
+            failed[path] = str(e)
+            continue
+        write_image(target, image)
+    return len(paths), failed
+
+
 def main(args: argparse.Namespace) -> None:
     check_limits(args, {"visual_num": (0, 1e9), "line_thickness": (0, 1000), "nkpt": (1, 1000)})
     paths = list_images(os.path.join(args.data_root, args.data_file))
-    if os.path.realpath(args.save_dir) in image_folders(paths):
-        raise InputError(
-            "--save_dir %s: the drawn images would overwrite the originals" % args.save_dir
-        )
-    if 0 < args.visual_num < len(paths):
-        chosen = random.Random(args.seed).sample(range(len(paths)), args.visual_num)
-        paths = [paths[i] for i in sorted(chosen)]
-    failed = 0
-    names, declared = label_points(paths, args.names, args.nkpt or 0, data=args.data)
-    targets = [Path(args.save_dir) / name for name in target_names(paths)]
-    check_all_replaceable(targets)
-    for path, target in zip(paths, targets):
-        try:
-            image = draw(path, names, declared, line_width=args.line_thickness, ids=args.ids)
-        except InputError as e:
-            failed += 1
-            print("failed: %s" % e, file=sys.stderr)
-            continue
-        write_image(target, image)
-    print("%s in %s" % (counted(len(paths) - failed, "image"), args.save_dir))
+    tried, failed = draw_labels(
+        paths,
+        args.save_dir,
+        args.visual_num,
+        seed=args.seed,
+        names=args.names,
+        nkpt=args.nkpt or 0,
+        data=args.data,
+        line_width=args.line_thickness,
+        ids=args.ids,
+    )
+    for reason in failed.values():
+        print("failed: %s" % reason, file=sys.stderr)
+    print("%s in %s" % (counted(tried - len(failed), "image"), args.save_dir))
     if failed:
-        raise InputError("%d of %d images could not be drawn (see above)" % (failed, len(paths)))
+        raise InputError("%d of %d images could not be drawn (see above)" % (len(failed), tried))
 
 
 if __name__ == "__main__":
