@@ -1,11 +1,12 @@
 import pytest
-import torch
 
-from models.head_transfer import match_classes, match_keypoints, same_meaning, transfer_head
-from models.yolo import Model
-from tests.conftest import randomized, tiny_cfg
-from utils.pose.keypoints import COCO, plain_skeleton
-from utils.pose.skeleton import read_skeleton
+torch = pytest.importorskip("torch")
+
+from models.head_transfer import match_classes, match_keypoints, same_meaning, transfer_head  # noqa: E402
+from models.yolo import Model  # noqa: E402
+from tests.conftest import randomized, tiny_cfg  # noqa: E402
+from utils.pose.keypoints import COCO, plain_skeleton  # noqa: E402
+from utils.pose.skeleton import read_skeleton  # noqa: E402
 
 
 def model_of(names, skel, seed, **changes):

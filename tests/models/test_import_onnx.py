@@ -90,6 +90,7 @@ def test_nms_inside_equals_nms_outside(tmp_path, form, case):
 
 
 def test_half_and_simplify(tmp_path):
+    pytest.importorskip("onnxslim")
     path = make_foreign(tmp_path / "x.onnx", seed=1)
     out = good(run(None, SCRIPT, "--onnx", path, "--half", "--simplify"))
     assert "FP16 weights" in out and "confidences within" in out
