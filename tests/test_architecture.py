@@ -1,4 +1,4 @@
-"""Who may import whom: docs/architecture.md in 30 lines."""
+"""Who may import whom: docs/architecture.md as a test."""
 
 import ast
 

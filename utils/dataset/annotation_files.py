@@ -1,4 +1,4 @@
-"""Annotation files of one image: which format a JSON has. A new format is added here."""
+"""Annotation files of one image: which format a JSON has; a new one also in escalator/survey.py."""
 
 from pathlib import Path
 from typing import Sequence, Union

@@ -313,7 +313,7 @@ def foreground_masks(
 ) -> List[Any]:
     """(H, W) bool of each image of a (B, 3, H, W) batch: the boxes found; None where nobody is.
 
-    Args: outputs: raw predictions, or what embedded NMS returns (backends.Detections).
+    Args: outputs: raw predictions, or what embedded NMS returns (Detections).
     Others: nobody is found. sure: see sure_columns.
     """
     count, _, height, width = shape
