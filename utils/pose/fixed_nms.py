@@ -12,7 +12,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from utils.pose.nms import below
+from utils.pose.nms import keep_rounds, suppression_matrix
 from utils.pose.poses import Poses
 
 MOST = 1024  # candidates of an image that take part
@@ -85,7 +85,11 @@ class FixedNms:
         labels, scores = torch.gather(labels, 1, order), torch.gather(scores, 1, order)
         centre, half = rows[..., :2], rows[..., 2:4] / 2
         boxes = torch.cat([centre - half, centre + half], 2)
-        keep, settled = self._greedy(boxes, labels, passed)
+        suppresses = suppression_matrix(
+            boxes, labels, iou_thres=settings.iou_thres, agnostic=settings.agnostic
+        )
+        keep, previous = keep_rounds(passed, suppresses, passed, rounds=ROUNDS)
+        settled = (keep == previous).all(1)
         keep = keep & (keep.cumsum(1) <= settings.max_det)
         values = torch.cat(
             [boxes, scores[..., None], labels[..., None].float(), rows[..., 5 + nc :]], 2
@@ -95,31 +99,6 @@ class FixedNms:
         table.scatter_(1, place[..., None].expand_as(values), values)
         head = torch.stack([(enough & settled).float(), keep.sum(1).float()], 1)
         return torch.cat([head, table[:, :-1].reshape(batch, -1)], 1)
-
-    def _greedy(self, boxes: Any, labels: Any, passed: Any) -> Tuple[Any, Any]:
-        """(B, n) boxes kept, (B,) whether that is what greedy NMS keeps; see nms.py."""
-        import torch
-
-        wh = boxes[..., 2:] - boxes[..., :2]
-        areas = wh[..., 0] * wh[..., 1]
-        a, b = boxes[:, :, None], boxes[:, None]
-        sides = [
-            (torch.minimum(a[..., i + 2], b[..., i + 2]) - torch.maximum(a[..., i], b[..., i]))
-            .clamp_(0)
-            for i in (0, 1)
-        ]  # fmt: skip
-        inter = sides[0].mul_(sides[1])
-        iou = inter / (areas[:, :, None] + areas[:, None] - inter)
-        overlaps = iou > float(below(self._settings.iou_thres))
-        if not self._settings.agnostic:
-            overlaps &= labels[:, :, None] == labels[:, None]
-        suppresses = overlaps.triu_(1).to(torch.float16 if boxes.is_cuda else torch.float32)
-        keep = previous = passed
-        for _ in range(ROUNDS):
-            previous = keep
-            hits = torch.bmm(previous[:, None].to(suppresses.dtype), suppresses)[:, 0]
-            keep = passed & (hits == 0)
-        return keep, (keep == previous).all(1)
 
     def poses(self, packed: np.ndarray) -> Optional[List[Poses]]:
         """What __call__ returned, on the host -> Poses of each image, in the frame of its boxes.

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -134,13 +134,23 @@ def _urgent_stream(raw: Any) -> Any:
 def _greedy_nms_torch(
     boxes: Any, labels: Any, passed: Any, *, iou_thres: float, agnostic: bool
 ) -> Any:
-    """(B, n) mask of the boxes that greedy NMS keeps; the arithmetic of iou_one_to_many.
+    """(B, n) mask of the boxes that greedy NMS keeps.
 
     Args: boxes: (B, n, 4) float32 xyxy, best first. labels: (B, n). passed: (B, n) bool, the
     others are nobody.
+    """
+    suppresses = suppression_matrix(boxes, labels, iou_thres=iou_thres, agnostic=agnostic)
+    keep = passed
+    while True:
+        keep, previous = keep_rounds(passed, suppresses, keep, rounds=ROUNDS)
+        if bool((keep == previous).all()):
+            return keep
 
-    Starts with everybody kept and lets the kept suppress, again and again: after k rounds the
-    first k links of every chain of suppression are right, and what no longer changes is greedy.
+
+def suppression_matrix(boxes: Any, labels: Any, *, iou_thres: float, agnostic: bool) -> Any:
+    """(B, n, n), 1 where the box of the row suppresses that of the column if it is kept.
+
+    The arithmetic of iou_one_to_many. Args: see _greedy_nms_torch.
     """
     import torch
 
@@ -158,15 +168,23 @@ def _greedy_nms_torch(
     overlaps = iou > float(below(iou_thres))  # as in float64 on the host
     if not agnostic:
         overlaps &= labels[:, :, None] == labels[:, None]
-    suppresses = overlaps.triu_(1).to(torch.float16 if boxes.is_cuda else torch.float32)
-    keep = passed
-    while True:
-        for _ in range(ROUNDS):
-            previous = keep
-            hits = torch.bmm(previous[:, None].to(suppresses.dtype), suppresses)[:, 0]
-            keep = passed & (hits == 0)
-        if bool((keep == previous).all()):
-            return keep
+    return overlaps.triu_(1).to(torch.float16 if boxes.is_cuda else torch.float32)
+
+
+def keep_rounds(passed: Any, suppresses: Any, keep: Any, *, rounds: int) -> Tuple[Any, Any]:
+    """(B, n) boxes kept after the last round and after the one before.
+
+    Starts with everybody kept and lets the kept suppress, again and again: after k rounds the
+    first k links of every chain of suppression are right, and what no longer changes is greedy.
+    """
+    import torch
+
+    previous = keep
+    for _ in range(rounds):
+        previous = keep
+        hits = torch.bmm(previous[:, None].to(suppresses.dtype), suppresses)[:, 0]
+        keep = passed & (hits == 0)
+    return keep, previous
 
 
 def below(threshold: float) -> np.float32:

@@ -6,10 +6,10 @@ from typing import Any, Callable, Counter, Dict, Hashable, NamedTuple
 
 import numpy as np
 
+from utils.trt.engine import RUNS_BEFORE_GRAPH
 from utils.trt.memory import HostPool
 
 MAX_GRAPHS = 8  # shapes of the input; each holds the memory of its activations
-RUNS_BEFORE_GRAPH = 2  # shapes that come once or twice are not worth a recording
 _recording = threading.Lock()  # one at a time in this process
 
 

@@ -12,7 +12,8 @@ from utils.pose.fixed_nms import NmsSettings
 from utils.pose.nms import raw_to_poses
 from utils.runtime.backend import Backend
 from utils.runtime.fixed_suppression import FixedSuppression
-from utils.runtime.graph_stream import RUNS_BEFORE_GRAPH, GraphStream
+from utils.runtime.graph_stream import GraphStream
+from utils.trt.engine import RUNS_BEFORE_GRAPH
 from utils.trt.memory import HostPool
 
 GPU_WORKERS = 2  # PyTorch: while one computes, the other copies
