@@ -1,0 +1,111 @@
+"""Streams and graphs of a `.pt` on a stand-in of torch.cuda: on a CPU only their book-keeping."""
+
+import contextlib
+import types
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from models.yolo import Model  # noqa: E402
+from tests.conftest import randomized, tiny_cfg  # noqa: E402
+from utils.pose.fixed_nms import NmsSettings  # noqa: E402
+from utils.pose.nms import raw_to_poses  # noqa: E402
+from utils.runtime import fixed_suppression, graph_stream  # noqa: E402
+from utils.runtime.graph_stream import GraphStream  # noqa: E402
+from utils.runtime.torch_backend import TorchBackend  # noqa: E402
+from utils.trt.engine import RUNS_BEFORE_GRAPH  # noqa: E402
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """A backend that takes itself for one on a GPU; a replay computes anew, into the same place."""
+    quiet = types.SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: quiet)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: quiet)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+
+    def record(self, images, work):
+        fixed = self._upload(images)
+        made = work(fixed)
+
+        def replay():
+            for old, new in zip(made, work(fixed)):
+                if old is not None:
+                    old.copy_(new)
+
+        self.recorded = getattr(self, "recorded", 0) + 1
+        graph = types.SimpleNamespace(replay=replay)
+        return graph_stream._Recorded(graph, fixed, made)
+
+    monkeypatch.setattr(GraphStream, "_record", record)
+    made = TorchBackend.of_model(randomized(Model(tiny_cfg()), 3).eval(), -1, False)
+    made.on_gpu = made.takes_pixels = True
+    made._page_locked = lambda size: np.empty(size, np.uint8)
+    made._host._allocate = made._page_locked
+    made.workers, made.streams = 2, [GraphStream(made._device, made._host) for _ in range(2)]
+    for stream in made.streams:
+        made._streams.put(stream)
+    return made
+
+
+SETTINGS = NmsSettings(0.3, 0.9, max_det=20)  # no long chains in random boxes
+
+
+def images(seed, batch=1):
+    return np.random.default_rng(seed).integers(0, 256, (batch, 64, 64, 3), np.uint8)
+
+
+def wanted(backend, pixels):
+    with torch.inference_mode():
+        raw = backend._forward(torch.from_numpy(pixels))
+    return raw_to_poses(raw.numpy(), backend.nc, **SETTINGS._asdict())
+
+
+def same(found, reference):
+    assert len(found) == len(reference)
+    for a, b in zip(found, reference):
+        for mine, theirs in zip(a, b):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_each_call_gets_its_own_poses_before_and_after_the_recording(backend):
+    for seed in range(RUNS_BEFORE_GRAPH + 4):
+        batch = backend.new_batch((1 + seed % 2, 64, 64))
+        batch[:] = images(seed, 1 + seed % 2)
+        same(backend.find(batch, SETTINGS), wanted(backend, np.array(batch)))
+    for seed in range(4):
+        pixels = images(seed)
+        raw = backend(pixels)
+        kept = raw.clone()
+        backend(images(seed + 9))  # does not write into what was returned
+        assert torch.equal(raw, kept)
+
+
+def test_a_warm_up_records_on_every_stream_and_gives_all_back(backend):
+    backend.warm_up(images(0), SETTINGS)
+    assert [stream.recorded for stream in backend.streams] == [1, 1]
+    assert backend._streams.qsize() == 2
+    same(backend.find(images(1), SETTINGS), wanted(backend, images(1)))
+
+
+def test_graphs_are_bounded(backend, monkeypatch):
+    monkeypatch.setattr(graph_stream, "MAX_GRAPHS", 1)
+    for _ in range(RUNS_BEFORE_GRAPH + 2):
+        for batch in (1, 2):
+            same(
+                backend.find(images(batch, batch), SETTINGS), wanted(backend, images(batch, batch))
+            )
+    assert sum(getattr(stream, "recorded", 0) for stream in backend.streams) == 1
+
+
+def test_crowded_images_give_up_the_fixed_sizes(backend, monkeypatch):
+    monkeypatch.setattr(fixed_suppression.FixedNms, "poses", lambda self, packed: None)
+    for seed in range(fixed_suppression.MISSES + 2):
+        found = backend.find(images(seed), SETTINGS)
+        if seed < fixed_suppression.MISSES:
+            same(found, wanted(backend, images(seed)))
+        else:  # NMS is the caller's again
+            assert torch.is_tensor(found)
