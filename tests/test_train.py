@@ -115,7 +115,8 @@ def test_people_in_plain_grey_are_told(score, told):
 
     found = validation.plain_score(Predictor())
     assert found == score
-    row = dict.fromkeys(("epoch", "loss", "box", "kpt", "obj", "images_per_s", "memory_gb"), 1)
+    row = dict.fromkeys(("epoch", "loss", "box", "kpt", "obj", "images_per_s", "memory_gb",
+                         "reserved_gb"), 1)  # fmt: skip
     text = epoch_line({**row, "plain_score": found}, 3)
     assert text.endswith("sees people in plain grey (score 0.90)") == told
 

@@ -67,3 +67,10 @@ def endless(trainer):
     """Batches of the trainer, epoch after epoch."""
     for epoch in range(3):
         yield from trainer._device_batches(trainer.batches.epoch(epoch))
+
+
+def test_memory_does_not_grow_with_the_epochs(tmp_path):
+    """PyTorch keeps freed memory for the stream that used it: each epoch must use the same."""
+    trainer = make(tmp_path, True)
+    reserved = [trainer.train_epoch(epoch).reserved_gb for epoch in range(6)]
+    assert reserved[-1] <= 1.1 * reserved[1]

@@ -157,7 +157,7 @@ def epoch_line(row: Dict[str, float], epochs: int) -> str:
         row["epoch"], epochs, row["loss"], row["box"], row["kpt"], row["obj"],
         row["images_per_s"])  # fmt: skip
     if row["memory_gb"]:
-        text += "  %.1f GB" % row["memory_gb"]
+        text += "  %.1f GB (%.1f reserved)" % (row["memory_gb"], row["reserved_gb"])
     if "kpt_ap" in row:
         text += "  kpt AP %.4f AP50 %.4f  box AP50 %.4f" % (
             row["kpt_ap"], row["kpt_ap50"], row["box_ap50"])  # fmt: skip

@@ -218,7 +218,8 @@ def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
     stats = trainer.train_epoch(epoch)
     row: Dict[str, float] = {"epoch": epoch + 1, **stats.losses, "lr": stats.lr,
                              "images_per_s": stats.images_per_s,
-                             "memory_gb": stats.memory_gb}  # fmt: skip
+                             "memory_gb": stats.memory_gb,
+                             "reserved_gb": stats.reserved_gb}  # fmt: skip
     due = last or (not config.notest and (epoch + 1) % config.val_period == 0)
     per_class: List[float] = []
     if due and ranks.first:

@@ -55,7 +55,8 @@ class EpochStats(NamedTuple):
 
     losses: Dict[str, float]  # weighted parts and `loss`, means over steps and processes
     images_per_s: float  # of all processes
-    memory_gb: float  # of the GPU, highest so far
+    memory_gb: float  # of the GPU, highest so far: what tensors and graphs held
+    reserved_gb: float  # of the GPU, highest so far: what PyTorch held for them
     lr: float
 
 
@@ -88,6 +89,9 @@ class Trainer:
             # averaged in one launch if alike
             self.ema.model.to(memory_format=torch.channels_last)
             torch.backends.cudnn.benchmark = not spec.multi_scale
+            # One for the whole run: PyTorch keeps freed memory for the stream that used it, so a
+            # new stream for each epoch (there are 32) would keep 32 times the memory of a batch.
+            self._copies = torch.cuda.Stream(device)
         one_shape = not (spec.multi_scale or spec.rect)
         captured = self.gpu and options.graphs and one_shape and not (synced or options.compile)
         if captured:
@@ -141,6 +145,7 @@ class Trainer:
             raise InputError(self._memory_advice()) from e
         for name, buffer in network.named_buffers():
             buffer.copy_(kept[name])
+        torch.cuda.empty_cache()  # the runs before the capture filled memory that no graph can use
 
     @property
     def precision(self) -> str:
@@ -183,9 +188,13 @@ class Trainer:
         world = options.ranks.world
         means = (distributed.mean(total, options.ranks) / batches.steps).tolist()
         images = batches.steps * batches.spec.batch * world
-        memory = torch.cuda.max_memory_allocated(options.device) / 1e9 if self.gpu else 0.0
+        memory = reserved = 0.0
+        if self.gpu:
+            memory = torch.cuda.max_memory_allocated(options.device) / 1e9
+            reserved = torch.cuda.max_memory_reserved(options.device) / 1e9
         losses = dict(zip((*PARTS, "loss"), means))
-        return EpochStats(losses, images / elapsed, memory, self.optimizer.param_groups[0]["lr"])
+        lr = self.optimizer.param_groups[0]["lr"]
+        return EpochStats(losses, images / elapsed, memory, reserved, lr)
 
     def _device_batches(self, source: Iterator[TrainBatch]) -> Iterator[Any]:
         """(images on the device, targets on the device); a batch is warped while the one before
@@ -195,8 +204,7 @@ class Trainer:
             for batch in source:
                 yield to_device(batch, device)
             return
-        side = torch.cuda.Stream(device)
-        waiting = None
+        side, waiting = self._copies, None
         for batch in source:
             with torch.cuda.stream(side):
                 images, targets = to_device(batch, device)

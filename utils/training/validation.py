@@ -1,6 +1,7 @@
 """How good a network in training is: `validate(trainer, eval_set, single_class=False)`."""
 
 import copy
+import gc
 from typing import Dict, List, NamedTuple
 
 import numpy as np
@@ -52,6 +53,10 @@ def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Vali
         "box_p": box.precision, "box_r": box.recall, "box_ap50": box.ap50, "box_ap": box.ap,
         "plain_score": plain_score(predictor),
     }  # fmt: skip
+    if gpu >= 0:  # what streams and graphs of a validation used, nothing else can use
+        del backend, predictor
+        gc.collect()
+        torch.cuda.empty_cache()
     return Validation(figures, [row.ap for row in found.accuracy.pose_rows[1:]])
 
 
