@@ -254,7 +254,14 @@ class IHostMemory(bytes):
     pass
 
 
+class IProfiler:
+    def __init__(self):
+        pass
+
+
 class IExecutionContext:
+    profiler = None
+
     def __init__(self, engine):
         self.engine, self._shape, self._addresses, self._known = engine, {}, {}, {}
         for tensor in engine.io:
@@ -299,6 +306,9 @@ class IExecutionContext:
         if set(self._addresses) != {t.name for t in self.engine.io}:
             return False
         shapes, addresses = dict(self._shape), dict(self._addresses)
+        if self.profiler is not None:
+            for name in self.engine.facts["layers"]:
+                self.profiler.report_layer_time(name, 0.25)
 
         def work():
             feed = {n: read_memory(addresses[n], s, self.engine._numpy_type(n))
@@ -732,6 +742,7 @@ def populate(module, version):
         Runtime=Runtime,
         ICudaEngine=ICudaEngine,
         IExecutionContext=IExecutionContext,
+        IProfiler=IProfiler,
         float32=dtypes.FLOAT,
         float16=dtypes.HALF,
         init_libnvinfer_plugins=lambda logger, namespace: True,

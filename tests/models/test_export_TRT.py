@@ -412,9 +412,10 @@ def test_the_layers_of_an_engine(tmp_path):
     path = make_small_net(tmp_path / "x.onnx")
     out = good(run("v85", "models/export_TRT.py", "--onnx", path, "--layers", "--no-timing-cache"))
     lines = (tmp_path / "x.trt.layers.csv").read_text().splitlines()
-    assert lines[0] == "layer,kind,inputs,outputs" and len(lines) > 20
-    assert lines[1].endswith(",CaskConvolution,FP16,FP32")
-    assert "| CaskConvolution | FP16 | FP32 | %d |" % (len(lines) - 1) in out
+    assert lines[0] == "layer,kind,inputs,outputs,ms" and len(lines) > 20
+    assert lines[1].endswith(",CaskConvolution,FP16,FP32,0.2500")
+    count = len(lines) - 1
+    assert "| CaskConvolution | FP16 | FP32 | %d | %.3f |" % (count, count / 4) in out
 
 
 def test_pairs_are_not_built_under_binding_precisions(tmp_path, calib):

@@ -266,13 +266,18 @@ def side_file(
 def write_layers(trt: Tensorrt, plan: bytes, memory: DeviceMemory, *, target: Path) -> None:
     """`X.trt.layers.csv`, and a line for each kind of layer and precision."""
     layers = layer_table(trt, plan, memory)
-    rows = [[n.name, n.kind, " ".join(n.inputs), " ".join(n.outputs)] for n in layers]
+    rows = [
+        [n.name, n.kind, " ".join(n.inputs), " ".join(n.outputs), "%.4f" % n.ms] for n in layers
+    ]
     path = target.with_name(target.name + ".layers.csv")
-    write_csv(path, ["layer", "kind", "inputs", "outputs"], rows)
-    counts = collections.Counter(
-        (n.kind, (n.inputs or ["-"])[0], (n.outputs or ["-"])[0]) for n in layers
-    )
-    table: List[List[str]] = [[*key, str(count)] for key, count in counts.most_common()]
-    print(markdown(["kind", "input", "output", "layers"], table), end="")
+    write_csv(path, ["layer", "kind", "inputs", "outputs", "ms"], rows)
+    groups: Dict[Tuple[str, str, str], List[float]] = collections.defaultdict(list)
+    for n in layers:
+        groups[n.kind, (n.inputs or ["-"])[0], (n.outputs or ["-"])[0]].append(n.ms)
+    table = [
+        [*key, str(len(times)), "%.3f" % sum(times)]
+        for key, times in sorted(groups.items(), key=lambda group: -sum(group[1]))
+    ]
+    print(markdown(["kind", "input", "output", "layers", "ms"], table), end="")
     reformats = sum(n.kind == "Reformat" for n in layers)
     print("%d layers, %d of them reformat: %s" % (len(layers), reformats, path))
