@@ -2,21 +2,29 @@
 
     python benchmarks/custom_keypoints.py                 # both sets, 30 epochs at 128 px, CPU
     python benchmarks/custom_keypoints.py --set corners --epochs 10 --images 64
+    python benchmarks/custom_keypoints.py --set hands --seeds 10 --jobs 20 --results-file hands.json
 
 Two drawn sets: cards with 4 corners, and figures of 21 points, a wrist with two hands. Left and
 right look alike, as those of people do, so only their place tells them apart. Each set is trained
 with flips and its flip_idx, without flips, and with flips and a flip_idx that leaves left and right
 in place. Prints keypoint AP on images that were not trained on. Not a measure of speed.
+
+A seed draws images and begins a network of its own; the three trainings of a seed share both, so
+they are compared seed by seed.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import csv
 import io
+import json
+import multiprocessing
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -137,26 +145,31 @@ def tiny_cfg(path: Path) -> Path:
 
 
 def train(
-    folder: Path, data: Path, hyp: Path, *, epochs: int, size: int = SIDE
+    folder: Path,
+    data: Path,
+    hyp: Path,
+    *,
+    epochs: int,
+    size: int = SIDE,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Dict[str, float]:
     """The last row of results.csv of a run.
 
     train.py collects gradients of 64 images for a step. Of so few images that would be a handful of
     steps, so here each batch is one.
     """
-    import torch
-
     from utils.training.config import TrainConfig
-    from utils.training.distributed import Ranks
+    from utils.training.distributed import Ranks, own_device
     from utils.training.run import prepare, run_epoch
 
     config = TrainConfig(
         cfg=str(folder / "tiny.yaml"), data=str(data), hyp=str(hyp), epochs=epochs,
-        batch_size=BATCH, img_size=(size,), device="cpu", workers=0, notest=True, nosave=True,
-        adam=True, project=str(folder / "runs"), name="%s-%s" % (data.stem, hyp.stem),
+        batch_size=BATCH, img_size=(size,), device=device, workers=0, notest=True, nosave=True,
+        adam=True, project=str(folder / "runs"), name="%s-%s" % (data.stem, hyp.stem), seed=seed,
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        run = prepare(config, Ranks(), torch.device("cpu"))
+        run = prepare(config, Ranks(), own_device(device, Ranks()))
         run.trainer.accumulate = 1
         for epoch in range(epochs):
             run_epoch(config, run, epoch)
@@ -166,31 +179,106 @@ def train(
     return {key: float(value) for key, value in row.items() if value}
 
 
-def compare(folder: Path, drawn: Drawn, epochs: int, *, images: int) -> Dict[str, Dict[str, float]]:
-    """Figures of the three trainings of a set."""
-    make_set(folder, drawn, images, val=max(images // 4, 8))
-    tiny_cfg(folder / "tiny.yaml")
-    good = write_yaml(folder, drawn, "pairs")
-    wrong = write_yaml(folder, drawn, "wrong", flip_idx=list(range(len(drawn.names))))
-    flips = write_hyp(folder / "flips.yaml", fliplr=0.5)
-    plain = write_hyp(folder / "plain.yaml", fliplr=0.0)
-    runs = {"flips": (good, flips), "no flips": (good, plain), "wrong flip_idx": (wrong, flips)}
-    return {name: train(folder, *files, epochs=epochs) for name, files in runs.items()}
+class Job(NamedTuple):
+    """One training."""
+
+    kind: str  # of SETS
+    seed: int
+    variant: str  # of VARIANTS
+    epochs: int
+    images: int
+    val_images: int
+    device: str
 
 
-def main() -> None:
+VARIANTS = {  # -> (probability of a flip, whether flip_idx is right)
+    "flips": (0.5, True),
+    "no flips": (0.0, True),
+    "wrong flip_idx": (0.5, False),
+}
+FIGURES = ("kpt_ap", "kpt_ap50", "box_ap50", "kpt", "box")  # AP on new images, losses of training
+
+
+def do(job: Job) -> Dict[str, Any]:
+    """Train in a folder of its own, on one core."""
+    import torch
+
+    torch.set_num_threads(1)
+    drawn, begin = SETS[job.kind](), time.monotonic()
+    fliplr, right = VARIANTS[job.variant]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_set(folder, drawn, job.images, val=job.val_images, seed=job.seed)
+        tiny_cfg(folder / "tiny.yaml")
+        wrong = list(range(len(drawn.names)))
+        data = write_yaml(folder, drawn, "data", flip_idx=None if right else wrong)
+        hyp = write_hyp(folder / "hyp.yaml", fliplr=fliplr)
+        row = train(folder, data, hyp, epochs=job.epochs, seed=job.seed, device=job.device)
+    found = {key: row[key] for key in FIGURES}
+    return {**job._asdict(), **found, "seconds": round(time.monotonic() - begin, 1)}
+
+
+def do_all(jobs: Sequence[Job], processes: int) -> Iterator[Dict[str, Any]]:
+    """The figures of each job, as they are done."""
+    if processes == 1:
+        yield from map(do, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(do, job) for job in jobs]):
+            yield future.result()
+
+
+def summary(rows: Sequence[Dict[str, Any]]) -> List[str]:
+    """A line for each set and variant, and how flips compare with none, seed by seed."""
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        ap = {(r["variant"], r["seed"]): r["kpt_ap"] for r in rows if r["kind"] == kind}
+        for variant in VARIANTS:
+            of = [v for (name, _), v in ap.items() if name == variant]
+            if of:
+                text = "%-8s %-15s keypoint AP %.3f, %.3f to %.3f of %d seeds"
+                lines.append(text % (kind, variant, np.mean(of), min(of), max(of), len(of)))
+        seeds = sorted({s for _, s in ap if ("flips", s) in ap and ("no flips", s) in ap})
+        gain = np.array([ap["flips", s] - ap["no flips", s] for s in seeds])
+        if len(gain) > 1:
+            text = "%-8s flips - no flips: %+.4f, standard error %.4f, higher in %d of %d seeds"
+            error = gain.std(ddof=1) / len(gain) ** 0.5
+            lines.append(text % (kind, gain.mean(), error, (gain > 0).sum(), len(gain)))
+    return lines
+
+
+def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--set", choices=[*SETS, "all"], default="all")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--images", type=int, default=192, help="training images [192]")
-    args = parser.parse_args()
-    for name in SETS if args.set == "all" else [args.set]:
-        with tempfile.TemporaryDirectory() as folder:
-            found = compare(Path(folder), SETS[name](), args.epochs, images=args.images)
-        for run, row in found.items():
-            figures = tuple(row[key] for key in ("kpt_ap", "kpt_ap50", "box_ap50"))
-            text = "%-8s %-15s keypoint AP %.3f AP50 %.3f  box AP50 %.3f"
-            print(text % (name, run, *figures), flush=True)
+    parser.add_argument("--val-images", type=int, default=192, help="images for AP [192]")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 [1]")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time [1]")
+    parser.add_argument("--device", default="cpu", help="cpu or a GPU index [cpu]")
+    parser.add_argument("--results-file", type=Path, help="JSON, written after each training")
+    return parser
+
+
+def main() -> None:
+    args = get_args_parser().parse_args()
+    jobs = [
+        Job(kind, seed, variant, args.epochs, args.images, args.val_images, args.device)
+        for kind in (SETS if args.set == "all" else [args.set])
+        for seed in range(args.seeds)
+        for variant in args.variants
+    ]
+    rows: List[Dict[str, Any]] = []
+    for row in do_all(jobs, args.jobs):
+        rows.append(row)
+        text = "%(kind)-8s seed %(seed)d %(variant)-15s keypoint AP %(kpt_ap).3f"
+        print((text + " AP50 %(kpt_ap50).3f  box AP50 %(box_ap50).3f  %(seconds).0f s") % row)
+        sys.stdout.flush()
+        if args.results_file:
+            args.results_file.write_text(json.dumps(rows, indent=1) + "\n")
+    print("\n".join(summary(rows)))
 
 
 if __name__ == "__main__":
