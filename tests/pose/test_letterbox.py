@@ -108,10 +108,28 @@ def test_a_batch_is_what_opencv_makes_bit_for_bit():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((30, 50), (64, 64), (90, 20))]
     boxes = [letterbox.fit(i.shape[:2], (64, 96)) for i in images]
-    canvases = letterbox.to_canvases(images, boxes, (64, 96))
+    canvases = letterbox.to_pixels(images, boxes, (64, 96))
     wanted = cv2.dnn.blobFromImages(canvases, 1 / 255.0, swapRB=True)
     np.testing.assert_array_equal(letterbox.to_batch(images, boxes, (64, 96)), wanted)
     out = np.full((4, 3, 64, 96), np.nan, np.float32)
     assert letterbox.to_batch(images, boxes, (64, 96), out=out) is out
     np.testing.assert_array_equal(out[:3], wanted)
     assert not out[3].any()  # a batch that is filled up
+    filled = np.full((4, 64, 96, 3), 9, np.uint8)
+    assert letterbox.to_pixels(images, boxes, (64, 96), out=filled) is filled
+    np.testing.assert_array_equal(filled[:3], canvases)
+    assert not filled[3].any()
+
+
+@pytest.mark.parametrize("image_hw", [*SIZES, (1, 1), (1, 500), (500, 1), (64, 96), (128, 192)])
+@pytest.mark.parametrize("center", [True, False])
+def test_a_canvas_is_resized_and_padded(image_hw, center):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*image_hw, 3), np.uint8)
+    box = letterbox.fit(image_hw, (64, 96), (128, 96), center=center)
+    (h, w), (top, left) = box.resized_hw, box.pad
+    resized = image if (h, w) == image_hw else cv2.resize(image, (w, h))
+    wanted = cv2.copyMakeBorder(
+        resized, top, 128 - h - top, left, 96 - w - left, cv2.BORDER_CONSTANT, value=(114,) * 3
+    )
+    np.testing.assert_array_equal(letterbox.draw_canvas(image, box, (128, 96)), wanted)

@@ -5,7 +5,7 @@ batch = to_batch([image], [letterbox], (640, 640))     # (1, 3, 640, 640) RGB 0.
 poses = letterbox.to_original(network_poses)
 """
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -116,29 +116,47 @@ def rectangle(image_hw: HW, net_hw: HW, stride: int) -> HW:
     return min(h, net_hw[0]), min(w, net_hw[1])
 
 
-def draw_canvas(image: np.ndarray, letterbox: Letterbox, net_hw: HW) -> np.ndarray:
+def draw_canvas(
+    image: np.ndarray, letterbox: Letterbox, net_hw: HW, *, out: Optional[np.ndarray] = None
+) -> np.ndarray:
     """(H, W, 3) uint8 image -> (net_h, net_w, 3) uint8 canvas with the image on grey.
+
+    Args: out: a canvas to draw on, C-contiguous.
 
     Raises ValueError if the letterbox is that of another image or canvas.
     """
     letterbox.check(image.shape, net_hw)
     (h, w), (top, left) = letterbox.resized_hw, letterbox.pad
-    if image.shape[:2] != (h, w):
-        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
-    bottom, right = net_hw[0] - h - top, net_hw[1] - w - left
-    if top or left or bottom or right:
-        border = (PAD_VALUE, PAD_VALUE, PAD_VALUE)
-        image = cv2.copyMakeBorder(
-            image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=border
-        )
-    return image
+    if out is None:
+        out = np.empty((*net_hw, 3), np.uint8)
+    out[:top], out[top + h :] = PAD_VALUE, PAD_VALUE
+    rows = out[top : top + h]
+    rows[:, :left], rows[:, left + w :] = PAD_VALUE, PAD_VALUE
+    place = rows[:, left : left + w]
+    if image.shape[:2] == (h, w):
+        place[:] = image
+    else:
+        cv2.resize(image, (w, h), dst=place, interpolation=cv2.INTER_LINEAR)
+    return out
 
 
-def to_canvases(
-    images: Sequence[np.ndarray], letterboxes: Sequence[Letterbox], net_hw: HW
-) -> List[np.ndarray]:
-    """(H, W, 3) uint8 BGR images -> their (net_h, net_w, 3) uint8 BGR canvases."""
-    return [draw_canvas(image, box, net_hw) for image, box in zip(images, letterboxes)]
+def to_pixels(
+    images: Sequence[np.ndarray],
+    letterboxes: Sequence[Letterbox],
+    net_hw: HW,
+    *,
+    out: Optional[np.ndarray] = None,
+) -> np.ndarray:
+    """(H, W, 3) uint8 BGR images -> (B, net_h, net_w, 3) uint8 BGR canvases.
+
+    Args: out: uint8 array to fill, see to_batch.
+    """
+    if out is None:
+        out = np.empty((len(images), *net_hw, 3), np.uint8)
+    out[len(images) :] = 0
+    for canvas, image, box in zip(out, images, letterboxes):
+        draw_canvas(image, box, net_hw, out=canvas)
+    return out
 
 
 def to_batch(

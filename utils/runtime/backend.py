@@ -5,7 +5,7 @@ A Backend maps (B, 3, H, W) float RGB 0..1 to raw predictions (B, N, 5 + nc + 3K
 torch, onnxruntime and tensorrt are imported by the backend that needs them and by no other.
 """
 
-from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -72,7 +72,8 @@ class Backend:
         layout: how another exporter lays the output out, None: as we do.
         max_batch: most images at once where `input_shape` says any, None: no limit.
         workers: calls that may run at the same time, from as many threads.
-        takes_pixels: it wants (B, H, W, 3) uint8 BGR and makes RGB 0..1 of them on the device.
+        takes_pixels: it takes (B, H, W, 3) uint8 BGR and makes RGB 0..1 of them on the device.
+        takes_floats: it takes (B, 3, H, W) RGB 0..1. Where it takes both, pixels are faster.
     """
 
     description: str
@@ -90,6 +91,7 @@ class Backend:
     max_batch: Optional[int] = None
     workers: int = 1
     takes_pixels: bool = False
+    takes_floats: bool = True
 
     @property
     def nc(self) -> int:
@@ -150,6 +152,7 @@ class Backend:
     def _set_input_shape(self, shape: List[Optional[int]]) -> None:
         """(B, 3, H, W) of a float input, (B, H, W, 3) of one of `dtype` uint8; None: any."""
         self.takes_pixels = self.dtype == np.uint8
+        self.takes_floats = not self.takes_pixels
         if self.takes_pixels:
             shape = [shape[0], shape[3], shape[1], shape[2]]
         self.input_shape = tuple(shape)  # type: ignore
@@ -172,18 +175,39 @@ class Backend:
         return self.layout.to_raw(found[0])
 
     def _check_input(self, images: np.ndarray) -> None:
-        wanted = self.input_shape
-        if self.takes_pixels:
-            wanted = (wanted[0], wanted[2], wanted[3], 3)  # type: ignore
-        if self.takes_pixels != (images.dtype == np.uint8):
+        wanted, pixels = self.input_shape, images.dtype == np.uint8
+        if not (self.takes_pixels if pixels else self.takes_floats):
             kinds = ("(B, 3, H, W) RGB 0..1", "(B, H, W, 3) uint8 BGR")
             raise ValueError(
                 "the model takes %s, got %s" % (kinds[self.takes_pixels], images.dtype)
             )
+        if pixels:
+            wanted = (wanted[0], wanted[2], wanted[3], 3)  # type: ignore
         if images.ndim != 4 or any(w is not None and w != g for w, g in zip(wanted, images.shape)):
             raise ValueError(
                 "the model takes %s, got %s" % (format_shape(wanted), format_shape(images.shape))
             )
+
+
+def too_large(asked: int, fits: int) -> str:
+    """The line for a batch that does not fit into the memory of the GPU. Args: fits: what does."""
+    if not fits:
+        return "the GPU memory does not suffice for one image; choose a smaller `img_size`"
+    return (
+        "`batch_size` %d: the GPU memory does not suffice; choose `batch_size` %d, which fits"
+        % (
+            asked,
+            fits,
+        )
+    )
+
+
+def largest_that_runs(count: int, run: Callable[[int], bool]) -> int:
+    """The half, quarter, ... of a batch of `count` that `run` manages, 0: none of them."""
+    count //= 2
+    while count and not run(count):
+        count //= 2
+    return count
 
 
 def _on_host(value: Any) -> np.ndarray:

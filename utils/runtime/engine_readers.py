@@ -1,11 +1,13 @@
-"""What leaves the GPU after an engine has run: poses through PyTorch, candidates through pycuda.
+"""What leaves the GPU after a network has run: poses through PyTorch, candidates through pycuda.
 
 reader = open_reader(memory, nc=1)
 found = engine(feed, reader.reading(engine, "output", settings))  # no copy of it
 poses = reader.result(found["output"], settings, batch=1)  # None: run again and copy everything
+
+`engine` is an Engine of TensorRT or a BoundSession of ONNX Runtime.
 """
 
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from utils.pose.fixed_nms import NmsSettings
 from utils.pose.layout import Layout
 from utils.pose.poses import Poses
 from utils.trt.device_memory import DeviceMemory
-from utils.trt.engine import RUNS_BEFORE_GRAPH, Engine
+from utils.trt.engine import RUNS_BEFORE_GRAPH
 from utils.trt.memory import PycudaMemory, TorchMemory
 from utils.trt.row_filter import Filtered, RowFilter
 
@@ -21,9 +23,17 @@ Reading = Callable[[str], Any]
 MAX_GRAPHS = 8  # settings and places of the raw output
 
 
-def open_reader(
-    memory: DeviceMemory, nc: int, layout: Optional[Layout]
-) -> "Union[TorchReader, PycudaReader]":
+class Ran(Protocol):
+    """An engine in the middle of a call."""
+
+    def output(self, name: str) -> Tuple[Any, Tuple[int, ...]]:
+        """(buffer, shape) of an output."""
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of an output."""
+
+
+def open_reader(memory: DeviceMemory, nc: int, layout: Optional[Layout]) -> "Reader":
     """TorchReader or PycudaReader, as the memory is.
 
     Args: layout: of the raw output, None: our own.
@@ -32,6 +42,9 @@ def open_reader(
         return TorchReader(memory, nc, layout)
     assert isinstance(memory, PycudaMemory)
     return PycudaReader(memory, nc, layout)
+
+
+Reader = Union["TorchReader", "PycudaReader"]
 
 
 class TorchReader:
@@ -51,7 +64,7 @@ class TorchReader:
     def serves(self, settings: NmsSettings, batch: int) -> bool:
         return self._fixed.serves(settings, batch)
 
-    def reading(self, engine: Engine, raw_name: str, settings: NmsSettings) -> Reading:
+    def reading(self, engine: Ran, raw_name: str, settings: NmsSettings) -> Reading:
         """What an engine calls with the names of its outputs, see Engine.__call__."""
 
         def read(name: str) -> Optional[np.ndarray]:
@@ -96,7 +109,7 @@ class PycudaReader:
     def serves(self, settings: NmsSettings, batch: int) -> bool:
         return self._filter.usable and self._layout is None
 
-    def reading(self, engine: Engine, raw_name: str, settings: NmsSettings) -> Reading:
+    def reading(self, engine: Ran, raw_name: str, settings: NmsSettings) -> Reading:
         """See TorchReader.reading."""
 
         def read(name: str) -> Optional[Filtered]:

@@ -1,76 +1,61 @@
 """An `.onnx` file as a Backend."""
 
-import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from utils.device import available_cores
-from utils.errors import InputError, InputWarning, one_line
-from utils.runtime.backend import Backend, check_input_dims, format_shape
+from utils.errors import InputError
+from utils.pose.fixed_nms import NmsSettings
+from utils.runtime.backend import (
+    Backend,
+    check_input_dims,
+    format_shape,
+    largest_that_runs,
+    too_large,
+)
+from utils.runtime.bound_session import BoundSession
+from utils.runtime.engine_readers import Reader, open_reader
 from utils.runtime.metadata import DEFAULT_STRIDE, identify, is_fp16
+from utils.runtime.onnx_session import (
+    OpenSession,
+    RunError,
+    guarded,
+    import_onnxruntime,
+    open_session,
+    run_options,
+)
+from utils.trt.engine import RUNS_BEFORE_GRAPH
+from utils.trt.pixels import open_pixels
 
-MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
+DEVICE = "cuda"  # as ONNX Runtime calls it
+# What ONNX Runtime, CUDA, cuDNN and cuBLAS say; there is no type of its own for it.
+OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 class OnnxBackend(Backend):
-    """An `.onnx` in ONNX Runtime, on the CPU or with the CUDA provider: `session`."""
+    """An `.onnx` in ONNX Runtime, on the CPU or with the CUDA provider: `session`.
+
+    With CUDA, and PyTorch or pycuda for the memory, raw outputs stay on the GPU
+    (engine_readers.py); what __call__ returns is a tensor there where PyTorch holds the memory,
+    else NumPy. A model of fixed shape runs as a CUDA graph; `graph_refused` says why not.
+    """
 
     def __init__(self, path: Path, gpu: Optional[int], throughput: bool = False):
-        try:
-            import onnxruntime
-        except ImportError as e:
-            raise InputError(
-                "`weights` %s: an .onnx needs ONNX Runtime; pip install onnxruntime "
-                "(onnxruntime-gpu for CUDA)" % path
-            ) from e
-        has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-        if gpu is not None and gpu >= 0 and not has_cuda:
-            raise InputError(
-                "`device` %d: this ONNX Runtime %s has no CUDA; pip install onnxruntime-gpu, "
-                "use `device` cpu, or leave `device` out" % (gpu, onnxruntime.__version__)
-            )
-        use_cuda = has_cuda if gpu is None else gpu >= 0
-        providers: List[Any] = ["CPUExecutionProvider"]
-        if use_cuda:
-            # FP32 means FP32: the default would round convolutions to TF32.
-            cuda = {"device_id": gpu or 0, "use_tf32": 0}
-            providers.insert(0, ("CUDAExecutionProvider", cuda))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it has to say is in its exception
-        if throughput and not use_cuda:
-            cores = available_cores()
-            self.workers = min(cores, MAX_WORKERS)
-            # each call works itself; these threads more are shared by all calls
-            options.intra_op_num_threads = cores - self.workers + 1
-        swapped = False
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as e:  # onnxruntime's exceptions share no base class but Exception
-            model = portable_model(path) if "EfficientNMS" in str(e) else None
-            if model is None:
-                raise InputError(
-                    "`weights` %s: ONNX Runtime cannot load it; export or copy it again (%s)"
-                    % (path, one_line(e))
-                ) from e
-            self.session = onnxruntime.InferenceSession(model, options, providers=providers)
-            swapped = True
-        # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
-        on_cuda = "CUDAExecutionProvider" in self.session.get_providers()
-        if use_cuda and not on_cuda:
-            message = (
-                "the CUDA provider of onnxruntime-gpu %s did not start "
-                "(driver, CUDA or cuDNN missing?)" % onnxruntime.__version__
-            )
-            if gpu is not None:
-                raise InputError("`device` %d: %s; use `device` cpu" % (gpu, message))
-            warnings.warn("%s; running on the CPU" % message, InputWarning, stacklevel=2)
-        self._read_model(path)
-        self.on_gpu = on_cuda
-        where = "CUDA:%d" % (gpu or 0) if on_cuda else "CPU"
+        self._onnxruntime = import_onnxruntime(path)
+        self.graph_refused: Optional[str] = None
+        opened = open_session(path, gpu, throughput=throughput)
+        self._adopt(path, opened, gpu or 0)
+        if self._bound is not None and opened.graphs and None not in self.input_shape:
+            shape = tuple(self.session.get_inputs()[0].shape)
+            self._guarded(self._bound.record, shape, shape=shape)
+            self.graph_refused = self._bound.graph_refused
+            if self.graph_refused is not None:  # the stream may be left in the recording
+                opened = open_session(path, gpu, throughput=throughput, graphs=False)
+                self._adopt(path, opened, gpu or 0)
+        where = "CUDA:%d" % (gpu or 0) if opened.on_cuda else "CPU"
         self.description = "ONNX Runtime %s, %s, %s" % (
-            onnxruntime.__version__,
+            self._onnxruntime.__version__,
             where,
             self.precision,
         )
@@ -78,8 +63,29 @@ class OnnxBackend(Backend):
             self.description += ", " + str(self.layout)
         if self.embedded_nms is not None:
             self.description += ", " + str(self.embedded_nms)
-        if swapped:
+        if opened.swapped:
             self.description += ", TensorRT's EfficientNMS replaced by standard ops"
+
+    def _adopt(self, path: Path, opened: OpenSession, gpu: int) -> None:
+        """Read the model; with CUDA bind its input and outputs."""
+        self.session, self.workers, self.on_gpu = opened.session, opened.workers, opened.on_cuda
+        self._options = run_options(self._onnxruntime, graphs=opened.graphs)
+        self._read_model(path)
+        self._bound: Optional[BoundSession] = None
+        self._reader: Optional[Reader] = None
+        self._memory = opened.memory
+        # how many detections leave an embedded NMS may depend on the image
+        fixed = all(isinstance(d, int) for o in self.session.get_outputs() for d in o.shape)
+        raw = self.embedded_nms is None and (self.layout is None or not self.layout.suppressed)
+        if opened.memory is None or not (raw or fixed):
+            return
+        pixels = open_pixels(opened.memory)
+        self._bound = BoundSession(
+            self._onnxruntime, opened, self._outputs, pixels=pixels, device=(DEVICE, gpu)
+        )
+        self.takes_pixels = self.takes_pixels or pixels.usable
+        if raw:
+            self._reader = open_reader(opened.memory, self.nc, self.layout)
 
     def _read_model(self, path: Path) -> None:
         """Shapes, dtype and metadata. Raises InputError for a network that is not YOLO-Pose."""
@@ -124,44 +130,95 @@ class OnnxBackend(Backend):
         b, _, h, w = self.input_shape
         images = np.zeros((b or 1, 3, h or side, w or side), self.dtype)
         try:
-            (output,) = self.session.run(None, {self._input: images})
-        except Exception as e:  # onnxruntime's exceptions share no base class but Exception
+            (output,) = guarded(self.session.run, None, {self._input: images}, self._options)
+        except RunError as e:
             raise InputError(
                 "`weights` %s: ONNX Runtime cannot run it at %s; export it again (%s)"
-                % (path, format_shape(images.shape), one_line(e))
+                % (path, format_shape(images.shape), e)
             ) from e
         return list(output.shape)
 
+    def new_batch(self, shape: Tuple[int, int, int]) -> np.ndarray:
+        """Page-locked memory on a GPU, which is copied without a stop on the way."""
+        if self._bound is None or self._memory is None:
+            return super().new_batch(shape)
+        batch, height, width = shape
+        if self.takes_pixels:
+            return self._memory.host.array((batch, height, width, 3), np.uint8)
+        return self._memory.host.array((batch, 3, height, width), np.float32)
+
+    def find(self, images: np.ndarray, settings: NmsSettings) -> Any:
+        """On a GPU poses leave through PyTorch, candidates through pycuda, else the raw output."""
+        raw, bound, reader = self._outputs[0], self._bound, self._reader
+        if (
+            bound is None
+            or reader is None
+            or bound.dtype(raw) != np.float32
+            or not reader.serves(settings, len(images))
+        ):
+            return self(images)
+        found = self._run_bound(images, reader.reading(bound, raw, settings))
+        poses = reader.result(found[raw], settings, len(images))
+        return self(images) if poses is None else poses
+
+    def warm_up(self, images: np.ndarray, settings: NmsSettings) -> None:
+        """Let cuDNN choose its kernels, and record the graph of NMS."""
+        for _ in range(RUNS_BEFORE_GRAPH + 1):
+            self.find(images, settings)
+
+    def engine_ms(self) -> Optional[np.ndarray]:
+        """GPU times, ms, of the network alone on the last input; None on the CPU."""
+        return None if self._bound is None else self._bound.milliseconds()
+
     def __call__(self, images: np.ndarray) -> Any:
+        if self._bound is not None:
+            found = self._run_bound(images)
+            return self._read([found[name] for name in self._outputs])
         self._check_input(images)
         if images.dtype != self.dtype:
             images = images.astype(self.dtype)
-        try:
-            outputs = self.session.run(self._outputs, {self._input: images})
-        except Exception as e:  # onnxruntime's exceptions share no base class but Exception
-            raise InputError(
-                "ONNX Runtime cannot run the model at %s (%s)"
-                % (format_shape(images.shape), one_line(e))
-            ) from e
+        outputs = self._guarded(
+            guarded, self.session.run, self._outputs, {self._input: images}, self._options,
+            shape=images.shape,
+        )  # fmt: skip
         return self._read(outputs)
 
+    def _run_bound(self, images: np.ndarray, read: Any = None) -> Dict[str, Any]:
+        assert self._bound is not None
+        self._check_input(images)
+        return self._guarded(self._bound, images, read, shape=images.shape)
 
-def portable_model(path: Path) -> Optional[bytes]:
-    """An ONNX file with TensorRT's NMS plugin, rewritten in standard ops; None: it has none.
+    def _guarded(self, run: Any, *arguments: Any, shape: Tuple[int, ...]) -> Any:
+        """Call ONNX Runtime. Raises InputError for what it says. Args: shape: of the images."""
+        try:
+            return run(*arguments)
+        except (RunError, RuntimeError) as e:  # PyTorch's is a RuntimeError
+            if self.on_gpu and any(text in str(e) for text in OUT_OF_MEMORY):
+                raise InputError(self._too_large(shape)) from e
+            if not isinstance(e, RunError):
+                raise
+            raise InputError(
+                "ONNX Runtime cannot run the model at %s (%s)" % (format_shape(shape), e)
+            ) from e
 
-    Raises InputError if that needs the onnx package and it is not there.
-    """
-    try:
-        import onnx
-    except ImportError as e:
-        raise InputError(
-            "`weights` %s: its NMS is TensorRT's plugin; to run it here pip install onnx, or "
-            "export it with `nms` static" % path
-        ) from e
-    from utils.graph.nms import has_efficientnms, swap_efficientnms
+    def _too_large(self, shape: Tuple[int, ...]) -> str:
+        if self.batch is not None and self.batch > 1:
+            return (
+                "the GPU memory does not suffice for the model's fixed batch of %d; export it for "
+                "fewer images" % self.batch
+            )
+        kind = np.uint8 if shape[-1] == 3 and self.takes_pixels else np.float32
 
-    model = onnx.load(str(path))
-    if not has_efficientnms(model):
-        return None
-    swap_efficientnms(model)
-    return model.SerializeToString()
+        def runs(count: int) -> bool:
+            images = np.zeros((count, *shape[1:]), kind)
+            try:
+                if self._bound is not None:
+                    self._bound(images)
+                else:
+                    feed = {self._input: images.astype(self.dtype)}
+                    guarded(self.session.run, self._outputs, feed, self._options)
+            except (RunError, RuntimeError):  # whatever it is, this size does not run
+                return False
+            return True
+
+        return too_large(shape[0], largest_that_runs(shape[0], runs))

@@ -137,9 +137,7 @@ class Predictor:
         # The last batch of a model of fixed batch is filled up with zeros.
         batch = self.backend.new_batch((size, *canvas))
         if self.backend.takes_pixels:
-            batch[len(images) :] = 0
-            for target, drawn in zip(batch, letterbox.to_canvases(images, boxes, canvas)):
-                target[:] = drawn
+            letterbox.to_pixels(images, boxes, canvas, out=batch)
         else:
             letterbox.to_batch(images, boxes, canvas, out=batch)
         return View(batch, boxes)

@@ -14,6 +14,7 @@ from utils.runtime.metadata import identify
 from utils.trt.api import Tensorrt, import_tensorrt
 from utils.trt.engine import RUNS_BEFORE_GRAPH, Engine
 from utils.trt.memory import open_memory
+from utils.trt.pixels import open_pixels
 from utils.trt.sidecar import info_path, read_info, split_engine
 
 REBUILD = "build it again here: python models/export_TRT.py --onnx %s"
@@ -41,7 +42,9 @@ class TensorrtBackend(Backend):
         _check_gpu(path, memory.device_name, info)
         self._memory = memory
         try:
-            self.engine = Engine(trt, plan, memory, cuda_graph=cuda_graph)
+            pixels = open_pixels(memory)
+            self._pixels = pixels if pixels.usable else None
+            self.engine = Engine(trt, plan, memory, pixels=self._pixels, cuda_graph=cuda_graph)
         except InputError as e:
             raise InputError("`weights` %s: %s" % (path, e)) from e
         self.on_gpu = True
@@ -82,6 +85,7 @@ class TensorrtBackend(Backend):
         limits = (profile.smallest, profile.largest) if profile else (inputs[0].shape,) * 2
         fixed = [low if low == high else None for low, high in zip(*limits)]
         self._set_input_shape(list(fixed))
+        self.takes_pixels = pixels or self._pixels is not None
         self.max_batch = limits[1][0]
         properties = {key: json.dumps(value) for key, value in info.items()}
         try:

@@ -1,7 +1,9 @@
 """A `.pt` checkpoint as a Backend."""
 
 import contextlib
+import functools
 import queue
+import traceback
 from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple
 
@@ -10,7 +12,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.nms import raw_to_poses
-from utils.runtime.backend import Backend
+from utils.runtime.backend import Backend, largest_that_runs, too_large
 from utils.runtime.fixed_suppression import FixedSuppression
 from utils.runtime.graph_stream import GraphStream
 from utils.trt.engine import RUNS_BEFORE_GRAPH
@@ -67,7 +69,7 @@ class TorchBackend(Backend):
         self._last: Optional[Tuple[int, ...]] = None  # shape of the last images
         self._host = HostPool(self._page_locked)
         self._fixed = FixedSuppression(self.nc, self._device)
-        self.takes_pixels = gpu >= 0
+        self.takes_pixels, self.takes_floats = gpu >= 0, gpu < 0
         self.workers = GPU_WORKERS if throughput and gpu >= 0 else 1
         self._streams: Any = queue.LifoQueue()
         for _ in range(self.workers if gpu >= 0 else 0):
@@ -123,12 +125,23 @@ class TorchBackend(Backend):
             with torch.inference_mode(), torch.cuda.stream(stream.stream):
                 yield stream
         except torch.cuda.OutOfMemoryError as e:
-            raise InputError(
-                "`batch_size` %d: the GPU memory does not suffice for %d calls at a time; "
-                "try %d" % (len(images), self.workers, max(len(images) // 2, 1))
-            ) from e
+            traceback.clear_frames(e.__traceback__)  # which hold what was taken so far
+            fits = largest_that_runs(len(images), functools.partial(self._runs, images.shape))
+            raise InputError(too_large(len(images), fits)) from e
         finally:
             self._streams.put(stream)
+
+    def _runs(self, shape: Tuple[int, ...], count: int) -> bool:
+        """Whether each worker may have `count` images of a (B, H, W, 3) batch at a time."""
+        torch = self._torch
+        torch.cuda.empty_cache()
+        size = (count * self.workers, *shape[1:])
+        try:
+            with torch.inference_mode():
+                self._forward(torch.zeros(size, dtype=torch.uint8, device=self._device))
+        except torch.cuda.OutOfMemoryError:
+            return False
+        return True
 
     def _run(self, stream: GraphStream, images: np.ndarray, settings: Optional[NmsSettings]) -> Any:
         """(raw predictions, packed NMS or None) of (B, H, W, 3) uint8."""

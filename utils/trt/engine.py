@@ -15,6 +15,7 @@ import numpy as np
 from utils.errors import InputError, one_line
 from utils.trt.api import Profile, Shape, Tensorrt
 from utils.trt.device_memory import DeviceMemory
+from utils.trt.pixels import Pixels, planes_shape
 
 # By name: `trt.nptype` of 8.5 needs np.bool, which NumPy 1.24 has no more.
 DTYPES = {
@@ -43,6 +44,7 @@ class Engine:
 
     Args:
         memory: see device_memory.
+        pixels: makes float inputs of uint8 images on the GPU.
         cuda_graph: record a graph and replay it while the input shape stays. An engine that cannot
             be recorded runs without; `graph_refused` says why.
 
@@ -52,9 +54,16 @@ class Engine:
     """
 
     def __init__(
-        self, trt: Tensorrt, plan: bytes, memory: DeviceMemory, *, cuda_graph: bool = True
+        self,
+        trt: Tensorrt,
+        plan: bytes,
+        memory: DeviceMemory,
+        *,
+        pixels: Optional[Pixels] = None,
+        cuda_graph: bool = True,
     ):
         self._trt, self._memory, self._wants_graph = trt, memory, cuda_graph
+        self._pixels = pixels
         self.graph_refused: Optional[str] = None
         self._lock = threading.Lock()
         module, log = trt.module, trt.log
@@ -101,26 +110,43 @@ class Engine:
     def __call__(
         self, feed: Dict[str, np.ndarray], read: Optional[Callable[[str], Any]] = None
     ) -> Dict[str, Any]:
-        """Run on host arrays of any float dtype, by name of the input.
+        """Run on host arrays, by name of the input.
 
-        Args: read: puts on the stream what reads an output, by name, and returns what holds it
-            once the stream has been synchronized; see `output`. Without: copies.
+        Args:
+            feed: an input (B, 3, H, W) of floats takes any float dtype, and (B, H, W, 3) uint8 BGR
+                where there are `pixels`.
+            read: puts on the stream what reads an output, by name, and returns what holds it
+                once the stream has been synchronized; see `output`. Without: copies.
 
         Returns the outputs by name: tensors on the GPU where PyTorch holds the memory, else NumPy.
         Raises ValueError for a shape the engine does not take.
         """
         memory = self._memory
         with self._lock, memory.active():
-            arrays = [np.ascontiguousarray(feed[t.name], t.dtype) for t in self.inputs]
-            shapes = tuple(a.shape for a in arrays)
+            shapes = tuple(self._shape_of(t, feed[t.name]) for t in self.inputs)
             if shapes != self._shapes:
                 self._bind(shapes)
-            for tensor, array in zip(self.inputs, arrays):
-                memory.upload(self._buffers[tensor.name], array)
+            for tensor in self.inputs:
+                self._upload(tensor, feed[tensor.name])
             self._execute()
             outputs = {t.name: (read or self._copy)(t.name) for t in self.outputs}
             memory.synchronize()
         return outputs
+
+    def _made_of_pixels(self, tensor: IoTensor, array: np.ndarray) -> bool:
+        wanted = array.dtype == np.uint8 and tensor.dtype in (np.float32, np.float16)
+        return wanted and array.ndim == 4 and self._pixels is not None
+
+    def _shape_of(self, tensor: IoTensor, array: np.ndarray) -> Shape:
+        return planes_shape(array) if self._made_of_pixels(tensor, array) else array.shape
+
+    def _upload(self, tensor: IoTensor, array: np.ndarray) -> None:
+        buffer = self._buffers[tensor.name]
+        if self._made_of_pixels(tensor, array):
+            assert self._pixels is not None
+            self._pixels.upload(buffer, np.ascontiguousarray(array), tensor.dtype)
+        else:
+            self._memory.upload(buffer, np.ascontiguousarray(array, tensor.dtype))
 
     def _bind(self, shapes: Tuple[Shape, ...]) -> None:
         """Tell the context the shapes, and give it buffers that are large enough.

@@ -15,7 +15,7 @@ import contextlib
 import ctypes
 import threading
 import weakref
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -31,15 +31,26 @@ SPARE_BLOCKS = 16  # page-locked blocks that wait to be used again
 
 def open_memory(gpu: int = 0) -> DeviceMemory:
     """TorchMemory or PycudaMemory of a GPU. Raises InputError if neither works."""
+    memory, reasons = find_memory(gpu)
+    if memory is None:
+        raise InputError(NO_CUDA % ", ".join(reasons))
+    return memory
+
+
+def find_memory(gpu: int = 0) -> Tuple[Optional[DeviceMemory], List[str]]:
+    """TorchMemory or PycudaMemory of a GPU; if neither works None, and why.
+
+    Raises InputError for a GPU that is not there.
+    """
     reasons = []
     for kind in (TorchMemory, PycudaMemory):
         try:
-            return kind(gpu)
+            return kind(gpu), []
         except ImportError as e:
             reasons.append("no %s" % (e.name or e))
         except _NoCuda as e:
             reasons.append(str(e))
-    raise InputError(NO_CUDA % ", ".join(reasons))
+    return None, reasons
 
 
 class _NoCuda(Exception):

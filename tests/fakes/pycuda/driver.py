@@ -161,22 +161,47 @@ def _rows_above(raw, out, rows, width, capacity, threshold):
     table[0] += len(passed)
 
 
+def _planes(dtype):
+    def run(pixels, planes, count, area):
+        """What the kernels of utils/trt/pixels.py do."""
+        source = (ctypes.c_uint8 * (3 * count)).from_address(int(pixels))
+        images = np.ctypeslib.as_array(source).reshape(-1, area, 3)
+        size = 3 * count * np.dtype(dtype).itemsize
+        target = (ctypes.c_uint8 * size).from_address(int(planes))
+        values = images[..., ::-1].transpose(0, 2, 1) * np.float32(1 / 255.0)
+        np.ctypeslib.as_array(target)[:] = values.astype(dtype).reshape(-1).view(np.uint8)
+
+    return run
+
+
+KERNELS = {
+    "rows_above": ("PPIIIf", _rows_above),
+    "planes_f32": ("PPII", _planes(np.float32)),
+    "planes_f16": ("PPII", _planes(np.float16)),
+}
+
+
 class Function:
     def __init__(self, name):
-        if name not in ("rows_above",):
+        if name not in KERNELS:
             raise LogicError("cuModuleGetFunction failed: named symbol not found")
+        self.arguments, self.run = KERNELS[name]
 
     def prepare(self, arguments):
-        assert arguments == "PPIIIf"
+        assert arguments == self.arguments
 
     def prepared_async_call(self, grid, block, stream, *values):
         require_context()
         assert grid[0] * block[0] >= values[2], "fewer threads than rows"
-        stream.work.append(lambda: _rows_above(*values))
+        stream.work.append(lambda: self.run(*values))
 
 
 class Module:
+    def __init__(self, code):
+        self.code = code
+
     def get_function(self, name):
+        assert b".visible .entry %s(" % name.encode() in self.code
         return Function(name)
 
 
@@ -184,5 +209,4 @@ def module_from_buffer(code):
     require_context()
     if os.environ.get("FAKE_NO_PTX"):
         raise Error("cuModuleLoadDataEx failed: the provided PTX was compiled with an unsupported")
-    assert b".visible .entry rows_above" in code
-    return Module()
+    return Module(code)

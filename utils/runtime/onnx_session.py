@@ -1,0 +1,191 @@
+"""An ONNX Runtime session of a file, on the CPU or with the CUDA provider on a stream of ours."""
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any, List, NamedTuple, Optional
+
+from utils.device import available_cores
+from utils.errors import InputError, InputWarning, one_line
+from utils.trt.device_memory import DeviceMemory
+from utils.trt.memory import find_memory
+
+MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
+GRAPH_ID = "gpu_graph_id"  # of a run; since 1.18
+PLAIN_RUN, GRAPH_RUN = "-1", "1"
+
+
+class RunError(Exception):
+    """What ONNX Runtime says of a run; its exceptions share no base class but Exception."""
+
+
+class OpenSession(NamedTuple):
+    """A session and where it runs."""
+
+    session: Any  # onnxruntime.InferenceSession
+    on_cuda: bool
+    workers: int  # calls that may run at the same time
+    swapped: bool  # TensorRT's NMS was replaced by standard ops
+    memory: Optional[DeviceMemory]  # whose stream it runs on; None: CPU, or nothing provides it
+    graphs: bool  # its runs can be recorded, see run_options
+
+
+def import_onnxruntime(path: Path) -> Any:
+    """The package. Raises InputError if it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise InputError(
+            "`weights` %s: an .onnx needs ONNX Runtime; pip install onnxruntime "
+            "(onnxruntime-gpu for CUDA)" % path
+        ) from e
+    return onnxruntime
+
+
+def open_session(
+    path: Path, gpu: Optional[int], *, throughput: bool = False, graphs: bool = True
+) -> OpenSession:
+    """Load a model file.
+
+    Args:
+        gpu: index, -1: the CPU, None: a GPU if there is one.
+        throughput: see load_backend.
+        graphs: ask for CUDA graphs; a model that has none is loaded without.
+
+    Raises InputError for a file that cannot be run and a GPU that cannot be used.
+    """
+    onnxruntime = import_onnxruntime(path)
+    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if gpu is not None and gpu >= 0 and not has_cuda:
+        raise InputError(
+            "`device` %d: this ONNX Runtime %s has no CUDA; pip install onnxruntime-gpu, "
+            "use `device` cpu, or leave `device` out" % (gpu, onnxruntime.__version__)
+        )
+    use_cuda = has_cuda if gpu is None else gpu >= 0
+    options, workers = onnxruntime.SessionOptions(), 1
+    options.log_severity_level = 4  # what it has to say is in its exception
+    if throughput and not use_cuda:
+        cores = available_cores()
+        workers = min(cores, MAX_WORKERS)
+        # each call works itself; these threads more are shared by all calls
+        options.intra_op_num_threads = cores - workers + 1
+    memory = _memory(onnxruntime, gpu or 0) if use_cuda else None
+    graphs = graphs and memory is not None and _version(onnxruntime) >= (1, 18)
+    choices = [
+        _cuda_options(gpu or 0, memory, graph=g) for g in ((True, False) if graphs else (False,))
+    ]
+    made, swapped, choice = _load(onnxruntime, path, options, choices=choices if use_cuda else [{}])
+    # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
+    on_cuda = "CUDAExecutionProvider" in made.get_providers()
+    if use_cuda and not on_cuda:
+        message = (
+            "the CUDA provider of onnxruntime-gpu %s did not start "
+            "(driver, CUDA or cuDNN missing?)" % onnxruntime.__version__
+        )
+        if gpu is not None:
+            raise InputError("`device` %d: %s; use `device` cpu" % (gpu, message))
+        warnings.warn("%s; running on the CPU" % message, InputWarning, stacklevel=2)
+        memory = None
+    graphs = "enable_cuda_graph" in choice and on_cuda
+    return OpenSession(made, on_cuda, workers, swapped, memory, graphs)
+
+
+def run_options(
+    onnxruntime: Any, *, graphs: bool, graph_id: str = PLAIN_RUN, wait: bool = True
+) -> Any:
+    """Options of a run. Args: graphs: of the session. wait: for the GPU."""
+    options = onnxruntime.RunOptions()
+    if not wait:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    if graphs:
+        options.add_run_config_entry(GRAPH_ID, graph_id)
+    return options
+
+
+def guarded(run: Any, *arguments: Any) -> Any:
+    """Call a session. Raises RunError for whatever it raises."""
+    try:
+        return run(*arguments)
+    except Exception as e:
+        raise RunError(one_line(e)) from e
+
+
+def _version(onnxruntime: Any) -> Any:
+    return tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+
+
+def _memory(onnxruntime: Any, gpu: int) -> Optional[DeviceMemory]:
+    """Memory and a stream of a GPU, None where neither PyTorch nor pycuda provides them.
+
+    Raises InputError for a GPU that is not there.
+    """
+    memory, _ = find_memory(gpu)
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21: CUDA and cuDNN of NVIDIA's wheels
+        with contextlib.redirect_stdout(io.StringIO()):  # without them the session says so
+            onnxruntime.preload_dlls()
+    return memory
+
+
+def _cuda_options(gpu: int, memory: Optional[DeviceMemory], *, graph: bool) -> dict:
+    # FP32 means FP32: the default would round convolutions to TF32.
+    options = {"device_id": gpu, "use_tf32": 0}
+    if memory is not None:
+        options["user_compute_stream"] = memory.stream
+    if graph:
+        options["enable_cuda_graph"] = 1
+    return options
+
+
+def _load(onnxruntime: Any, path: Path, options: Any, *, choices: List[dict]) -> Any:
+    """(session, whether TensorRT's NMS was replaced, the choice of CUDA options that it took)."""
+
+    def first(model: Any) -> Any:
+        for choice in choices:
+            providers: List[Any] = ["CPUExecutionProvider"]
+            if choice:
+                providers.insert(0, ("CUDAExecutionProvider", choice))
+            last = choice is choices[-1]
+            try:
+                # no detour over a session without CUDA while another choice is left
+                fallback = {} if last else {"enable_fallback": 0}
+                made = onnxruntime.InferenceSession(model, options, providers=providers, **fallback)
+                return made, choice
+            except Exception:  # its exceptions share no base class but Exception
+                if last:
+                    raise
+        raise AssertionError
+
+    try:
+        made, choice = first(str(path))
+        return made, False, choice
+    except Exception as e:  # its exceptions share no base class but Exception
+        model = portable_model(path) if "EfficientNMS" in str(e) else None
+        if model is None:
+            raise InputError(
+                "`weights` %s: ONNX Runtime cannot load it; export or copy it again (%s)"
+                % (path, one_line(e))
+            ) from e
+        made, choice = first(model)
+        return made, True, choice
+
+
+def portable_model(path: Path) -> Optional[bytes]:
+    """An ONNX file with TensorRT's NMS plugin, rewritten in standard ops; None: it has none.
+
+    Raises InputError if that needs the onnx package and it is not there.
+    """
+    try:
+        import onnx
+    except ImportError as e:
+        raise InputError(
+            "`weights` %s: its NMS is TensorRT's plugin; to run it here pip install onnx, or "
+            "export it with `nms` static" % path
+        ) from e
+    from utils.graph.nms import has_efficientnms, swap_efficientnms
+
+    model = onnx.load(str(path))
+    if not has_efficientnms(model):
+        return None
+    swap_efficientnms(model)
+    return model.SerializeToString()
