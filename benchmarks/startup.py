@@ -1,10 +1,13 @@
 """Time from typing the detect command to the first result, beside bare ONNX Runtime.
 
     python benchmarks/startup.py --weights weights/yolov5s6_pose.onnx
+    git worktree add --detach /tmp/before v1.0.0
+    python benchmarks/startup.py --weights weights/yolov5s6_pose.onnx --beside /tmp/before
 
-In turn, several rounds, each a fresh process: (A) detect_multi_backend.py on one image, until
-its result line is printed (the image is written by then); (B) a Python that imports
-onnxruntime, makes the session and runs it once. Prints both and the difference A - B.
+In turn, several rounds, each a fresh process: detect_multi_backend.py on one image, until its
+result line is printed (the image is written by then); with --beside the same script of another
+working tree; and a Python that imports onnxruntime, makes the session and runs it once. Prints the
+medians of wall time and CPU time, and the differences within a round.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import List, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,53 +34,75 @@ print("first result")
 """
 
 
-def seconds_to_line(command: list, marker: str) -> float:
-    """Seconds from starting `command` to its first output line that holds `marker`."""
+class Spent(NamedTuple):
+    """Seconds of one process."""
+
+    wall: float  # until its first result
+    cpu: float  # all of its threads, until it ended
+
+
+def run_to_line(command: List[str], marker: str) -> Spent:
+    """What `command` takes, up to its first output line that holds `marker`."""
+    before = os.times()
     started = time.perf_counter()
     env = dict(os.environ, PYTHONUNBUFFERED="1")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if marker in line:
                 elapsed = time.perf_counter() - started
                 process.communicate()
-                return elapsed
+                after = os.times()
+                used = after.children_user + after.children_system
+                return Spent(elapsed, used - before.children_user - before.children_system)
     raise SystemExit("%s: no line with %r" % (command, marker))
 
 
-def imports_torch(weights: str, source: str, folder: str) -> bool:
+def imports_torch(command: List[str]) -> bool:
     """Whether the script imports torch for an .onnx."""
-    command = [sys.executable, "-X", "importtime", str(ROOT / "detect_multi_backend.py")]
-    command += ["--weights", weights, "--source", source, "--device", "cpu", "--project", folder]
+    command = [command[0], "-X", "importtime", *command[1:]]
     log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return any(line.split("|")[-1].strip() == "torch" for line in log.splitlines())
+
+
+def row(name: str, spent: List[Spent], beside: List[Spent]) -> str:
+    """A line of the table: medians, and those of the differences to `beside`, round by round."""
+    wall, cpu = (statistics.median(values) for values in zip(*spent))
+    more = [(a.wall - b.wall, a.cpu - b.cpu) for a, b in zip(spent, beside)]
+    wall_more, cpu_more = (statistics.median(values) for values in zip(*more))
+    return "| %s | %.3f | %.3f | %+.3f | %+.3f |" % (name, wall, cpu, wall_more, cpu_more)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", default="weights/yolov5s6_pose.onnx")
-    parser.add_argument("--source", default="data/images/astronaut.jpg")
+    parser.add_argument("--source", default=str(ROOT / "data" / "images" / "astronaut.jpg"))
+    parser.add_argument("--beside", type=Path, help="another working tree, such as an earlier one")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        detect = [sys.executable, str(ROOT / "detect_multi_backend.py"), "--weights", args.weights]
-        detect += ["--source", args.source, "--device", "cpu", "--project", folder]
-        bare = [sys.executable, "-c", BARE, args.weights]
+        flags = ["--weights", args.weights, "--source", args.source, "--device", "cpu"]
+        flags += ["--project", folder]
+        commands = {"bare ONNX Runtime": [sys.executable, "-c", BARE, args.weights]}
+        if args.beside is not None:
+            script = str(args.beside / "detect_multi_backend.py")
+            commands["detect of %s" % args.beside.name] = [sys.executable, script, *flags]
+        commands["detect"] = [sys.executable, str(ROOT / "detect_multi_backend.py"), *flags]
+        spent: List[List[Spent]] = [[] for _ in commands]
         for _ in range(args.rounds + 1):
-            rows.append(
-                (seconds_to_line(detect, args.source), seconds_to_line(bare, "first result"))
-            )
-        with_torch = imports_torch(args.weights, args.source, folder)
-    rows = rows[1:]  # the first round fills the file cache
-    a, b, extra = (statistics.median(values) for values in zip(*[(a, b, a - b) for a, b in rows]))
+            for found, (name, command) in zip(spent, commands.items()):
+                marker = "first result" if name.startswith("bare") else args.source
+                found.append(run_to_line(command, marker))
+        with_torch = imports_torch(commands["detect"])
     print(describe())
-    print("| detect, s | bare ONNX Runtime, s | difference, s | largest difference, s | torch |")
+    print("torch is %s" % ("imported" if with_torch else "not imported"))
+    print("| process | s | CPU s | more than the bare one, s | CPU s |")
     print("|---|---|---|---|---|")
-    worst = max(a - b for a, b in rows)
-    print(
-        "| %.2f | %.2f | %.2f | %.2f | %s |"
-        % (a, b, extra, worst, "imported" if with_torch else "not imported")
-    )
+    spent = [found[1:] for found in spent]  # the first round fills the file cache
+    for name, found in zip(commands, spent):
+        print(row(name, found, spent[0]))
+    if args.beside is not None:
+        print(row("detect, more than that of %s" % args.beside.name, spent[-1], spent[1]))
 
 
 if __name__ == "__main__":

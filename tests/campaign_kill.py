@@ -4,10 +4,13 @@
 
 Each round: a script has run to its end, is started again with other results to come, and is killed.
 Then every file under a final name must be one of the two whole versions, and the next run must end
-well and leave no temporary file. Not part of the tests.
+well and leave no temporary file. Of train: a run is resumed and killed; its checkpoints must be
+readable, and resumed once more it must end with the weights of a run that was never killed. Not
+part of the tests.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -17,7 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -29,14 +32,28 @@ from tests.campaign_cases import make_template
 ONNX = ("models/export_onnx.py", "--weights", "{}/tiny.pt", "--img-size")
 DETECT = ("detect_multi_backend.py", "--weights", "{}/pose.onnx", "--source", "{}/data/images",
           "--project", "{}/out", "--exist-ok", "--save-txt", "--device", "cpu")  # fmt: skip
+TEST = ("test_multi_backend.py", "--weights", "{}/pose.onnx", "--data", "{}/data/c.yaml",
+        "--project", "{}/out", "--exist-ok", "--save-txt", "--save-json", "--results-file",
+        "{}/copy/results.json", "--device", "cpu")  # fmt: skip
+RESUME = ("train.py", "--resume", "{}/run/weights/last.pt")
 IMAGES = ("--image_dir", "{}/data/images", "--label_dir", "{}/data/labels")
+COCO = ("--image_dir", "{}/data/images", "--save_file", "{}/made/coco.json")
+SPLIT = ("escalator/split.py", "--image_dir", "{}/data/images", "--out_path", "{}/data/parts",
+         "--split")  # fmt: skip
 COMMANDS: Dict[str, Tuple[Tuple, Tuple]] = {  # name -> (a command, one with other results)
     "json2yolo": (
         ("escalator/json2yolo.py", "--json_dir", "{}/data/annotations", *IMAGES),
         ("escalator/json2yolo.py", "--json_dir", "{}/other", *IMAGES),
     ),
+    "json2coco": (
+        ("escalator/json2coco.py", "--json_dir", "{}/data/annotations", *COCO),
+        ("escalator/json2coco.py", "--json_dir", "{}/other", *COCO),
+    ),
+    "split": ((*SPLIT, 0.5, 0.25, 0.25), (*SPLIT, 0.25, 0.25, 0.5)),
     "export": ((*ONNX, 64), (*ONNX, 128)),
     "detect": (DETECT, (*DETECT, "--line-thickness", 7, "--conf-thres", 0.95)),
+    "test": (TEST, (*TEST, "--conf-thres", 0.95)),
+    "train": (RESUME, RESUME),
     "int8": (
         ("models/export_INT8.py", "--onnx", "{}/small.onnx", "--calib_path", "{}/data/images",
          "--calib_num", 2, "--cache_dir", "{}/caches", "--recalibrate"),
@@ -44,7 +61,12 @@ COMMANDS: Dict[str, Tuple[Tuple, Tuple]] = {  # name -> (a command, one with oth
          "--calib_num", 3, "--cache_dir", "{}/caches", "--recalibrate"),
     ),
 }  # fmt: skip
-CHANGING = ("summary.json",)  # has timings in it
+# have timings in them; name -> whether a file is whole
+CHANGING: Dict[str, Callable[[str], bool]] = {
+    "summary.json": lambda text: isinstance(json.loads(text), dict),
+    "results.json": lambda text: isinstance(json.loads(text), dict),
+    "report.html": lambda text: text.rstrip().endswith("</html>"),
+}
 
 
 def start(command: Tuple, folder: Path) -> subprocess.Popen:
@@ -62,48 +84,111 @@ def finish(command: Tuple, folder: Path) -> float:
     return time.monotonic() - started
 
 
-def one_round(name: str, template: Path, work: Path) -> List[str]:
-    """What is wrong after one kill."""
-    folder = work / "kill"
+def prepare(template: Path, folder: Path) -> None:
+    """A copy of the template in which no file is left that a script is about to write."""
     shutil.rmtree(str(folder), ignore_errors=True)
     shutil.copytree(str(template), str(folder))
     shutil.copytree(str(folder / "data" / "annotations"), str(folder / "other"))
     for path in (folder / "other").glob("*.json"):
         path.write_text(json.dumps(json.loads(path.read_text())[:1]))
+
+
+def kill_at_random(command: Tuple, folder: Path, spent: float) -> None:
+    process = start(command, folder)
+    time.sleep(random.uniform(0.2, 1.0) * spent)
+    process.kill()
+    process.wait()
+
+
+def one_round(name: str, template: Path, work: Path) -> List[str]:
+    """What is wrong after one kill."""
+    folder = work / "case"  # where the run of the template says that it is
+    prepare(template, folder)
+    if name == "train":
+        return train_round(template, folder)
     shutil.rmtree(str(folder / "data" / "labels"))  # made by the library: not the scripts'
     one, other = COMMANDS[name]
     finish(one, folder)
     first = contents(folder)
     spent = finish(other, folder)
     second = contents(folder)
+    if not any(d != first.get(p) for p, d in second.items() if os.path.basename(p) not in CHANGING):
+        raise RuntimeError("%s: both commands write the same" % name)
     finish(one, folder)
-    process = start(other, folder)
-    time.sleep(random.uniform(0.2, 1.0) * spent)
-    process.kill()
-    process.wait()
-    faults = []
-    for path, digest in contents(folder).items():
+    kill_at_random(other, folder, spent)
+    found = contents(folder)
+    faults = ["%s is gone" % p for p in first if p not in found]
+    for path, digest in found.items():
         base = os.path.basename(path)
-        if not base.startswith(".tmp") and base not in CHANGING and digest not in (
-            first.get(path), second.get(path)
-        ):  # fmt: skip
+        if base.startswith(".tmp"):
+            continue
+        if base in CHANGING:
+            faults += [] if whole(folder / path) else ["%s is not whole" % path]
+        elif digest not in (first.get(path), second.get(path)):
             faults.append("%s is neither the old nor the new one" % path)
-    faults += ["%s is gone" % p for p in first if p not in contents(folder)]
     finish(other, folder)
-    faults += ["%s is left" % p for p in contents(folder) if os.path.basename(p)[:4] == ".tmp"]
-    return faults
+    return faults + left(folder)
+
+
+def whole(path: Path) -> bool:
+    try:
+        return CHANGING[path.name](path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+
+
+def left(folder: Path) -> List[str]:
+    return ["%s is left" % p for p in contents(folder) if os.path.basename(p)[:4] == ".tmp"]
+
+
+def train_round(template: Path, folder: Path) -> List[str]:
+    """What is wrong after a resumed run was killed and resumed once more."""
+    spent = finish(RESUME, folder)
+    expected = weights_of(folder / "run" / "weights" / "last.pt")
+    prepare(template, folder)
+    kill_at_random(RESUME, folder, spent)
+    last = folder / "run" / "weights" / "last.pt"
+    for path in last.parent.glob("[!.]*.pt"):
+        weights_of(path)  # a part of a file ends the campaign with an error
+    if not is_over(last):
+        finish(RESUME, folder)
+    faults = [] if weights_of(last) == expected else ["last.pt differs from that without a kill"]
+    return faults + left(folder)
+
+
+def is_over(last: Path) -> bool:
+    """Whether a run was killed after its last file: a whole one, without state to resume."""
+    from models.checkpoint import load_training_state
+    from utils.errors import InputError
+
+    try:
+        load_training_state(last)
+    except InputError:
+        return True
+    return False
+
+
+def weights_of(path: Path) -> str:
+    """Digest of the weights of a checkpoint. Raises InputError where it is not whole."""
+    from models.checkpoint import load_checkpoint
+
+    digest = hashlib.sha256()
+    for name, tensor in load_checkpoint(path).model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("campaign_kill.py")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
     args = parser.parse_args()
     random.seed(0)
     work = Path(tempfile.mkdtemp(prefix="kill-"))
     make_template(work / "template")
     bad = 0
     for number in range(args.kills):
-        name = list(COMMANDS)[number % len(COMMANDS)]
+        name = args.only[number % len(args.only)]
         faults = one_round(name, work / "template", work)
         bad += bool(faults)
         print("%d %s: %s" % (number + 1, name, faults or "clean"), flush=True)

@@ -4,11 +4,8 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import platform
 import re
 import sys
-import tempfile
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Type, TypeVar
@@ -78,6 +75,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 def unexpected(error: BaseException, *, verbose: bool = False) -> NoReturn:
     """Leave with exit code 70: one line, and the traceback in a file, with `verbose` also here."""
+    import platform
+    import tempfile
+    import traceback
+
     lines = [" ".join(sys.argv), "Python %s, %s" % (sys.version, platform.platform()), ""]
     text = "\n".join(lines + traceback.format_exception(type(error), error, error.__traceback__))
     try:

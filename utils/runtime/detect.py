@@ -6,7 +6,7 @@ folder = detect(DetectConfig("weights/x.onnx", source="data/images"))
 import json
 import time
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -22,13 +22,13 @@ from utils.runtime.detect_config import DetectConfig
 from utils.runtime.detector import Detector
 from utils.runtime.load import load_backend
 from utils.runtime.sources import Frame, Source, display_name, open_source
-from utils.runtime.tracks import Tracks, check_sequence, thresholds
 from utils.runtime.tta import predictor_class
 from utils.runtime.video_file import resolve_codec
 from utils.runtime.writers import ResultWriter
-from utils.tracking.smoothing import SmoothConfig
-from utils.tracking.tracker import TrackerConfig
 from utils.words import counted
+
+if TYPE_CHECKING:  # imported where used: the start of detect is felt
+    from utils.runtime.tracks import Tracks
 
 CORES_A_DRAWER = 4  # threads that draw leave the other cores to decoding and inference
 MAX_DRAWERS = 4
@@ -88,7 +88,7 @@ def detect(config: DetectConfig) -> Path:
     return folder
 
 
-def open_detector(config: DetectConfig) -> Tuple[Detector, Optional[Tracks]]:
+def open_detector(config: DetectConfig) -> Tuple[Detector, Optional["Tracks"]]:
     """Source, model and tracks as the config says; a line says what runs. Raises InputError."""
     size = None if config.img_size is None else parse_size(config.img_size)
     source = open_source(config.source, config.reconnect)
@@ -145,10 +145,14 @@ def open_writer(config: DetectConfig, detector: Detector, folder: Path) -> Resul
 
 def make_tracks(
     config: DetectConfig, backend: Backend, source: Source
-) -> Tuple[Optional[float], Optional[Tracks]]:
+) -> Tuple[Optional[float], Optional["Tracks"]]:
     """Score threshold of the Predictor, and the tracks if the config asks for them."""
     if not config.track:
         return config.conf_thres, None
+    from utils.runtime.tracks import Tracks, check_sequence, thresholds
+    from utils.tracking.smoothing import SmoothConfig
+    from utils.tracking.tracker import TrackerConfig
+
     check_sequence(source)
     high, low = thresholds(backend, config.conf_thres, config.track_low_thres)
     tracker = TrackerConfig(high, low, oks_weight=config.track_oks, max_lost=config.track_lost)
@@ -189,7 +193,7 @@ def process(
     detector: Detector,
     writer: ResultWriter,
     *,
-    tracks: Optional[Tracks] = None,
+    tracks: Optional["Tracks"] = None,
 ) -> DetectRun:
     """Draw and write what the detector finds; on Ctrl-C keep what was done."""
     source, names = detector.source, detector.predictor.backend.names
@@ -237,7 +241,7 @@ class Drawn(NamedTuple):
 
 
 def drawn(
-    config: DetectConfig, detector: Detector, writer: ResultWriter, *, tracks: Optional[Tracks]
+    config: DetectConfig, detector: Detector, writer: ResultWriter, *, tracks: Optional["Tracks"]
 ) -> Iterator[Drawn]:
     """Frames in source order with their poses drawn, ahead of the caller, who encodes.
 

@@ -6,8 +6,6 @@ from utils.device import parse_device
 from utils.errors import InputError
 from utils.reading import check_file
 from utils.runtime.backend import Backend
-from utils.runtime.onnx_backend import OnnxBackend
-from utils.runtime.torch_backend import TorchBackend
 
 ENGINE_SUFFIXES = (".trt", ".engine", ".plan")
 
@@ -40,11 +38,16 @@ def load_backend(
     except InputError as e:
         raise InputError("`weights` %s" % e) from e
     gpu = parse_device(device)
+    # imported where used: the start of detect is felt
     if suffix == ".pt":
+        from utils.runtime.torch_backend import TorchBackend
+
         return TorchBackend(path, gpu, half, throughput=throughput)
     if half:
         raise InputError("`half` goes with .pt weights; %s has its precision built in" % path.name)
     if suffix == ".onnx":
+        from utils.runtime.onnx_backend import OnnxBackend
+
         return OnnxBackend(path, gpu, throughput)
     from utils.runtime.tensorrt_backend import TensorrtBackend
 

@@ -1,6 +1,5 @@
 """A video on disk: H.264 through PyAV where it is installed, else MPEG-4 through OpenCV."""
 
-import fractions
 import importlib.util
 import sys
 import time
@@ -112,6 +111,8 @@ class AvEncoder:
     """
 
     def __init__(self, path: Path, fps: float, hw: Tuple[int, int]):
+        import fractions
+
         import av
 
         self._av = av

@@ -8,8 +8,6 @@ from typing import Any, Dict, List, Optional, Sequence, Set
 import cv2
 import numpy as np
 
-from utils.dataset import category_keypoints
-from utils.dataset.coco_results import result_json, result_rows
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.outputs import check_all_replaceable
@@ -169,6 +167,8 @@ def write_categories(
     A results file of COCO is a list of predictions and has no place for it. Args: ids: category of
     each class, None: 1, 2, ...
     """
+    from utils.dataset import category_keypoints
+
     content = category_keypoints.entries(names, ids or range(1, len(names) + 1), skel)
     with atomic_path(folder / "categories.json") as tmp:
         tmp.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -200,6 +200,8 @@ def coco_rows(
     poses: Poses, frame: Frame, image_id: int, *, nc: int, ids: Optional[np.ndarray] = None
 ) -> List[Dict[str, Any]]:
     """COCO keypoint result rows with `file_name`, (videos) `frame` from 0 and `track_id` added."""
+    from utils.dataset.coco_results import result_json, result_rows
+
     name = display_name(frame.path) if is_address(frame.path) else Path(frame.path).name
     rows = result_json(result_rows(poses), image_id, range(1, nc + 1))
     for i, row in enumerate(rows):
