@@ -1,14 +1,17 @@
 """Scripts that hang somewhere and are asked to stop."""
 
+import http.server
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import cv2
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_pose_onnx, pose_row
 
 HEAD = """
 import argparse, ctypes, sys, threading, time
@@ -41,14 +44,17 @@ cli.run(main, parser)
 """
 
 
-def stop(body, signals, *args):
-    """(exit code, stderr, seconds from the last signal to the end)."""
+def stop(command, signals, ready):
+    """(exit code, stderr, seconds from the last signal to the end).
+
+    Args: ready: waits until it is time for the signals, given the process.
+    """
     # where the tests run in the background of a shell, SIGINT is ignored, by what they start, too
     heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    command = [sys.executable, "-c", HEAD + body + TAIL, *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, *map(str, command)]
     with subprocess.Popen(command, **pipes, **heard) as process:
-        assert process.stdout.readline() == "go\n"
+        ready(process)
         for number in signals:
             process.send_signal(number)
             time.sleep(0.2)
@@ -60,10 +66,17 @@ def stop(body, signals, *args):
         return process.returncode, stderr, time.monotonic() - started
 
 
+def stop_stuck(body, signals, *args):
+    def ready(process):
+        assert process.stdout.readline() == "go\n"
+
+    return stop(["-c", HEAD + body + TAIL, *args], signals, ready)
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT]])
 def test_a_plain_script_stops_at_once(signals):
     body = "    print('go', flush=True)\n    time.sleep(60)\n"
-    code, stderr, spent = stop(body, signals)
+    code, stderr, spent = stop_stuck(body, signals)
     assert (code, stderr) == (130, "interrupted\n") and spent < 50
 
 
@@ -78,12 +91,97 @@ def test_a_plain_script_stops_at_once(signals):
     ],
 )
 def test_what_hangs_is_not_waited_for(body, signals):
-    code, stderr, spent = stop(body, signals)
+    code, stderr, spent = stop_stuck(body, signals)
     assert (code, stderr) == (130, "interrupted\n") and spent < 50
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
 def test_a_clean_up_that_hangs_leaves_no_temporary_file(tmp_path, signals):
-    code, stderr, spent = stop(TEMPORARY, signals, tmp_path / "a.txt")
+    code, stderr, spent = stop_stuck(TEMPORARY, signals, tmp_path / "a.txt")
     assert (code, stderr) == (130, "interrupted\n") and spent < 50
     assert os.listdir(str(tmp_path)) == []
+
+
+class Cameras(http.server.ThreadingHTTPServer):
+    """Motion JPEG at /live, /silent (headers alone) and /stops (ends inside of the tenth frame)."""
+
+    request_queue_size = 64
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Camera)
+        image = cv2.imread(str(ROOT / "tests" / "data" / "people" / "images" / "people00.jpg"))
+        self.jpeg = cv2.imencode(".jpg", cv2.resize(image, (96, 64)))[1].tobytes()
+        self.silent = threading.Semaphore(0)  # one for each stream from which no more will come
+        self.over = threading.Event()
+
+
+class _Camera(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        jpeg = self.server.jpeg
+        head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+        count = {"live": 1 << 30, "stops": 9, "silent": 0}[self.path.split("/")[1]]
+        try:
+            for _ in range(count):
+                self.wfile.write(head + jpeg + b"\r\n")
+                if self.server.over.wait(0.05):
+                    return
+            self.wfile.write((head + jpeg)[: len(head) + 100 if count else 0])
+            self.server.silent.release()
+            self.server.over.wait()
+        except OSError:
+            pass  # detect has left
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def cameras():
+    server = Cameras()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+TERM, INTERRUPT = signal.SIGTERM, signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("kinds", "signals"),
+    [
+        (["live", "silent", "stops"] * 10, [TERM]),  # 30 streams
+        (["live", "silent", "stops"] * 10, [INTERRUPT, INTERRUPT]),
+        (["stops"], [INTERRUPT]),
+        (["silent"], [TERM]),
+    ],
+)
+def test_streams_that_stall_end_when_asked(cameras, tmp_path, kinds, signals):
+    model = make_pose_onnx(tmp_path / "pose.onnx", pose_row(32, 32, 20, 40)[None])
+    address = "http://127.0.0.1:%d/%%s/%%d\n" % cameras.server_address[1]
+    streams = tmp_path / "cameras.streams"
+    streams.write_text("".join(address % (kind, i) for i, kind in enumerate(kinds)))
+    out = tmp_path / "out" / "exp"
+    expected = len(kinds) - kinds.count("silent")  # videos
+
+    def ready(process):
+        for _ in range(len(kinds) - kinds.count("live")):
+            assert cameras.silent.acquire(timeout=120)
+        deadline = time.monotonic() + 120
+        while len(list(out.glob(".tmp*.mp4"))) < expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None
+
+    command = [ROOT / "detect_multi_backend.py", "--weights", model, "--source", streams,
+               "--device", "cpu", "--project", tmp_path / "out", "--codec", "mp4v"]  # fmt: skip
+    code, stderr, spent = stop(command, signals, ready)
+    assert (code, stderr) == (130, "interrupted\n") and spent < 50
+    assert not list((tmp_path / "out").rglob(".tmp*"))
+    videos = list(out.glob("*.mp4"))
+    assert len(videos) == expected
+    assert all(cv2.VideoCapture(str(video)).read()[0] for video in videos)

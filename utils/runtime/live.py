@@ -6,6 +6,7 @@ readers[0].newest()           # None until a frame is there
 readers[0].lost               # why it ended, empty while it goes on or where it ended regularly
 """
 
+import os
 import re
 import threading
 import time
@@ -18,6 +19,11 @@ RECONNECT_S = 10.0  # a stream that stays silent this long is lost
 RETRY_S = 0.5  # between two connections
 HANG_S = 10.0  # a connection that is made, or a call that waits for a frame, fails after this
 CLOSE_S = 1.0  # wait this long for readers that hang in the network
+
+# OpenCV opens one video at a time, files that are written included: an address that stays silent
+# would hold up all others, and the main thread, for HANG_S. Its FFmpeg needs no such lock
+# (https://github.com/opencv/opencv/pull/23601, from OpenCV 4.8).
+os.environ.setdefault("OPENCV_FFMPEG_IS_THREAD_SAFE", "1")
 
 
 class Arrived(NamedTuple):

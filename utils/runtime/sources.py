@@ -51,7 +51,7 @@ class Source:
     """Iterates over the frames of `items`, each an image, a video or live streams.
 
     Attributes:
-        total: number of frames if it is known beforehand, else None (a bar without an end).
+        total: number of frames, None: not known beforehand (streams, videos behind http).
         skipped: (path, reason) of images and videos that could not be read.
         incomplete: (path, reason) of videos that break off.
         lost: (address, reason) of streams that stayed away for longer than reconnect_s.
@@ -342,7 +342,8 @@ def _read_lines(path: Path) -> List[str]:
 
 
 def _frame_count(path: str) -> int:
-    if not is_address(path) and not os.path.isfile(path):
+    # an address that stays silent would hold up the main thread, and Ctrl-C with it
+    if is_address(path) or not os.path.isfile(path):
         return 0
     capture = open_capture(path)
     try:
