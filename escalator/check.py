@@ -10,9 +10,9 @@ Errors (exit code 1): images that are missing or unreadable, broken label lines,
 share a label file, images of one content in two of train, val and test, images without a label
 file where they are needed (val and test, unless the yaml names a COCO JSON; or all of a task).
 Warnings (exit code 0): images without a label file in train, label files without an image, images
-of one content in one list, a person twice, boxes that reach outside the image, boxes narrower
-than 8 px at --img-size, visible keypoints far outside their box, persons whose left and
-right look swapped.
+of one content in one list, a person twice, keypoints outside the image (they count as not
+labelled), boxes that reach outside it, boxes narrower than 8 px at --img-size, visible keypoints
+far outside their box, persons whose left and right look swapped.
 """
 
 import argparse
@@ -55,10 +55,11 @@ UNLABELLED_ERROR = "images without a label file that need one"
 UNLABELLED, ORPHANS = "images without a label file", "label files without an image"
 TWICE_IMAGE, TWICE_PERSON = "images twice in one list", "persons twice on an image"
 OUTSIDE, TINY_BOX = "boxes that reach outside the image", "tiny boxes"
+CUT = "lines with points or boxes outside the image"
 FAR_POINT, SWAPPED = "persons with points far outside the box", "left/right swapped suspects"
 ERRORS = (MISSING, UNREADABLE, BROKEN, SHARED, LEAK, UNLABELLED_ERROR)
 WARNINGS = (
-    UNLABELLED, ORPHANS, TWICE_IMAGE, TWICE_PERSON, OUTSIDE, TINY_BOX, FAR_POINT, SWAPPED,
+    UNLABELLED, ORPHANS, TWICE_IMAGE, TWICE_PERSON, CUT, OUTSIDE, TINY_BOX, FAR_POINT, SWAPPED,
 )  # fmt: skip
 
 
@@ -124,8 +125,10 @@ def look(item: Item) -> Seen:
     ground_truth = empty_ground_truth(item.skeleton.count)
     try:
         text = read_text(label, "label file") if has_label else ""
-        labels, faults = scan_labels(text, item.skeleton.count, item.nc, dims=item.dims)
+        scan = scan_labels(text, item.skeleton.count, item.nc, dims=item.dims)
+        labels, faults = scan.labels, scan.faults
         findings += [Finding(BROKEN, "%s, line %d: %s" % (label, *fault)) for fault in faults]
+        findings += [Finding(CUT, "%s, line %d: %s" % (label, *change)) for change in scan.changes]
         # without a size the shares of the table still hold; what needs pixels is not looked at
         ground_truth = labels_to_ground_truth(labels, hw or (1, 1))
         if hw is not None:
@@ -350,10 +353,19 @@ def print_findings(summaries: Dict[str, Dict]) -> None:
             print("%s: %s: and %d more in report.json" % (word, kind, len(texts) - SHOWN))
 
 
+def present(data: DataYaml) -> List[str]:
+    """The tasks of a data yaml; says so where it names a test that was not exported."""
+    tasks = list(data.splits)
+    if len(tasks) > 1 and "test" in tasks and not any(map(os.path.exists, data.splits["test"])):
+        print("note: %s: no %s, so test is not checked" % (data.path, data.splits["test"][0]))
+        tasks.remove("test")
+    return tasks
+
+
 def main(args: argparse.Namespace) -> None:
     check_limits(args, {"img_size": (1, MAX_SIZE), "workers": (0, 256)})
     data = read_data(args.data)
-    tasks = [t for t in TASKS if t in (args.task or data.splits)]
+    tasks = [t for t in TASKS if t in (args.task or present(data))]
     if not tasks:
         raise InputError("%s: none of the keys %s" % (args.data, ", ".join(TASKS)))
     for line in assumptions(data):

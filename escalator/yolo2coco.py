@@ -81,10 +81,9 @@ def read_pair(pair: Pair) -> Read:
         text = read_text(label, "label file")
     except InputError as e:
         return Read(failed, None, [str(e)])
-    labels, faults = scan_labels(text, pair.nkpt, pair.nc, dims=pair.dims)
-    return Read(
-        labels_to_ground_truth(labels, hw), hw, ["%s, line %d: %s" % (label, *f) for f in faults]
-    )
+    scan = scan_labels(text, pair.nkpt, pair.nc, dims=pair.dims)
+    faults = ["%s, line %d: %s" % (label, *fault) for fault in scan.faults]
+    return Read(labels_to_ground_truth(scan.labels, hw), hw, faults)
 
 
 def yolo2coco(

@@ -200,7 +200,7 @@ def test_damaged_text(tmp_path_factory, steps, kind):
 @seeded
 @given(st.lists(st.sampled_from("0 1 0.5 -1 nan inf 1e400 x １ 1_0 ０.５ \x85 \u2028 2".split())))
 def test_words_of_a_label_file(words):
-    labels, faults = scan_labels(" ".join(words) + "\n" + LABELS.decode(), 2, 1)
+    labels, faults, _ = scan_labels(" ".join(words) + "\n" + LABELS.decode(), 2, 1)
     assert np.isfinite(labels.boxes).all() and (labels.classes == 0).all()
 
 

@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Type, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Set, Type, TypeVar
 
 from utils import outputs, stopping
 from utils.errors import InputError, InputWarning, one_line, printable
@@ -159,16 +159,21 @@ def no_torch(error: ImportError, name: str, what: str) -> None:
 def show_warnings(
     parser: Optional[argparse.ArgumentParser] = None, *, at_once: bool = False
 ) -> List[str]:
-    """From now on print each InputWarning on one line; a list that those of other libraries go to.
+    """From now on print each InputWarning once, on one line; a list that those of other libraries
+    go to.
 
     Args: at_once: print those of other libraries as usual.
     """
     usual = warnings.showwarning
     found: List[str] = []
+    printed: Set[str] = set()
 
     def show(message: Any, kind: Any, *rest: Any, **more: Any) -> None:
         if issubclass(kind, InputWarning):
-            print("warning: " + printable(with_flags(str(message), parser)), flush=True)
+            line = "warning: " + printable(with_flags(str(message), parser))
+            if line not in printed:
+                print(line, flush=True)
+            printed.add(line)
         elif at_once:
             usual(message, kind, *rest, **more)
         else:

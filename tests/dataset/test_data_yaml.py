@@ -135,6 +135,38 @@ def test_paths_as_other_tools_write_them(tmp_path, text):
     assert [Path(p).name for p in data.images("val")] == ["a.jpg"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "val: /content/hands-2/set/images",
+        "val: hands-2/set/images",
+        "val: C:\\\\Users\\\\me\\\\hands-2\\\\set\\\\images",
+        "path: C:/hands-2\nval: /home/me/hands-2/set/val.txt",
+    ],
+)
+def test_paths_of_another_computer(tmp_path, text):
+    for name in ("set/images", "images"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.jpg").write_bytes(b"")
+    (tmp_path / "set" / "val.txt").write_text("images/a.jpg\n")
+    with pytest.warns(InputWarning, match="val: no .* on this computer; .* is taken"):
+        data = read_data(write(tmp_path, text + "\nnames: [a]\n"))
+    assert data.images("val") == [str(tmp_path / "set" / "images" / "a.jpg")]
+
+
+def test_a_folder_that_could_be_any_is_not_taken(tmp_path):
+    (tmp_path / "images").mkdir()
+    data = read_data(write(tmp_path, "val: /home/me/images\nnames: [a]\n"))
+    with pytest.raises(InputError, match="val: /home/me/images is neither"):
+        data.images("val")
+
+
+@pytest.mark.parametrize("keys", [("train", "valid"), ("Train", "Validation"), ("train", "val")])
+def test_tasks_as_other_tools_call_them(folder, keys):
+    data = read_data(write(folder, "%s: a\n%s: val.txt\nnames: [x]\n" % keys))
+    assert set(data.splits) == {"train", "val"} and len(data.images("val")) == 1
+
+
 def test_a_path_that_is_nowhere_is_named(tmp_path):
     data = read_data(write(tmp_path, "path: gone\nval: images\nnames: [a]\n"))
     with pytest.raises(InputError, match="val: images is neither below path gone nor beside"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from utils.dataset import labels as lb
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 
 def random_labels(rng, n, nkpt=17, nc=3):
@@ -51,7 +51,7 @@ def changed(column, value):
         (changed(1, "320"), "box outside 0..1"),
         (changed(3, "0"), "without width or height"),
         (changed(7, "0.87"), "visibility is not 0, 1 or 2"),
-        (changed(5, "1.2"), "keypoint outside 0..1"),
+        (changed(5, "2.2"), "keypoint outside 0..1"),
     ],
 )
 def test_what_is_not_a_label(tmp_path, line, reason):
@@ -64,11 +64,25 @@ def test_what_is_not_a_label(tmp_path, line, reason):
 
 def test_scan_keeps_the_good_rows_and_names_the_others():
     lines = [GOOD, "0 1 2", "", changed(3, "wide"), changed(1, "9"), changed(0, "1")]
-    labels, faults = lb.scan_labels("\n".join(lines), 17)
+    labels, faults, _ = lb.scan_labels("\n".join(lines), 17)
     assert labels.classes.tolist() == [0, 1] and labels.keypoints.shape == (2, 17, 3)
     assert [number for number, _ in faults] == [2, 4, 5]
-    none, faults = lb.scan_labels("wide 1 1 1 1 1 1 1")
+    none, faults, _ = lb.scan_labels("wide 1 1 1 1 1 1 1")
     assert none.keypoints.shape == (0, 1, 3) and faults == [(1, "wide is not a number")]
+
+
+def test_what_lies_outside_the_image_is_cut():
+    """As CVAT exports a skeleton of which a part was placed beside the image."""
+    words = changed(5, "-0.3").split()
+    words[1:5] = "-0.05", "0.5", "0.4", "0.2"
+    scan = lb.scan_labels("\n" + GOOD + "\n" + " ".join(words), 17)
+    assert not scan.faults and scan.labels.count == 2
+    assert np.allclose(scan.labels.boxes[1], [0.075, 0.5, 0.15, 0.2])
+    assert scan.labels.keypoints[1, 0].tolist() == [0, 0, 0]
+    assert scan.labels.keypoints[1, 1:, 2].all() and scan.labels.keypoints[0].all()
+    ((line, text),) = scan.changes
+    assert line == 3 and "box cut" in text and "not labelled: keypoint 0" in text
+    assert lb.parse_labels(GOOD, 17).keypoints.all()
 
 
 def test_unlabelled_points_may_say_anything_finite():
@@ -106,6 +120,24 @@ def test_list_file_is_relative_to_itself(tmp_path):
     assert lb.list_images(path) == [str(tmp_path / "sub" / "images" / "甲.jpg"), "/abs/b.jpg"]
 
 
+@pytest.mark.parametrize(
+    "start", ["data/", "/content/hands-2/", "C:\\\\hands\\\\", "../elsewhere/"]
+)
+def test_list_of_another_computer(tmp_path, start):
+    names = ["images/train/a.PNG", "images/train/b.PNG"]
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / names[1]).write_bytes(b"")
+    lines = [start + name for name in names]
+    if "C:" in start:
+        lines = [line.replace("/", "\\") for line in lines]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    with pytest.warns(InputWarning, match="read without"):
+        found = lb.list_images(tmp_path / "train.txt")
+    assert found == [str(tmp_path / name) for name in names]
+    (tmp_path / names[1]).unlink()  # not here at all: as they stand
+    assert lb.list_images(tmp_path / "train.txt")[0].endswith(lines[0].replace("../", ""))
+
+
 def test_line_separators_of_unicode_are_letters(tmp_path):
     (tmp_path / "a.txt").write_text("x\u2028y.jpg\nx\x85y.jpg\r\n", encoding="utf-8")
     assert [p[-7:] for p in lb.list_images(tmp_path / "a.txt")] == ["x\u2028y.jpg", "x\x85y.jpg"]
@@ -115,7 +147,7 @@ def test_mark_of_windows_editors(tmp_path):
     row = "0 0.5 0.5 0.2 0.2 0.5 0.5 2\r\n"
     (tmp_path / "a.txt").write_bytes(("\ufeff" + row).encode("utf-8"))
     assert lb.read_labels(tmp_path / "a.txt").count == 1
-    labels, faults = lb.scan_labels("\ufeff" + row + row, 1)
+    labels, faults, _ = lb.scan_labels("\ufeff" + row + row, 1)
     assert labels.count == 2 and not faults
     assert lb.scan_labels("\ufeff\n", 1)[0].count == 0
 

@@ -139,3 +139,19 @@ def test_nobody_at_all(data):
         path.write_text("")
     done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
     assert done.returncode == 0, done.stderr
+
+
+def test_points_outside_and_a_test_that_was_not_exported(data):
+    text = label().split()
+    text[5] = "-0.2"
+    write(data, " ".join(text) + "\n")
+    assert findings(data)[doctor.CUT][0].endswith(
+        "line 1: outside the image, not labelled: keypoint 0"
+    )
+    with (data / "d.yaml").open("a") as file:
+        file.write("test: ../test/images\n")
+    flags = ("--data", data / "d.yaml", "--save_dir", data / "r")
+    done = run_script("escalator/check.py", *flags)
+    assert done.returncode == 0 and "no ../test/images, so test is not checked" in done.stdout
+    done = run_script("escalator/check.py", *flags, "--task", "test")
+    assert done.returncode == 1 and "test: ../test/images is neither" in done.stderr

@@ -13,6 +13,8 @@ train-weights (how often the images of each entry of train are drawn in an epoch
 
 Relative paths are looked for below `path`, beside the yaml file and in the working directory. Some
 tools write ../train/images beside a folder train: where that leads nowhere, train/images counts.
+Of a path of another computer, such as /content/hands-2/train/images, the end that is there counts,
+and a warning says so. `valid`, `validation` and other cases of the letters are the same tasks.
 """
 
 import os
@@ -20,7 +22,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
-from utils.dataset.labels import list_images
+from utils.dataset.labels import found_here, list_images
 from utils.dataset.points_file import find_points, read_points
 from utils.errors import InputError, InputWarning
 from utils.pose import skeleton
@@ -28,10 +30,12 @@ from utils.pose.keypoints import Skeleton
 from utils.reading import read_yaml
 
 TASKS = ("train", "val", "test")
+ALIASES = {"valid": "val", "validation": "val"}  # as other tools call a task
 KEYS = {*TASKS, *(t + "-annotations" for t in TASKS), *skeleton.KEYS}
 KEYS |= {"path", "nc", "names", "train-weights"}
 # What other tools note about a dataset, and nobody here needs
-PASSED_OVER = {"roboflow", "download", "license", "author", "description", "version", "date"}
+PASSED_OVER = {"roboflow", "download", "license", "author", "description", "version", "date",
+               "channels"}  # fmt: skip
 
 
 class DataYaml(NamedTuple):
@@ -64,9 +68,14 @@ class DataYaml(NamedTuple):
         Raises InputError if the yaml has none, or a list file or folder is not there.
         """
         if task not in self.splits:
-            raise InputError(
-                "%s: no key %s; it has %s" % (self.path, task, ", ".join(self.splits) or "no split")
+            text = "%s: no key %s; it has %s" % (
+                self.path,
+                task,
+                ", ".join(self.splits) or "no split",
             )
+            if self.splits:
+                text += "; escalator/split.py divides a folder of images"
+            raise InputError(text)
         found = [self._existing(task, entry) for entry in self.splits[task]]
         return list(dict.fromkeys(image for entry in found for image in list_images(entry)))
 
@@ -98,6 +107,7 @@ def read_data(path: Union[str, Path]) -> DataYaml:
     content = read_yaml(path, "`data` %s" % path)
     if not isinstance(content, dict):
         raise InputError("`data` %s: expected keys train, val, nc, names" % path)
+    content = _usual_tasks(content)
     unknown = [str(k) for k in content if k not in KEYS and k not in PASSED_OVER]
     if unknown:
         warnings.warn(
@@ -165,6 +175,15 @@ def assumptions(data: DataYaml, skel: Optional[Skeleton] = None) -> List[str]:
     return lines
 
 
+def _usual_tasks(content: Dict[Any, Any]) -> Dict[Any, Any]:
+    """Keys such as valid or Train, as we call them, unless both are there."""
+    found = {}
+    for key, value in content.items():
+        task = ALIASES.get(str(key).lower(), str(key).lower())
+        found[task if task in TASKS and task not in content else key] = value
+    return found
+
+
 def _names(content: Dict[str, Any]) -> List[str]:
     names = content.get("names")
     if isinstance(names, dict) and names:
@@ -210,8 +229,21 @@ def _find(yaml_path: Path, key: str, entry: Any, *, folders: List[Path]) -> str:
     """A path of the yaml, below one of the folders; as it is if below none."""
     if not isinstance(entry, str):
         raise InputError("%s: %s: expected a path, got %s" % (yaml_path, key, str(entry)[:60]))
-    spellings = [entry]
-    if entry.startswith("../"):
-        spellings.append(entry[len("../") :])
+    plain = entry.replace("\\", "/")  # Windows
+    spellings = [entry, plain] if plain != entry else [entry]
+    if plain.startswith("../"):
+        spellings.append(plain[len("../") :])
     candidates = (folder / spelling for spelling in spellings for folder in folders)
-    return next((str(c) for c in candidates if os.path.exists(str(c))), entry)
+    found = next((str(c) for c in candidates if os.path.exists(str(c))), None)
+    if found is not None:
+        return found
+    here = found_here(entry, folders)
+    if here is None:
+        return entry
+    path = next(folder / here for folder in folders if (folder / here).exists())
+    warnings.warn(
+        "%s: %s: no %s on this computer; %s is taken" % (yaml_path, key, entry, path),
+        InputWarning,
+        stacklevel=4,
+    )
+    return str(path)

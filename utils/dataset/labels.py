@@ -7,17 +7,19 @@
 One person a line: class, cx cy w h of the box, then K x (x y v), all divided by the image size
 but class and v. v: 0 not labelled, 1 labelled but hidden, 2 visible. No line: nobody is there.
 Other tools also write K x (x y), where 0 0 is not labelled, and lines of a box alone, of which no
-keypoint is labelled.
+keypoint is labelled. They may place keypoints outside the image, up to its size away: these are not
+labelled here, and a box whose centre lies outside is cut at the border.
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from utils.dataset.images import IMAGE_SUFFIXES
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.files import atomic_path, walk_files
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX
@@ -25,6 +27,8 @@ from utils.reading import read_text
 
 # Label files are rounded to some digits, so a box that ends at the border may end a bit outside.
 TOLERANCE = 1e-3
+FAR = 1.0  # image sizes outside the image; what is farther is no slip but another unit
+FIRST_LINES = 10  # of a list, which tell whether its images are where it says
 MAX_CLASS = 1e6
 DIGITS = 6  # of what we write: 0.004 px on a 8192 px image
 
@@ -40,6 +44,14 @@ class Labels(NamedTuple):
     def count(self) -> int:  # type: ignore[override]  # of tuple
         """Number of persons (`len()` of a NamedTuple would be its number of fields)."""
         return int(self.boxes.shape[0])
+
+
+class Scan(NamedTuple):
+    """A label file that may have faults."""
+
+    labels: Labels  # the good rows
+    faults: List[Tuple[int, str]]  # line number, reason: rows that are no labels
+    changes: List[Tuple[int, str]]  # line number, what of a good row lies outside the image
 
 
 def empty_labels(nkpt: int) -> Labels:
@@ -64,25 +76,25 @@ def parse_labels(
 
     Raises ValueError, `line 3: reason`, at the first row that is not a label.
     """
-    labels, faults = scan_labels(text, nkpt, nc, dims=dims)
-    if faults:
-        raise ValueError("line %d: %s" % faults[0])
-    return labels
+    scan = scan_labels(text, nkpt, nc, dims=dims)
+    if scan.faults:
+        raise ValueError("line %d: %s" % scan.faults[0])
+    return scan.labels
 
 
 def scan_labels(
     text: str, nkpt: Optional[int] = None, nc: Optional[int] = None, *, dims: int = 3
-) -> Tuple[Labels, List[Tuple[int, str]]]:
-    """parse_labels for a file that may have faults: (the good rows, [(line number, reason)])."""
+) -> Scan:
+    """parse_labels for a file that may have faults."""
     text = text[1:] if text.startswith("\ufeff") else text  # Windows editors mark UTF-8 so
     lines = [(i, line.split()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        return empty_labels(nkpt or 0), []
+        return Scan(empty_labels(nkpt or 0), [], [])
     if nkpt is None:
         try:
             nkpt, dims = count_keypoints([words for _, words in lines])
         except ValueError as e:
-            return empty_labels(0), [(lines[0][0], str(e))]
+            return Scan(empty_labels(0), [(lines[0][0], str(e))], [])
     faults: Dict[int, str] = {}  # line number -> first reason
     numbers: List[int] = []
     rows: List[np.ndarray] = []
@@ -93,6 +105,7 @@ def scan_labels(
         except ValueError as e:
             faults[number] = str(e)
     table = np.array(rows, np.float64).reshape(-1, 5 + 3 * nkpt)
+    outside = _cut_outside(table)
     good = np.ones(len(table), bool)
     for bad, reason in _faults(table, nc):
         if bad.any():
@@ -101,7 +114,39 @@ def scan_labels(
             good &= ~bad
     table = table[good]
     points = table[:, 5:].reshape(len(table), nkpt, 3)
-    return Labels(table[:, 0].astype(np.int64), table[:, 1:5], points), sorted(faults.items())
+    labels = Labels(table[:, 0].astype(np.int64), table[:, 1:5], points)
+    changes = [(numbers[i], text) for i, text in outside if good[i]]
+    return Scan(labels, sorted(faults.items()), changes)
+
+
+def _cut_outside(table: np.ndarray) -> List[Tuple[int, str]]:
+    """Keypoints outside the image are not labelled, boxes with their centre outside are cut; in
+    place. Annotation tools let users place both beside the image. What is farther than FAR away is
+    left as it is: coordinates in pixels, say.
+
+    Returns [(row, what was changed)].
+    """
+
+    def between(values: np.ndarray, margin: float) -> np.ndarray:
+        return np.all((values >= -margin) & (values <= 1 + margin), -1)
+
+    changes: Dict[int, List[str]] = {}
+    with np.errstate(invalid="ignore"):
+        boxes = table[:, 1:5]
+        points = table[:, 5:].reshape(len(table), (table.shape[1] - 5) // 3, 3)
+        low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+        near = between(low, FAR) & between(high, FAR) & (high > 0).all(1) & (low < 1).all(1)
+        for i in np.flatnonzero(near & ~between(boxes, TOLERANCE)).tolist():
+            low[i], high[i] = low[i].clip(0, 1), high[i].clip(0, 1)
+            boxes[i] = [*((low[i] + high[i]) / 2), *(high[i] - low[i])]
+            changes[i] = ["box cut at the border of the image"]
+        xy = points[..., :2]
+        gone = (points[..., 2] > 0) & between(xy, FAR) & ~between(xy, TOLERANCE)
+        for i in np.flatnonzero(gone.any(1)).tolist():
+            numbers = ", ".join(map(str, np.flatnonzero(gone[i]).tolist()))
+            changes.setdefault(i, []).append("outside the image, not labelled: keypoint " + numbers)
+        points[gone] = 0
+    return [(i, "; ".join(texts)) for i, texts in sorted(changes.items())]
 
 
 def count_keypoints(rows: Sequence[Sequence[str]]) -> Tuple[int, int]:
@@ -258,7 +303,9 @@ def list_images(path: Union[str, Path]) -> List[str]:
     """Image paths of a list file or a folder (with its subfolders, sorted).
 
     Lines of a list file may be relative to it; blank lines and duplicates of a line do not count.
-    Whether the images exist is not checked.
+    Whether the images exist is not checked. Where the first ones do not, but do without the first
+    folders of their lines (data/images/train/a.jpg of CVAT), all are taken without, and a warning
+    says so.
 
     Raises InputError for what is neither, and for one without images.
     """
@@ -271,8 +318,43 @@ def list_images(path: Union[str, Path]) -> List[str]:
     if not path.is_file():
         raise InputError("%s: no such list file or folder of images" % path)
     folder = str(path.parent)
-    names = read_list(path)
+    names = _names_here(path, read_list(path))
     return list(dict.fromkeys(os.path.normpath(os.path.join(folder, name)) for name in names))
+
+
+def _names_here(path: Path, names: List[str]) -> List[str]:
+    """The lines of a list that was written elsewhere, as they are right here; else unchanged."""
+    if any((path.parent / name).exists() for name in names[:FIRST_LINES]):
+        return names
+    for name in names[:FIRST_LINES]:
+        here = found_here(name, [path.parent])
+        if here is None:
+            continue
+        start = name[: len(name) - len(here)]
+        warnings.warn(
+            "%s: no %s there; lines are read without %s, as %s" % (path, name, start, here),
+            InputWarning,
+            stacklevel=3,
+        )
+        return [n[len(start) :].replace("\\", "/") if n.startswith(start) else n for n in names]
+    return names
+
+
+def found_here(entry: str, folders: Sequence[Path]) -> Optional[str]:
+    """The longest end of a path of another computer that leads somewhere below one of the folders.
+
+    At least two names of it, or a file: `train` of /home/x/train could be any folder.
+    """
+    parts = entry.replace("\\", "/").split("/")
+    for first in range(len(parts)):
+        end = "/".join(parts[first:])
+        if not parts[first] or parts[first] in (".", "..") or end == entry:
+            continue
+        for folder in folders:
+            path = folder / end
+            if path.is_file() or (path.is_dir() and first < len(parts) - 1):
+                return end
+    return None
 
 
 def read_list(path: Union[str, Path]) -> List[str]:

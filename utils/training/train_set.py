@@ -23,7 +23,7 @@ from utils.files import atomic_path
 from utils.pipeline import parallel_map
 from utils.reading import check_file, read_bytes
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 MIN_SIDE = 8  # px; smaller images cannot be trained on
 SHOWN_FAULTS = 5
 
@@ -180,9 +180,10 @@ def _read_entry(path: str, text: str, data: DataYaml) -> _Entry:
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or str(e)
         return _Entry((0, 0), empty_labels(data.nkpt), ["%s: %s" % (path, reason)])
-    labels, found = scan_labels(text, data.nkpt, dims=data.declared.dims)
+    scan = scan_labels(text, data.nkpt, dims=data.declared.dims)
+    found = sorted(scan.faults + scan.changes)
     faults = ["%s:%d: %s" % (label_path(path), number, reason) for number, reason in found]
-    return _Entry(hw, labels, faults)
+    return _Entry(hw, scan.labels, faults)
 
 
 def _save_cache(path: Path, key: str, entries: Sequence[_Entry], *, nkpt: int) -> None:
