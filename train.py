@@ -13,9 +13,12 @@ results.png, images of the data, and opt.yaml and hyp.yaml, with which the run c
 """
 
 import argparse
+import os
 
 from utils import cli
 
+# C++ frames of a lost connection, which our line tells of; before PyTorch is imported
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 try:
     import torch  # noqa: F401  # without it, one line says so
 except ImportError as error:

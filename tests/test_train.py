@@ -23,6 +23,7 @@ from models.checkpoint import (  # noqa: E402
 )
 from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, tiny_cfg  # noqa: E402
+from tests.people import make_people  # noqa: E402
 from tests.scripts import run_script  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.dataset.data_yaml import read_data  # noqa: E402
@@ -35,25 +36,11 @@ from utils.training.network import build_model, fit_anchors  # noqa: E402
 from utils.training.progress import epoch_line  # noqa: E402
 from utils.training.trainer import Trainer  # noqa: E402
 
-PEOPLE = ROOT / "tests" / "data" / "people"
-
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     """The tiny dataset with labels, its data yaml, and a cfg of 0.3 M parameters."""
-    folder = tmp_path_factory.mktemp("数据")
-    shutil.copytree(str(PEOPLE), str(folder / "people"))
-    done = run_script("escalator/json2yolo.py", "--json_dir", folder / "people" / "annotations",
-                      "--label_dir", folder / "people" / "labels")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    names = sorted(p.name for p in (folder / "people" / "images").iterdir())
-    for task, part in (("train", names[:8]), ("val", names[8:])):
-        (folder / "people" / (task + ".txt")).write_text("".join("./images/%s\n" % n for n in part))
-    (folder / "data.yaml").write_text(
-        "train: people/train.txt\nval: people/val.txt\nnc: 1\nnames: [person]\n"
-    )
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny_cfg()))
-    return folder
+    return make_people(tmp_path_factory.mktemp("数据"))
 
 
 def flags(people, project, *more):
@@ -154,21 +141,6 @@ def test_resume_after_kill_9_is_exact(people, finished, tmp_path):
     assert all(torch.allclose(mine[k].float(), theirs[k].float(), atol=1e-3) for k in mine)
     again = run_script("train.py", "--resume", last)
     assert again.returncode == 1 and "no state of an unfinished run" in again.stderr
-
-
-def test_two_processes(people, finished, tmp_path):
-    """torchrun with gloo; the same data in total, so about the same losses."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         str(ROOT / "train.py"), *map(str, flags(people, tmp_path, "--epochs", 1))],
-        cwd=str(ROOT), capture_output=True, text=True, timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("best keypoint AP") == 1 and "2 processes, batch 4" in done.stdout
-    (row,) = rows(tmp_path / "exp")
-    first = float(rows(finished[0])[0]["loss"])
-    assert float(row["loss"]) == pytest.approx(first, rel=0.35)
 
 
 def run_here(people, tmp_path, *more):

@@ -20,6 +20,7 @@ from utils import files
 
 GRACE_S = 3.0
 EXIT_CODE = 130
+PR_SET_PDEATHSIG = 1  # prctl(2)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -81,6 +82,17 @@ def watched() -> Iterator[None]:
                 signal.signal(number, handler)
             os.close(watch.write_end)
             _watch = outer
+
+
+def end_with_parent() -> None:
+    """Have the system send SIGTERM when the process that started this one ends; Linux only.
+
+    torchrun's processes would go on without it, and with them the run that is being started anew.
+    """
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
 def end_if_asked() -> None:

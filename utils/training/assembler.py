@@ -7,7 +7,6 @@ A worker decodes the images, draws the augmentation and matches the persons. It 
 all images of the batch into one array; warp.py transforms the pixels on the device.
 """
 
-import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -41,6 +40,7 @@ class Spec(NamedTuple):
     seed: int = 0
     rank: int = 0
     world: int = 1
+    here: int = 1  # processes on this host, which share its memory
     workers: int = 8  # processes that make batches; 0: none, this one does
     cache: bool = False  # keep decoded images in memory
     rect: bool = False  # no mosaic, batches of one shape
@@ -85,7 +85,7 @@ class Assembler:
         self.labels, self.starts = _in_a_row(train_set.labels)
         # images that a mosaic would enlarge
         self.small = np.flatnonzero((self.hws < spec.size).all(1))
-        self.cache = ImageCache(self.hws, spec.world) if spec.cache else None
+        self.cache = ImageCache(self.hws, spec.here) if spec.cache else None
         self.ring: Optional[PixelRing] = None
 
     def open_ring(self) -> Optional[PixelRing]:
@@ -102,9 +102,7 @@ class Assembler:
         images = min(max(spec.batch, POOL), len(pixels))
         size = int(ROOM * 3 * images * pixels.mean()) // 4096 * 4096 + 4096
         slots = spec.workers * AHEAD + HELD + 1
-        # torchrun tells how many processes are on this host; otherwise all are
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", spec.world))
-        needed, free = slots * size * here, pixel_ring.free_memory()
+        needed, free = slots * size * spec.here, pixel_ring.free_memory()
         if free is not None and needed > free:
             raise InputError(
                 "`workers` %d: batches on their way need %.1f GB of shared memory, %.1f GB are "

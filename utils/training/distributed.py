@@ -5,11 +5,13 @@ join_group(ranks, gpu=True)
 ranks.first                     # the process that prints and writes
 """
 
+import contextlib
 import datetime
 import os
 import socket
+import tempfile
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List, NamedTuple
 
 from utils import cli, outputs
 from utils.errors import InputError, InputWarning
@@ -17,7 +19,8 @@ from utils.errors import InputError, InputWarning
 if TYPE_CHECKING:
     import torch
 
-TIMEOUT = datetime.timedelta(hours=2)  # the others wait while the first one validates
+TIMEOUT = datetime.timedelta(minutes=30)  # the others wait while the first one validates
+CHUNK = 64 << 20  # bytes of a file that are sent at a time
 
 
 class Ranks(NamedTuple):
@@ -26,6 +29,7 @@ class Ranks(NamedTuple):
     rank: int = 0  # among all
     world: int = 1  # processes in all
     local: int = 0  # among those of this host
+    here: int = 1  # processes of this host
 
     @property
     def first(self) -> bool:
@@ -47,7 +51,8 @@ def from_environment() -> Ranks:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(name in os.environ for name in names):
         return Ranks()
-    return Ranks(*(int(os.environ[name]) for name in names))
+    rank, world, local = (int(os.environ[name]) for name in names)
+    return Ranks(rank, world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
 
 
 def parse_devices(text: str) -> List["torch.device"]:
@@ -72,22 +77,25 @@ def parse_devices(text: str) -> List["torch.device"]:
 def own_device(text: str, ranks: Ranks) -> "torch.device":
     """The device of this process, which becomes the current one.
 
-    Args: text: `device`, see parse_devices.
+    Args: text: `device` of this host, see parse_devices; empty: with several processes each has
+    a GPU of its own.
 
-    Raises InputError if this host has more processes than GPUs.
+    Raises InputError if this host has more processes than GPUs, or `device` names more.
     """
     import torch
 
+    if not text.strip() and ranks.world > 1 and torch.cuda.is_available():
+        text = ",".join(map(str, range(ranks.here)))
     devices = parse_devices(text)
-    device = devices[ranks.local % len(devices)]
-    if device.type == "cuda":
-        if ranks.local >= len(devices):
-            raise InputError(
-                "`device` %s: %d processes on this host, but %d GPUs"
-                % (text, ranks.local + 1, len(devices))
-            )
-        torch.cuda.set_device(device)
-    return device
+    if devices[0].type == "cpu":
+        return devices[0]
+    if ranks.world > 1 and ranks.here != len(devices):
+        raise InputError(
+            "`device` %s: %d GPUs, but %d processes on this host; each takes one GPU, "
+            "torchrun --nproc-per-node says how many" % (text, len(devices), ranks.here)
+        )
+    torch.cuda.set_device(devices[ranks.local])
+    return devices[ranks.local]
 
 
 def device_name(device: "torch.device") -> str:
@@ -97,12 +105,21 @@ def device_name(device: "torch.device") -> str:
     return "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def join_group(ranks: Ranks, *, gpu: bool) -> None:
-    """Meet the others: NCCL on GPUs, gloo on CPUs."""
+def join_group(ranks: Ranks, *, gpu: bool, store: Any = None) -> None:
+    """Connect with the others: NCCL on GPUs, gloo on CPUs.
+
+    Args: store: where they met, see Peers; without one they meet now.
+    """
     import torch.distributed as dist
 
     if ranks.world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.world,
+            timeout=TIMEOUT,
+        )
 
 
 def leave_group() -> None:
@@ -142,6 +159,34 @@ def share(value: Any, ranks: Ranks) -> Any:
     return box[0]
 
 
+@contextlib.contextmanager
+def shared_file(path: str, ranks: Ranks, device: "torch.device") -> Iterator[str]:
+    """A file that the first process has, as a path for each: the others get a copy for a while.
+
+    Args: device: of this process; the bytes travel through it.
+    """
+    if ranks.world == 1:
+        yield path
+        return
+    import torch
+    import torch.distributed as dist
+
+    size = share(os.path.getsize(path) if ranks.first else 0, ranks)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = path if ranks.first else os.path.join(folder, "copy" + os.path.splitext(path)[1])
+        with open(copy, "rb" if ranks.first else "wb") as file:
+            for begin in range(0, size, CHUNK):
+                length = min(CHUNK, size - begin)
+                part = torch.empty(length, dtype=torch.uint8)
+                if ranks.first:
+                    file.readinto(memoryview(part.numpy()))  # type: ignore[attr-defined]
+                part = part.to(device)
+                dist.broadcast(part, 0)
+                if not ranks.first:
+                    file.write(memoryview(part.cpu().numpy()))
+        yield copy
+
+
 def launch(worker: Callable[[Any], None], config: Any, processes: int) -> None:
     """Run worker(config) in `processes` processes of this host, which meet through the loopback.
 
@@ -152,7 +197,13 @@ def launch(worker: Callable[[Any], None], config: Any, processes: int) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(processes))
+    os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # of a torchrun with one process
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE=str(processes),
+        LOCAL_WORLD_SIZE=str(processes),
+    )
     try:
         job = _ChildProcess(worker, config, outputs.writer())
         mp.spawn(_start, (job,), processes, join=True)

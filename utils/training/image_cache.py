@@ -1,6 +1,6 @@
 """Training images decoded at the size they are needed in, and kept in memory.
 
-cache = ImageCache(hws, world=1)
+cache = ImageCache(hws, here=1)
 if not cache.read(7, out):
     decode(path, image_hw, out)
     cache.write(7, out)
@@ -19,19 +19,21 @@ from utils.reading import check_image_file
 class ImageCache:
     """Decoded images in memory that all workers share.
 
+    Args: here: processes on this host, each of which keeps them.
+
     Raises InputError if there is not enough of it.
     """
 
-    def __init__(self, hws: np.ndarray, world: int):
+    def __init__(self, hws: np.ndarray, here: int):
         import torch
 
         self.counts = hws.prod(1) * 3
         self.starts = np.cumsum(self.counts) - self.counts
         total, free = int(self.counts.sum()), available_memory()
-        if free is not None and total * world > 0.8 * free:
+        if free is not None and total * here > 0.8 * free:
             raise InputError(
                 "`cache_images`: %d images need %.1f GB of memory, %.1f GB are free; drop the flag"
-                % (len(hws), total * world / 1e9, free / 1e9)
+                % (len(hws), total * here / 1e9, free / 1e9)
             )
         self.pixels = torch.empty(total, dtype=torch.uint8).share_memory_()
         self.there = torch.zeros(len(hws), dtype=torch.uint8).share_memory_()

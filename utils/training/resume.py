@@ -11,6 +11,7 @@ from utils.errors import InputError, InputWarning
 from utils.reading import is_integer, is_number, shown
 from utils.training.config import TrainConfig
 from utils.training.hyper_parameters import check_hyp
+from utils.training.peers import Peers
 
 NEW = ("device", "cache_images", "workers")  # about the machine: these may differ from the run's
 
@@ -30,13 +31,13 @@ def resumed(config: TrainConfig) -> TrainConfig:
     asked = {
         name: getattr(config, name)
         for name in known - {"resume", "kpt_label"}
-        if getattr(config, name) != getattr(default, name)
+        if _flag(getattr(config, name)) != _flag(getattr(default, name))
     }
     if not isinstance(config.resume, str):
         asked.pop("project", None)  # where the latest run was looked for
     ignored = []
     for name, value in sorted(asked.items()):
-        same = kept.get(name) == (list(value) if isinstance(value, tuple) else value)
+        same = _flag(kept.get(name)) == _flag(value)
         if name in NEW or (name == "epochs" and value > kept.get(name, 0)):
             kept[name] = value
         elif not same:
@@ -48,6 +49,23 @@ def resumed(config: TrainConfig) -> TrainConfig:
             stacklevel=2,
         )
     return dataclasses.replace(default, **{**kept, "resume": str(path)})
+
+
+def resumed_alike(config: TrainConfig, peers: Peers) -> TrainConfig:
+    """`resumed` for one of several processes: the first one has the run and says how it was
+    started; what this command line says of its own machine counts here.
+
+    Raises InputError as resumed, in the first process.
+    """
+    found = TrainConfig(**peers.of_first("resume", lambda: resumed(config).plain()))
+    default = TrainConfig(resume=True)
+    own = {n: getattr(config, n) for n in NEW if getattr(config, n) != getattr(default, n)}
+    return dataclasses.replace(found, **own)
+
+
+def _flag(value: Any) -> Any:
+    """A value to compare: the parser makes lists, the config has tuples."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _text(value: Any) -> str:

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional
 
 from models.checkpoint import TrainingState, load_checkpoint, load_training_state
 from models.yolo import Model
-from utils import outputs
+from utils import outputs, stopping
 from utils.dataset.data_yaml import DataYaml, assumptions, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.errors import InputError
 from utils.pose.letterbox import HW, stride_multiple
-from utils.training import distributed
+from utils.training import distributed, facts
 from utils.training.assembler import Spec
 from utils.training.batches import TrainBatches
 from utils.training.config import TrainConfig
 from utils.training.distributed import Ranks
 from utils.training.hyper_parameters import Hyp, check_hyp, read_hyp
 from utils.training.network import anchors_px, build_model, check_freeze, fit_anchors
+from utils.training.peers import Peers
 from utils.training.progress import Progress, describe, epoch_line, run_folder
-from utils.training.resume import check_state, resumed
+from utils.training.resume import check_state, resumed, resumed_alike
 from utils.training.train_set import TrainSet, draws_by_need, fault_lines, read_train_set
 from utils.training.trainer import Trainer, TrainerOptions
 from utils.training.validation import PLAIN_LIMIT, validate
@@ -36,10 +37,13 @@ def train(config: TrainConfig) -> None:
 
     Raises InputError for what the user can correct.
     """
+    if distributed.from_environment().world > 1:
+        run_process(config)
+        return
     if config.resume:
         config = resumed(config)
     devices = distributed.parse_devices(config.device)
-    if distributed.from_environment().world == 1 and len(devices) > 1:
+    if len(devices) > 1:
         config.share_of_batch(len(devices))
         read_data(config.data), read_hyp(config.hyp)  # say what is wrong once, not in each process
         distributed.launch(run_process, config, len(devices))
@@ -49,20 +53,37 @@ def train(config: TrainConfig) -> None:
 
 def run_process(config: TrainConfig) -> None:
     """One process of the run."""
-    if config.resume:  # the files of the run go on, wherever its folder was copied from
-        outputs.adopt(outputs.writer()._replace(overwrite=True))
     ranks = distributed.from_environment()
-    device = distributed.own_device(config.device, ranks)
-    config.share_of_batch(ranks.world)
-    distributed.join_group(ranks, gpu=device.type == "cuda")
-    try:
-        run = prepare(config, ranks, device)
-        for epoch in range(run.progress.epoch, config.epochs):
-            run_epoch(config, run, epoch)
-        if ranks.first:
-            finish(run)
-    finally:
-        distributed.leave_group()
+    if ranks.world > 1:
+        stopping.end_with_parent()
+    peers = Peers(ranks)
+    run: Optional[PreparedRun] = None
+    with peers.alert(lambda: way_on(ranks, run)):
+        if config.resume and ranks.world > 1:
+            config = resumed_alike(config, peers)
+        if config.resume:  # the files of the run go on, wherever its folder was copied from
+            outputs.adopt(outputs.writer()._replace(overwrite=True))
+        device = distributed.own_device(config.device, ranks)
+        config.share_of_batch(ranks.world)
+        peers.check_alike("start", facts.of_start(config, device))
+        distributed.join_group(ranks, gpu=device.type == "cuda", store=peers.store)
+        try:
+            run = prepare(config, peers, device)
+            for epoch in range(run.progress.epoch, config.epochs):
+                run_epoch(config, run, epoch)
+            if ranks.first:
+                finish(run)
+        finally:
+            distributed.leave_group()
+
+
+def way_on(ranks: Ranks, run: "Optional[PreparedRun]") -> str:
+    """What to do after another process ended."""
+    if not ranks.first:
+        return "start all again; `resume` goes on from the last checkpoint of the first process"
+    if run is None or not run.progress.last_path.is_file():
+        return "no checkpoint was written yet: start all again"
+    return "start all again with `resume` %s" % run.progress.last_path
 
 
 class Beginning(NamedTuple):
@@ -81,12 +102,13 @@ class PreparedRun(NamedTuple):
     progress: Progress
 
 
-def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> PreparedRun:
+def prepare(config: TrainConfig, peers: Peers, device: "torch.device") -> PreparedRun:
     """Read the data, build the network and make the folder of the run."""
+    ranks = peers.ranks
     data = known_data(config)
     eval_set = read_eval_set(data, "val")
     data = data._replace(declared=eval_set.declared)  # a COCO JSON may know more of the keypoints
-    model, hyp, state = begin(config, data, ranks)
+    model, hyp, state = begin(config, data, ranks=ranks, device=device)
     for line in assumptions(data, model.skeleton):
         ranks.say(line)
     if model.skeleton.flip_index is None:
@@ -97,7 +119,12 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
         ranks.say("`img_size` %d %d: rounded up to %d %d, multiples of %d"
                   % (*config.size, *size, model.max_stride))  # fmt: skip
     check_statistics(config, size, model.max_stride, world=ranks.world)
-    train_set = read_train_set(data, single_class=config.single_cls, workers=max(config.loaders, 1))
+    with peers.one_of_host_first("labels"):
+        train_set = read_train_set(
+            data, single_class=config.single_cls, workers=max(config.loaders, 1)
+        )
+    if ranks.world > 1:
+        peers.check_alike("data", facts.of_data(train_set, model, hyp))
     for fault in fault_lines(train_set):
         ranks.warn(fault)
     ranks.say("%s: %d training images, %d persons; %d validation images"
@@ -109,6 +136,8 @@ def prepare(config: TrainConfig, ranks: Ranks, device: "torch.device") -> Prepar
     trainer = Trainer(model, make_batches(config, train_set, hyp, spec=spec), hyp, options=options)
     folder = run_folder(config) if ranks.first else Path()
     progress = Progress(config, folder, ranks)
+    if ranks.local == 0 and not ranks.first:
+        print("%s: the first process, on another host, prints and writes" % peers.place)
     if state is not None:
         trainer.restore(model, state)
         progress.take_up(state)
@@ -148,10 +177,13 @@ def known_data(config: TrainConfig) -> DataYaml:
     return data
 
 
-def begin(config: TrainConfig, data: DataYaml, ranks: Ranks) -> Beginning:
+def begin(
+    config: TrainConfig, data: DataYaml, *, ranks: Ranks, device: "torch.device"
+) -> Beginning:
     """The network and the hyper-parameters, those of the run that goes on if there is one."""
-    if isinstance(config.resume, str):  # train() has found the latest one
-        checkpoint, state = load_training_state(config.resume)
+    if isinstance(config.resume, str):  # the latest one has been found
+        with distributed.shared_file(config.resume, ranks, device) as path:
+            checkpoint, state = load_training_state(path)
         check_state(state, str(config.resume))
         hyp = check_hyp(state.plain["hyp"], config.resume)
         ranks.say("%s: goes on after epoch %d of %d"
@@ -178,6 +210,7 @@ def batch_spec(config: TrainConfig, model: Model, *, size: HW, ranks: Ranks, pin
         seed=config.seed,
         rank=ranks.rank,
         world=ranks.world,
+        here=ranks.here,
         workers=config.loaders,
         cache=config.cache_images,
         rect=config.rect,

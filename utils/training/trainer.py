@@ -9,6 +9,7 @@ depends on seed, epoch and step alone.
 """
 
 import contextlib
+import inspect
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple
 
@@ -98,10 +99,11 @@ class Trainer:
             self._capture(network)
         if ranks.world > 1:
             where = [device.index] if self.gpu else None
+            ddp = nn.parallel.DistributedDataParallel
             # running statistics are those of the first process, which validates and saves
-            network = nn.parallel.DistributedDataParallel(
-                network, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            new = "forward_sync_buffers" in inspect.signature(ddp).parameters  # PyTorch 2.13
+            statistics: Any = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+            network = ddp(network, device_ids=where, gradient_as_bucket_view=True, **statistics)
         self.network: Any = torch.compile(network) if options.compile else network
         total = batches.spec.batch * ranks.world
         self.accumulate = max(round(NOMINAL_BATCH / total), 1)
