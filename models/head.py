@@ -178,6 +178,8 @@ class PoseHead(nn.Module):
         """
         for i, s in enumerate(self.stride.tolist()):
             box, last = self.convolutions(i)
+            if _bias(box).is_meta:  # shapes alone: no values to start with
+                continue
             with torch.no_grad():
                 bias = torch.cat([_bias(box), _bias(last)]).view(self.na, self.no)
                 bias[:, 4] += math.log(8 / (640 / s) ** 2)

@@ -9,6 +9,7 @@ YOLO-Pose: Maji et al. 2022, arXiv 2204.06806.
 """
 
 import copy
+import functools
 import math
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple, Union
@@ -233,19 +234,54 @@ def _measure_stride(cfg: Cfg) -> torch.Tensor:
     size = 256
     with torch.device("meta"), torch.no_grad():
         layers, inputs, keep = _build(cfg)
-        count = sum(p.numel() for p in layers.parameters())
-        if count > MAX_PARAMETERS:
-            raise ValueError(
-                "%.0f M parameters, at most %.0f M" % (count / 1e6, MAX_PARAMETERS / 1e6)
-            )
-        try:
-            maps = _run(layers, inputs, keep, x=torch.zeros(1, int(cfg.get("ch", 3)), size, size))
-            strides = [size / m.shape[2] for m in maps]
-        except (RuntimeError, ArithmeticError, LookupError, TypeError) as e:
-            raise ValueError("the layers do not fit together (%s)" % one_line(e, 200)) from e
+    count = sum(p.numel() for p in layers.parameters())
+    if count > MAX_PARAMETERS:
+        raise ValueError("%.0f M parameters, at most %.0f M" % (count / 1e6, MAX_PARAMETERS / 1e6))
+    _without_memory(layers)
+    try:
+        with torch.device("cpu"), torch.no_grad():
+            maps = _run(layers, inputs, keep, x=torch.zeros(0, int(cfg.get("ch", 3)), size, size))
+        strides = [size / m.shape[2] for m in maps]
+    except (RuntimeError, ArithmeticError, LookupError, TypeError, ValueError) as e:
+        raise ValueError("the layers do not fit together (%s)" % one_line(e, 200)) from e
     if not all(s == int(s) <= 1024 for s in strides):
         raise ValueError("levels of %s px a cell, expected whole numbers" % strides)
     return torch.tensor(strides, device="cpu")
+
+
+def _without_memory(layers: nn.Module) -> None:
+    """Make layers of the device `meta` run on the CPU with batches of no image.
+
+    On `meta` itself torch.cat and BatchNorm are Python, and import TorchDynamo: a second or two.
+    """
+    for module in layers.modules():
+        if isinstance(module, nn.Conv2d):  # else it would copy its weights
+            module.forward = functools.partial(_convolved, module)  # type: ignore[method-assign]
+        for name, tensor in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(_one_value(tensor), requires_grad=False))
+        for name, tensor in list(module.named_buffers(recurse=False)):
+            setattr(module, name, _one_value(tensor))
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def _one_value(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of that shape on the CPU which takes no memory."""
+    return torch.zeros((), dtype=tensor.dtype, device="cpu").expand(tensor.shape)
+
+
+def _convolved(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """What a convolution makes of (0, C, H, W)."""
+    if x.shape[1] != conv.in_channels:
+        raise ValueError("%d channels, expected %d" % (x.shape[1], conv.in_channels))
+    assert not isinstance(conv.padding, str)
+    sizes = [
+        (side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for side, pad, dilation, kernel, stride in zip(
+            x.shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride
+        )
+    ]
+    return x.new_zeros(0, conv.out_channels, *sizes)  # raises RuntimeError for less than nothing
 
 
 def _build(cfg: Cfg) -> Tuple[nn.Sequential, Inputs, List[int]]:
