@@ -259,8 +259,8 @@ def _without_memory(layers: nn.Module) -> None:
             module.forward = functools.partial(_convolved, module)  # type: ignore[method-assign]
         for name, tensor in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(_one_value(tensor), requires_grad=False))
-        for name, tensor in list(module.named_buffers(recurse=False)):
-            setattr(module, name, _one_value(tensor))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, _one_value(buffer))
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
 
