@@ -83,10 +83,12 @@ class ImageFolder:
         """The images of this very key."""
         return self._by_key.get(_normal(key), [])
 
-    def find(self, key: str, name: str = "", taken: Collection[str] = ()) -> Optional[str]:
+    def find(
+        self, key: str, name: str = "", taken: Collection[str] = (), *, beside: str = ""
+    ) -> Optional[str]:
         """The image of this key, or the only one of this stem; with `name` only one named so.
 
-        Args: taken: images that are another key's own.
+        Args: taken: images that are another key's own. beside: a file, whose folder goes first.
 
         Raises ValueError if there are several.
         """
@@ -96,6 +98,8 @@ class ImageFolder:
             paths = [p for p in self._by_stem.get(stem, []) if p not in taken]
         if name:
             paths = _named(paths, name)
+        if len(paths) > 1 and beside:
+            paths = [p for p in paths if os.path.dirname(p) == os.path.dirname(beside)] or paths
         if len(paths) > 1:
             raise ValueError("several images of one name: %s" % ", ".join(sorted(paths)[:3]))
         return paths[0] if paths else None
@@ -195,7 +199,8 @@ def default_image_dir(json_folder: Path) -> str:
     """`images` beside the folder of annotations or in it, else the folder itself."""
     beside = os.path.join(os.path.dirname(os.path.abspath(str(json_folder))), "images")
     if os.path.isdir(beside):
-        return os.path.relpath(beside)
+        below = os.path.relpath(beside)
+        return beside if below.startswith(os.pardir) else below
     inside = json_folder / "images"
     return str(inside if inside.is_dir() else json_folder)
 
@@ -278,7 +283,7 @@ def coco_jobs(
     """A job for each image of COCO JSONs."""
     jobs: List[Job] = []
     faults: List[str] = []
-    entries: List[Tuple[str, str, Annotation]] = []  # what messages call it, path below images
+    entries: List[Tuple[str, str, str, Annotation]] = []  # in messages, path below images, JSON
     for file in files:
         inside: List[str] = []
         try:
@@ -293,15 +298,14 @@ def coco_jobs(
             if not below:
                 faults.append("%s: file_name is not the name of a file" % name)
                 continue
-            ground_truth = coco.ground_truths[key]
-            persons = ["person %d" % (i + 1) for i in range(ground_truth.count)]
-            annotation = Annotation(ground_truth, persons, entry.file_name, entry.hw)
-            entries.append((name, below, annotation))
-    stems = [os.path.splitext(below)[0] for _, below, _ in entries]
+            persons = ["person %d" % (i + 1) for i in range(coco.ground_truths[key].count)]
+            found = Annotation(coco.ground_truths[key], persons, entry.file_name, entry.hw)
+            entries.append((name, below, file, found))
+    stems = [os.path.splitext(below)[0] for _, below, _, _ in entries]
     taken = {path for stem in stems for path in images.exact(stem)}
-    for stem, (name, below, annotation) in zip(stems, entries):
+    for stem, (name, below, file, annotation) in zip(stems, entries):
         try:
-            image = images.find(stem, PurePosixPath(below).name, taken)
+            image = images.find(stem, PurePosixPath(below).name, taken, beside=file)
         except ValueError as e:
             faults.append("%s: %s" % (name, e))
             continue

@@ -106,15 +106,17 @@ def json2yolo(
     skel = points.skeleton
     found = find_jobs(json_dir, image_dir, points.names, skel=skel)
     tally.faults = list(found.faults)
+    converted = found.jobs
     coco_files = _convert_all(found.jobs, json_dir, label_dir, tally=tally, workers=workers)
     if coco_files:
         more = coco_among(found, coco_files, json_dir, image_dir=image_dir, skel=skel)
         tally.faults += more.faults
+        converted = more.jobs or converted
         _convert_all(more.jobs, json_dir, label_dir, tally=tally, workers=workers)
     else:
         tally.notes[NO_JSON] = found.bare
     if tally.images:
-        _write_points(_points_folder(found.jobs, json_dir, label_dir), points)
+        _write_points(_points_folder(converted, json_dir, label_dir), points)
     return tally
 
 

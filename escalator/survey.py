@@ -56,7 +56,8 @@ def survey(
             continue  # is told where it is converted
         if is_coco(content):
             coco = read_coco(file, names, nkpt or None, faults=[])
-            return _told(Points(coco.names, coco.skeleton, []), file)
+            lines = _of_categories(content, coco.skeleton.count)
+            return _told(Points(coco.names, coco.skeleton, lines), file)
         if is_labelme(content):
             shapes.append((file, content["shapes"]))
         elif isinstance(content, list):
@@ -67,6 +68,23 @@ def survey(
         return _told(_of_labelme(shapes, names, nkpt), shapes[0][0])
     count = nkpt or _count(own)
     return Points(list(names or PERSON), skeleton(count), [])
+
+
+def _of_categories(content: Dict[str, Any], count: int) -> List[str]:
+    """What a COCO JSON has more or less of than its keypoints."""
+    lines = []
+    for entry in content.get("categories") or []:
+        names = entry.get("keypoints") or []
+        if 0 < len(names) < count:
+            lines.append(
+                "note: %s has %d of the %d keypoints, the others count as not labelled"
+                % (entry.get("name"), len(names), count)
+            )
+    first = next((e for e in content["annotations"] if isinstance(e, dict)), {})
+    more = [key for key in first if str(key).endswith("_kpts")]
+    if more:
+        lines.append("note: %s of COCO-WholeBody are passed over" % ", ".join(more))
+    return lines
 
 
 def _filled(entry: Dict[str, Any]) -> bool:

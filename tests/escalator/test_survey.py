@@ -1,6 +1,7 @@
 """Annotations whose points are not COCO's: found, converted there and back, never mixed up."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -136,7 +137,7 @@ def test_coco_in_another_order_is_still_coco(tmp_path):
 @pytest.mark.parametrize(
     "categories, reason",
     [
-        ([("dog", DOG), ("cat", DOG[:4])], "different numbers of keypoints .dog 17, cat 4"),
+        ([("dog", DOG), ("cat", ["a", *DOG[:3]])], "different numbers of keypoints .dog 17, cat 4"),
         ([("dog", DOG[:4]), ("cat", list("abcd"))], "categories disagree about the keypoints"),
         ([("dog", ["a", "A", "b"])], "keypoint a is there twice"),
     ],
@@ -148,6 +149,45 @@ def test_categories_that_disagree_are_one_line(tmp_path, categories, reason):
         json2yolo(str(path))
     assert str(path) in str(e.value) and "\n" not in str(e.value)
     assert not (tmp_path / "labels").exists()
+
+
+def test_a_category_with_some_of_the_keypoints_is_padded(tmp_path, capsys):
+    """As Roboflow exports classes whose points are new-point-0, new-point-1, ..."""
+    few = ["nose", "left_eye"]
+    path = dogs(tmp_path, categories=[
+        {"id": 2, "name": "cat", "keypoints": few}, {"id": 3, "name": "dog", "keypoints": DOG}
+    ])  # fmt: skip
+    content = json.loads(path.read_text())
+    content["annotations"].append(
+        {"id": 2, "image_id": 1, "category_id": 2, "bbox": [5, 5, 40, 40], "area": 80,
+         "keypoints": [10, 20, 2, 30, 40, 1]}
+    )  # fmt: skip
+    write(path, content)
+    json2yolo(str(path))
+    assert "cat has 2 of the 17 keypoints" in capsys.readouterr().out
+    labels = read_labels(tmp_path / "labels" / "0.txt", 17)
+    cat = labels.keypoints[labels.classes.tolist().index(0)]
+    assert np.flatnonzero(cat[:, 2]).tolist() == [0, 2] and np.allclose(cat[2], [0.1, 0.25, 2])
+    assert np.allclose(cat[0], [0.3, 0.5, 1]) and labels.keypoints[..., 2].all(1).sum() == 1
+
+
+def test_the_image_beside_its_json_is_meant(tmp_path):
+    """As Roboflow exports COCO: train/_annotations.coco.json among the images of train."""
+    for part, x in (("train", 20), ("valid", 40)):
+        path = dogs(tmp_path / part)
+        content = json.loads(path.read_text())
+        content["annotations"][0]["bbox"][0] = x
+        write(tmp_path / part / "_annotations.coco.json", content)
+        image(tmp_path / part / "0.png")
+        shutil.rmtree(str(tmp_path / part / "images"))
+        shutil.rmtree(str(tmp_path / part / "annotations"))
+    json2yolo(str(tmp_path))
+    boxes = [read_labels(tmp_path / part / "0.txt", 17).boxes[0, 0] for part in ("train", "valid")]
+    assert np.allclose(np.diff(boxes), 0.2)
+    json2yolo(str(tmp_path / "train"))
+    yaml = tmp_path / "d.yaml"
+    yaml.write_text("train: train\nval: valid\nnames: [dog]\n")
+    assert list(read_data(yaml).skeleton.names) == DOG  # train/keypoints.yaml
 
 
 def test_a_category_of_boxes_alone_goes_with_the_others(tmp_path):

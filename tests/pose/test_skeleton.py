@@ -46,6 +46,11 @@ def test_names_of_coco_in_another_order_keep_what_they_mean():
     [
         (["left_a", "right_a", "b"], (1, 0, 2)),
         (["A left", "A Right"], (1, 0)),
+        (["front_left_wheel", "front_right_wheel"], (1, 0)),
+        (["Hips", "RHip", "LHip", "LHand", "RHand"], (0, 2, 1, 4, 3)),
+        (["leftHip", "rightHip", "hip.l", "hip.r"], (1, 0, 3, 2)),
+        (["l_1", "r_1", "l_2", "wheel"], (1, 0, 2, 3)),  # a letter alone may mean anything
+        (["Lip", "Rib", "left_right", "r"], None),
         (["tl", "tr"], None),
         (["left_a", "b"], None),  # whose partner is missing
     ],

@@ -21,12 +21,18 @@ class CategoryLayout(NamedTuple):
     """What the keypoints of the annotations are, and where each of them is found."""
 
     skeleton: Skeleton
-    orders: Dict[int, Optional[List[int]]]  # category id -> source of each of the 3K numbers
+    # category id -> source of each of the 3K numbers, None: a keypoint that the category lacks
+    orders: Dict[int, Optional[List[Optional[int]]]]
+    counts: Dict[int, int]  # category id -> keypoints of its annotations, where it tells
+
+    def count_of(self, category: Any) -> int:
+        """Keypoints that an annotation of a category has."""
+        return self.counts.get(category, self.skeleton.count)
 
     def ordered(self, annotation: Dict[str, Any]) -> List[float]:
         """The 3K numbers of an annotation of one of the categories, in the skeleton's order."""
         points, order = annotation["keypoints"], self.orders.get(annotation["category_id"])
-        return points if order is None else [points[k] for k in order]
+        return points if order is None else [0 if k is None else points[k] for k in order]
 
 
 def read(
@@ -36,7 +42,9 @@ def read(
     *,
     wanted: Optional[Skeleton] = None,
 ) -> CategoryLayout:
-    """The common keypoints of some categories.
+    """The common keypoints of some categories: those of the one that has most.
+
+    A category may lack some of them by name; they are not labelled then.
 
     Args:
         categories: with id; those without keypoints hold boxes alone.
@@ -49,13 +57,15 @@ def read(
     named = {entry["id"]: _names(entry) for entry in categories if entry.get("keypoints")}
     titles = {entry["id"]: str(entry.get("name")) for entry in categories}
     counts = {key: len(names) for key, names in named.items()}
-    if len(set(counts.values())) > 1:
+    categories = sorted(categories, key=lambda entry: -counts.get(entry["id"], 0))
+    lists = sorted(named.values(), key=len, reverse=True)
+    if len(set(counts.values())) > 1 and not _all_among(lists):
         raise ValueError(
             "categories with different numbers of keypoints (%s); a model has one list for all: "
             "choose those that are alike with `names`, and train a model for each"
             % ", ".join("%s %d" % (titles[key], n) for key, n in list(counts.items())[:SHOWN])
         )
-    count = next(iter(counts.values()), None) or _count(annotations, set(titles)) or nkpt
+    count = max(counts.values(), default=None) or _count(annotations, set(titles)) or nkpt
     if nkpt is not None and count is not None and counts and count != nkpt:
         raise ValueError("categories: %d keypoints, expected %d (kpt_shape, nkpt)" % (count, nkpt))
     found = _skeleton(categories, named, nkpt or count or len(COCO_NAMES))
@@ -73,9 +83,22 @@ def read(
                 "category %s: keypoints %s, expected %s" % (titles[key], _some(names),
                                                            _some(target.names))
             )  # fmt: skip
-        same = order is None or order == list(range(len(order)))
-        orders[key] = None if same else [3 * k + i for k in order or () for i in range(3)]
-    return CategoryLayout(target, orders)
+        if order is None:  # numbers: by place
+            order = [k if k < len(names) else None for k in range(target.count)]
+        same = order == list(range(len(names)))
+        orders[key] = None if same else _of_numbers(order)
+    return CategoryLayout(target, orders, counts)
+
+
+def _all_among(lists: Sequence[Sequence[str]]) -> bool:
+    """Whether all names of the other lists are in the first."""
+    known = set(map(keypoint_name, lists[0]))
+    return all(known.issuperset(map(keypoint_name, names)) for names in lists[1:])
+
+
+def _of_numbers(order: Sequence[Optional[int]]) -> List[Optional[int]]:
+    """Where the x y v of keypoints are, of where the keypoints are."""
+    return [None if k is None else 3 * k + i for k in order for i in range(3)]
 
 
 def entries(names: Sequence[str], ids: Iterable[int], skel: Skeleton) -> List[Dict[str, Any]]:
@@ -138,11 +161,14 @@ def _more(entry: Dict[str, Any]) -> Dict[str, Any]:
     return {key: entry[key] for key in ("flip_idx", "kpt_sigmas", "kpt_colors") if entry.get(key)}
 
 
-def _order(names: Sequence[str], target: Sequence[str]) -> Optional[List[int]]:
-    """Where each target keypoint is among the names, None if they are others."""
-    known = [keypoint_name(name) for name in names]
+def _order(names: Sequence[str], target: Sequence[str]) -> Optional[List[Optional[int]]]:
+    """Where each target keypoint is among the names, None if they are others.
+
+    A target keypoint that is not among them has no place.
+    """
+    known = {keypoint_name(name): k for k, name in enumerate(names)}
     wanted = [keypoint_name(name) for name in target]
-    return [known.index(name) for name in wanted] if sorted(known) == sorted(wanted) else None
+    return [known.get(name) for name in wanted] if known.keys() <= set(wanted) else None
 
 
 def _numbered(names: Sequence[str]) -> bool:

@@ -92,7 +92,8 @@ def read_coco(
         try:
             if isinstance(entry, dict) and entry.get("category_id") not in category_ids:
                 continue
-            annotation = _annotation(entry, i, images, nkpt=layout.skeleton.count, strict=strict)
+            own = layout.count_of(entry["category_id"] if isinstance(entry, dict) else None)
+            annotation = _annotation(entry, i, images, nkpt=own, strict=strict)
         except ValueError as e:
             found_faults.append(str(e))
             continue
@@ -123,7 +124,8 @@ def api_content(
     for i, entry in enumerate(content["annotations"]):
         if entry.get("category_id") not in category_ids:
             continue
-        annotation = _annotation(entry, i, images, nkpt=wanted.count, strict=True)
+        own = layout.count_of(entry["category_id"])
+        annotation = _annotation(entry, i, images, nkpt=own, strict=True)
         annotation["keypoints"] = layout.ordered(annotation)
         labelled = sum(v > 0 for v in annotation["keypoints"][2::3])
         number = entry.get("num_keypoints")

@@ -6,6 +6,7 @@ number has no names, limbs or left/right pairs. Order, sigmas and limbs: COCO ke
 cocodataset.org/#keypoints-eval.
 """
 
+import re
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 COCO_NAMES: Tuple[str, ...] = (
@@ -134,30 +135,48 @@ def flip_index(count: int, pairs: Tuple[Tuple[int, int], ...]) -> Tuple[int, ...
 def flip_of_names(names: Sequence[str]) -> Optional[Tuple[int, ...]]:
     """The flip index that the names tell: left_x and right_x change places, others stay.
 
-    None where no name has a side, or the partner of one is missing.
+    So do x_left_y and x_right_y, l_x and r_x, LX and RX. None where no name has a side, or the
+    partner of one that says left or right is missing; of a mere letter it may be missing.
     """
-    known = {keypoint_name(name): k for k, name in enumerate(names)}
+    known = {words: k for k, words in enumerate(map(_words, names))}
     index, sided = [], False
-    for k, name in enumerate(names):
-        side = _side(name)
-        if side == "center":
+    for k, words in enumerate(map(_words, names)):
+        place = _side_place(words)
+        if place is None:
             index.append(k)
             continue
-        words = keypoint_name(name).split("_")
-        place = 0 if words[0] == side else -1
-        words[place] = "right" if side == "left" else "left"
-        partner = known.get("_".join(words))
-        if partner is None:
+        other = (*words[:place], OTHER_SIDE[words[place]], *words[place + 1 :])
+        partner = known.get(other)
+        if partner is None and len(words[place]) > 1:
             return None
-        index.append(partner)
-        sided = True
+        index.append(k if partner is None else partner)
+        sided = sided or partner is not None
     return tuple(index) if sided else None
 
 
+OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
 def _side(name: str) -> str:
-    """The side that the first or the last word of a name says."""
-    words = keypoint_name(name).split("_")
-    return next((w for w in (words[0], words[-1]) if w in ("left", "right")), "center")
+    """The side that a word of a name says."""
+    words = _words(name)
+    place = _side_place(words)
+    return "center" if place is None else {"l": "left", "r": "right"}[words[place][0]]
+
+
+def _side_place(words: Sequence[str]) -> Optional[int]:
+    """Where a name says left or right, or l or r at one of its ends; None: nowhere, or twice."""
+    whole = [i for i, word in enumerate(words) if word in ("left", "right")]
+    if whole:
+        return whole[0] if len(whole) == 1 else None
+    ends = [i for i in {0, len(words) - 1} if words[i] in ("l", "r")]
+    return ends[0] if len(ends) == 1 and len(words) > 1 else None
+
+
+def _words(name: str) -> Tuple[str, ...]:
+    """LeftHip, LHip or left-hip -> its words in lower case."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=^[LR])(?=[A-Z][a-z])", "_", name.strip())
+    return tuple(keypoint_name(apart).replace(".", "_").split("_"))
 
 
 def keypoint_name(text: str) -> str:
