@@ -5,6 +5,7 @@ import functools
 import inspect
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ class HostMemory(TorchMemory):
         return contextlib.nullcontext()
 
     def synchronize(self):
+        pass
+
+    def mark(self):
+        return None
+
+    def wait(self, mark):
         pass
 
     def capture(self, work):
@@ -179,6 +186,17 @@ def test_low_thresholds_take_the_raw_output_from_the_gpu(tmp_path, open_cuda):
     assert torch.is_tensor(raw) and raw.shape == (1, 300, 57)
     wanted = Predictor(load_backend(str(path), "cpu"), conf_thres=0.001)(images(1, (64, 64)))
     same(Predictor(backend, conf_thres=0.001)(images(1, (64, 64))), wanted)
+
+
+@pytest.mark.parametrize("memory", ["torch", "pycuda"], indirect=True)
+def test_calls_of_several_threads(tmp_path, open_cuda):
+    path = make_pose_onnx(tmp_path / "x.onnx", crowd(40))
+    predictor = Predictor(open_cuda.backend(path))
+    reference = Predictor(load_backend(str(path), "cpu"))
+    some = [images(1, (64, 64), seed) for seed in range(40)]
+    with ThreadPoolExecutor(3) as pool:
+        for found, image in zip(pool.map(predictor, some), some):
+            same(found, reference(image))
 
 
 def test_floats_are_taken_as_well(tmp_path, open_cuda):

@@ -27,6 +27,7 @@ from utils.evaluation.results import Outcome
 from utils.evaluation.tables import accuracy_lines
 from utils.files import atomic_path, increment_dir, remove_if_empty
 from utils.outputs import check_all_replaceable
+from utils.pipeline import one_thread_a_stage
 from utils.pose.letterbox import HW, parse_size
 from utils.runtime.backend import format_shape
 from utils.runtime.load import load_backend
@@ -42,6 +43,7 @@ def load(
 ) -> Predictor:
     """The predictor of a file, as the flags say."""
     conf, iou = config.conf_thres, config.iou_thres
+    one_thread_a_stage()
     backend = load_backend(weights, config.device, config.half, throughput=throughput)
     fast = config.task == "speed"
     if (

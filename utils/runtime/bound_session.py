@@ -29,7 +29,7 @@ Shape = Tuple[int, ...]
 
 
 class BoundSession:
-    """One call at a time; what it starts runs on the stream of the memory.
+    """A session that runs on the stream of the memory; calls may come from several threads.
 
     Args:
         opened: with `memory`.
@@ -77,16 +77,19 @@ class BoundSession:
         """
         memory, dtype = self._memory, self._dtypes[self._input]
         made_of_pixels = images.dtype == np.uint8 and dtype != np.uint8
-        with self._lock, memory.active():
-            self._bind(planes_shape(images) if made_of_pixels else images.shape)
-            if made_of_pixels:
-                assert self._pixels is not None
-                self._pixels.upload(self._buffers[self._input], np.ascontiguousarray(images), dtype)
-            else:
-                memory.upload(self._buffers[self._input], np.ascontiguousarray(images, dtype))
-            self._execute()
-            outputs = {name: (read or self._copy)(name) for name in self._names}
-            memory.synchronize()
+        with memory.active():
+            with self._lock:
+                self._bind(planes_shape(images) if made_of_pixels else images.shape)
+                buffer = self._buffers[self._input]
+                if made_of_pixels:
+                    assert self._pixels is not None
+                    self._pixels.upload(buffer, np.ascontiguousarray(images), dtype)
+                else:
+                    memory.upload(buffer, np.ascontiguousarray(images, dtype))
+                self._execute()
+                outputs = {name: (read or self._copy)(name) for name in self._names}
+                done = memory.mark()
+            memory.wait(done)  # while another call starts
         return outputs
 
     def record(self, shape: Shape) -> None:
@@ -148,6 +151,7 @@ class BoundSession:
         if shape == self._bound:
             return
         self._bound = None
+        self._memory.synchronize()
         binding, dtype = self._binding, self._dtypes[self._input]
         address = self._buffer(self._input, shape, dtype)
         binding.bind_input(self._input, *self._device, dtype.type, list(shape), address)

@@ -13,7 +13,7 @@ import numpy as np
 from utils.device import available_cores
 from utils.errors import InputError
 from utils.files import atomic_path, increment_dir, remove_if_empty
-from utils.pipeline import parallel_map, prefetch
+from utils.pipeline import one_thread_a_stage, parallel_map, prefetch
 from utils.pose.drawing import draw_poses
 from utils.pose.letterbox import parse_size
 from utils.pose.poses import Poses
@@ -62,6 +62,7 @@ def detect(config: DetectConfig) -> Path:
     """
     if config.view_img:
         check_window()
+    one_thread_a_stage()
     detector, tracks = open_detector(config)
     source = detector.source
     check_not_own_input(config, source)

@@ -21,8 +21,8 @@ def load_backend(
         half: FP16 arithmetic, `.pt` on a GPU only; other files have their precision built in.
         throughput: many images are coming and none of them is urgent. ONNX Runtime on a CPU then
             splits the cores among several calls at a time (`workers`), which wastes less than
-            splitting every layer among all cores. PyTorch on a GPU copies one batch while it
-            computes another.
+            splitting every layer among all cores. On a GPU one batch is prepared while another
+            is computed.
 
     Raises InputError for a file that cannot be run or a device that is not there.
     """
@@ -51,4 +51,4 @@ def load_backend(
         return OnnxBackend(path, gpu, throughput)
     from utils.runtime.tensorrt_backend import TensorrtBackend
 
-    return TensorrtBackend(path, gpu)
+    return TensorrtBackend(path, gpu, throughput=throughput)

@@ -12,6 +12,7 @@ from utils.trt.device_memory import DeviceMemory
 from utils.trt.memory import find_memory
 
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
+GPU_WORKERS = 2  # while one waits for the GPU, the other gives it work
 GRAPH_ID = "gpu_graph_id"  # of a run; since 1.18
 PLAIN_RUN, GRAPH_RUN = "-1", "1"
 
@@ -63,7 +64,7 @@ def open_session(
             "use `device` cpu, or leave `device` out" % (gpu, onnxruntime.__version__)
         )
     use_cuda = has_cuda if gpu is None else gpu >= 0
-    options, workers = onnxruntime.SessionOptions(), 1
+    options, workers = onnxruntime.SessionOptions(), GPU_WORKERS if throughput and use_cuda else 1
     options.log_severity_level = 4  # what it has to say is in its exception
     if throughput and not use_cuda:
         cores = available_cores()

@@ -17,6 +17,7 @@ from utils.trt.memory import open_memory
 from utils.trt.pixels import open_pixels
 from utils.trt.sidecar import info_path, read_info, split_engine
 
+GPU_WORKERS = 2  # while one waits for the GPU, the other gives it work
 REBUILD = "build it again here: python models/export_TRT.py --onnx %s"
 
 
@@ -29,7 +30,9 @@ class TensorrtBackend(Backend):
     Raises InputError without GPU or TensorRT, and for a file of another version, GPU or network.
     """
 
-    def __init__(self, path: Path, gpu: Optional[int], cuda_graph: bool = True):
+    def __init__(
+        self, path: Path, gpu: Optional[int], *, throughput: bool = False, cuda_graph: bool = True
+    ):
         if gpu is not None and gpu < 0:
             raise InputError("`device` cpu: %s needs a GPU; use the .onnx on a CPU" % path.name)
         content = path.read_bytes()
@@ -47,7 +50,7 @@ class TensorrtBackend(Backend):
             self.engine = Engine(trt, plan, memory, pixels=self._pixels, cuda_graph=cuda_graph)
         except InputError as e:
             raise InputError("`weights` %s: %s" % (path, e)) from e
-        self.on_gpu = True
+        self.on_gpu, self.workers = True, GPU_WORKERS if throughput else 1
         self.precision = str(info.get("precision", "unknown precision"))
         self._read_tensors(path, info)
         self._reader = open_reader(memory, self.nc, self.layout)

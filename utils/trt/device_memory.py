@@ -42,6 +42,12 @@ class DeviceMemory(Protocol):
     def synchronize(self) -> None:
         """Wait for the stream."""
 
+    def mark(self) -> Any:
+        """A place on the stream, behind what was put there so far."""
+
+    def wait(self, mark: Any) -> None:
+        """Wait until the stream has passed a place, whatever was put behind it since."""
+
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what `work` puts on the stream as a CUDA graph; returns what replays it."""
 

@@ -40,7 +40,10 @@ class IoTensor(NamedTuple):
 
 
 class Engine:
-    """A deserialized engine with its context, buffers and stream; one call at a time.
+    """A deserialized engine with its context, buffers and stream.
+
+    A call of another thread is put on the stream behind the one that runs, so that the GPU need not
+    wait for the host between them.
 
     Args:
         memory: see device_memory.
@@ -122,16 +125,24 @@ class Engine:
         Raises ValueError for a shape the engine does not take.
         """
         memory = self._memory
-        with self._lock, memory.active():
-            shapes = tuple(self._shape_of(t, feed[t.name]) for t in self.inputs)
-            if shapes != self._shapes:
-                self._bind(shapes)
-            for tensor in self.inputs:
-                self._upload(tensor, feed[tensor.name])
-            self._execute()
-            outputs = {t.name: (read or self._copy)(t.name) for t in self.outputs}
-            memory.synchronize()
+        with memory.active():
+            with self._lock:
+                outputs, done = self._start(feed, read)
+            memory.wait(done)
         return outputs
+
+    def _start(
+        self, feed: Dict[str, np.ndarray], read: Optional[Callable[[str], Any]]
+    ) -> Tuple[Dict[str, Any], Any]:
+        """The outputs of a call, and the mark behind which they are complete."""
+        shapes = tuple(self._shape_of(t, feed[t.name]) for t in self.inputs)
+        if shapes != self._shapes:
+            self._bind(shapes)
+        for tensor in self.inputs:
+            self._upload(tensor, feed[tensor.name])
+        self._execute()
+        outputs = {t.name: (read or self._copy)(t.name) for t in self.outputs}
+        return outputs, self._memory.mark()
 
     def _made_of_pixels(self, tensor: IoTensor, array: np.ndarray) -> bool:
         wanted = array.dtype == np.uint8 and tensor.dtype in (np.float32, np.float16)
@@ -155,6 +166,7 @@ class Engine:
         must not be replayed once that context was changed, as another shape does.
         """
         context, memory = self._context, self._memory
+        memory.synchronize()
         self._shapes = None
         self._graph, self._runs = None, 0
         for tensor, shape in zip(self.inputs, shapes):

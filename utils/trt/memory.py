@@ -11,11 +11,12 @@ all of them can live in one process. (`pycuda.autoinit` makes a second context; 
 of one are invalid in the other.)
 """
 
+import collections
 import contextlib
 import ctypes
 import threading
 import weakref
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ NO_CUDA = (
     "running TensorRT needs a CUDA GPU and either PyTorch with CUDA or pycuda (%s); on a PC: pip "
     "install pycuda; on a Jetson: sudo apt install python3-pycuda, or pip install pycuda"
 )
+STAGED = 16  # arrays on their way to the GPU that nobody else keeps; more than calls at a time
 SPARE_BLOCKS = 16  # page-locked blocks that wait to be used again
 
 
@@ -187,6 +189,16 @@ class TorchMemory:
         """Wait for the stream."""
         self._stream.synchronize()
 
+    def mark(self) -> Any:
+        """A place on the stream."""
+        event = self._torch.cuda.Event()
+        event.record(self._stream)
+        return event
+
+    def wait(self, mark: Any) -> None:
+        """Wait until the stream has passed a place."""
+        mark.synchronize()
+
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what `work` puts on the stream as a CUDA graph; returns what replays it."""
         graph = self._torch.cuda.CUDAGraph()
@@ -228,6 +240,7 @@ class PycudaMemory:
             self._stream = driver.Stream()
         self.stream = int(self._stream.handle)
         self.host = HostPool(self._page_locked)
+        self._staged: Deque[np.ndarray] = collections.deque(maxlen=STAGED)
 
     def _page_locked(self, size: int) -> np.ndarray:
         with self.active():
@@ -264,12 +277,11 @@ class PycudaMemory:
 
         An array of `host` must live until the stream has been synchronized.
         """
-        if not self.host.holds(
-            array
-        ):  # the copy of a copy, which the buffer keeps until it is done
+        if not self.host.holds(array):  # the copy of a copy, which is kept until it is done
             staged = self.host.array(array.shape, array.dtype)
             staged[...] = array
-            array = buffer.staged = staged
+            array = staged
+            self._staged.append(staged)
         self._driver.memcpy_htod_async(buffer.memory, array, self._stream)
 
     def download(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -282,6 +294,16 @@ class PycudaMemory:
     def synchronize(self) -> None:
         """Wait for the stream."""
         self._stream.synchronize()
+
+    def mark(self) -> Any:
+        """A place on the stream."""
+        event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
+        event.record(self._stream)
+        return event
+
+    def wait(self, mark: Any) -> None:
+        """Wait until the stream has passed a place."""
+        mark.synchronize()
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what `work` puts on the stream as a CUDA graph; returns what replays it."""
@@ -321,10 +343,10 @@ class PycudaMemory:
 
 
 class _Sized:
-    """A pycuda allocation, its size, and the host array that is on its way into it."""
+    """A pycuda allocation and its size."""
 
     def __init__(self, memory: "PycudaMemory", size: int):
-        self.memory, self.size, self.staged = memory, size, None
+        self.memory, self.size = memory, size
 
 
 class CudaGraph:

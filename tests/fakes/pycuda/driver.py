@@ -96,22 +96,27 @@ class Stream:
     def __init__(self):
         require_context()
         self.handle = 1000 + len(streams)
-        self.work = []
+        self.work, self.lock = [], threading.Lock()
         streams[self.handle] = self
 
     def synchronize(self):
         require_context()
-        work, self.work = self.work, []
-        for step in work:
-            step()
+        with self.lock:
+            work, self.work = self.work, []
+            for step in work:
+                step()
+
+
+class event_flags:  # noqa: N801
+    DISABLE_TIMING = 2
 
 
 class Event:
     """Its time is that of the host when the stream gets to it."""
 
-    def __init__(self):
+    def __init__(self, flags=0):
         require_context()
-        self.time, self.stream = None, None
+        self.time, self.stream, self.timed = None, None, flags != event_flags.DISABLE_TIMING
 
     def record(self, stream):
         require_context()
@@ -122,6 +127,7 @@ class Event:
         self.stream.synchronize()
 
     def time_till(self, other):
+        assert self.timed and other.timed
         return 1000 * (other.time - self.time)
 
 
