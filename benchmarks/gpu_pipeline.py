@@ -1,14 +1,22 @@
-"""Frames per second of detect on a GPU, beside the bare network and the bare video encoder.
+"""Frames per second of detect on a GPU, beside the bare network and the bare video encoders.
 
-    python benchmarks/gpu_pipeline.py --weights weights/yolov5s6_pose.pt --half --source street.avi
-    python benchmarks/gpu_pipeline.py --weights weights/yolov5s6_pose-FP16.trt --source street.avi
+    python benchmarks/gpu_pipeline.py --source street.avi --json figures.json \\
+        --weights weights/yolov5s6_pose.pt weights/x.onnx weights/x-FP16.trt
+    python benchmarks/gpu_pipeline.py --source street.avi --weights x-FP16.trt --streams 8
+    python benchmarks/gpu_pipeline.py --source street.avi --weights x.pt --beside ultralytics
 
-The video is read five times in a row. One row for each of --weights: GPU time of the network alone
-(CUDA graph, no copies), frames per second without and with a video written, ms of each stage, and
-the frames per second that one encoder writes, with nothing else running.
+The video is read several times in a row. A row for each of --weights, a .pt in FP16 and in FP32:
+GPU time of the network alone; for an .onnx also a bare session on one host array; frames per second
+of detect with nothing written, with a video of OpenCV (mp4v) and one of PyAV (h264); ms a frame of
+each stage. Warm-up before the first frame is not in them. In front of the rows what each encoder
+writes with nothing else running. --streams: live streams of 30 frames/s each, see live_streams.py.
+
+--beside ultralytics: that package, if it is installed, on the same videos in the same run:
+yolo11s-pose with random weights, which finds next to nobody and so draws next to nothing.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +25,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -24,9 +33,50 @@ sys.path.insert(0, str(ROOT))
 import cv2
 import numpy as np
 
+from benchmarks import live_streams
 from benchmarks.machine import describe
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
+from utils.runtime.video_file import AvEncoder, OpenCvEncoder
+
+BARE_S = 5.0  # of the bare session
+OTHER = """
+import json, sys, time
+from ultralytics import YOLO
+source, device, save, folder = sys.argv[1:]
+model = YOLO("yolo11s-pose.yaml")
+options = dict(stream=True, half=True, imgsz=640, device=device, save=save == "1", verbose=False,
+               project=folder, name="other", exist_ok=True)
+for _ in model.predict(source, **options):  # kernels are chosen
+    break
+count, started = 0, None
+for _ in model.predict(source, **options):
+    count, started = count + 1, started or time.perf_counter()
+spent = time.perf_counter() - started
+print(json.dumps({"frames": count, "frames_per_s": (count - 1) / spent}))
+"""
+
+
+class Case(NamedTuple):
+    """A file and the precision of a .pt."""
+
+    weights: str
+    half: bool
+
+    @property
+    def name(self) -> str:
+        kind = "" if not self.weights.endswith(".pt") else ", FP16" if self.half else ", FP32"
+        return Path(self.weights).name + kind
+
+
+def cases(args: argparse.Namespace) -> List[Case]:
+    """A .pt in FP16, and in FP32 unless --half."""
+    found = []
+    for weights in args.weights:
+        is_pt = weights.endswith(".pt")
+        found += [Case(weights, is_pt)]
+        found += [Case(weights, False)] if is_pt and not args.half else []
+    return found
 
 
 def copies(source: str, folder: Path, count: int) -> Path:
@@ -37,12 +87,12 @@ def copies(source: str, folder: Path, count: int) -> Path:
     return folder
 
 
-def run_detect(weights: str, args: argparse.Namespace, folder: Path, extra: list) -> dict:
+def run_detect(case: Case, args: argparse.Namespace, folder: Path, *, extra: List[str]) -> dict:
     """One run of the script; its summary.json."""
-    command = [sys.executable, str(ROOT / "detect_multi_backend.py"), "--weights", weights]
+    command = [sys.executable, str(ROOT / "detect_multi_backend.py"), "--weights", case.weights]
     command += ["--source", str(folder / "videos"), "--device", args.device]
     command += ["--project", str(folder / "runs"), *extra]
-    command += ["--half"] if args.half and weights.endswith(".pt") else []
+    command += ["--half"] if case.half else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -50,61 +100,165 @@ def run_detect(weights: str, args: argparse.Namespace, folder: Path, extra: list
     return json.loads((newest / "summary.json").read_text())
 
 
-def network_ms(weights: str, args: argparse.Namespace) -> float:
-    """GPU time of the network alone on the first frame, median."""
-    half = args.half and weights.endswith(".pt")
-    backend = load_backend(weights, args.device, half)
-    ok, frame = cv2.VideoCapture(args.source).read()
-    assert ok, args.source
+def network(case: Case, args: argparse.Namespace) -> Dict[str, Any]:
+    """GPU time of the network alone on the first frame, ms; how a frame by itself is served, ms."""
+    backend = load_backend(case.weights, args.device, case.half)
     predictor = Predictor(backend)
-    for _ in range(5):
+    frame = frames_of(args.source, 1)[0]
+    for _ in range(10):
         predictor([frame])
+    started = time.perf_counter()
+    for _ in range(100):
+        predictor([frame])
+    alone_ms = 10 * (time.perf_counter() - started)
     times = backend.engine_ms()
-    return float("nan") if times is None else float(np.median(times))
+    found = {
+        "backend": backend.description,
+        "graph_refused": getattr(backend, "graph_refused", None),
+        "network_ms": None if times is None else float(np.median(times)),
+        "image_to_poses_ms": alone_ms,
+    }
+    if case.weights.endswith(".onnx"):
+        view = predictor.preprocess([frame])[0]
+        found["bare_session_per_s"] = session_rate(case.weights, args.device, view.batch)
+    return found
 
 
-def encoder_fps(source: str, folder: Path) -> float:
-    """Frames per second of OpenCV's VideoWriter, frames in memory."""
+def session_rate(weights: str, device: str, batch: Optional[np.ndarray]) -> float:
+    """Runs per second of an ONNX Runtime session as it comes, on one host array."""
+    import onnxruntime
+
+    assert batch is not None
+    cuda = ("CUDAExecutionProvider", {"device_id": device, "use_tf32": 0})
+    providers = ["CPUExecutionProvider"] if device == "cpu" else [cuda, "CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(weights, providers=providers)
+    given = session.get_inputs()[0]
+    if given.type != "tensor(uint8)" and batch.dtype == np.uint8:
+        batch = batch.transpose(0, 3, 1, 2)[:, ::-1] / np.float32(255)
+    dtype = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8}.get(given.type, np.float32)
+    feed = {given.name: np.ascontiguousarray(batch, dtype)}
+    for _ in range(5):
+        session.run(None, feed)
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < BARE_S:
+        session.run(None, feed)
+        count += 1
+    return count / (time.perf_counter() - started)
+
+
+def frames_of(source: str, most: int) -> List[np.ndarray]:
+    """The first frames of a video, decoded."""
     video, frames = cv2.VideoCapture(source), []
-    while True:
+    while len(frames) < most:
         ok, frame = video.read()
         if not ok:
             break
         frames.append(frame)
-    h, w = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(folder / "x.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (w, h))
+    assert frames, source
+    return frames
+
+
+def encoder_fps(make: Callable[..., Any], frames: List[np.ndarray], folder: Path) -> float:
+    """Frames per second of an encoder, frames in memory."""
+    encoder = make(folder / "x.mp4", 25.0, frames[0].shape[:2])
     started = time.perf_counter()
     for frame in frames:
-        writer.write(frame)
-    writer.release()
+        encoder.write(frame)
+    encoder.close()
     return len(frames) / (time.perf_counter() - started)
+
+
+def other_tool(args: argparse.Namespace, folder: Path) -> Dict[str, Any]:
+    """Frames per second of ultralytics, nothing saved and saved."""
+    found: Dict[str, Any] = {}
+    for save, key in (("0", "nothing written"), ("1", "video written")):
+        command = [sys.executable, "-c", OTHER, str(folder / "videos"), args.device, save]
+        done = subprocess.run(
+            [*command, str(folder / "other")], capture_output=True, text=True, cwd=str(folder)
+        )
+        lines = done.stdout.strip().splitlines()
+        if done.returncode or not lines:
+            return {**found, "error": (done.stderr or done.stdout)[-1000:]}
+        found[key] = json.loads(lines[-1])
+    return found
+
+
+def measure(args: argparse.Namespace, folder: Path) -> Dict[str, Any]:
+    """All figures; each row is printed when it is there."""
+    has_av = importlib.util.find_spec("av") is not None
+    encoders = {"mp4v": OpenCvEncoder, **({"h264": AvEncoder} if has_av else {})}
+    frames = frames_of(args.source, 300)
+    figures: Dict[str, Any] = {"machine": describe(), "argv": sys.argv[1:], "rows": []}
+    figures["frame_hw"], figures["frames"] = list(frames[0].shape[:2]), len(frames)
+    figures["bare_encoder"] = {k: encoder_fps(m, frames, folder) for k, m in encoders.items()}
+    print("bare encoder, frames/s: %s" % rounded(figures["bare_encoder"]))
+    print("| weights | network ms | image to poses ms | bare session/s | nothing written | mp4v | "
+          "h264 | ms a frame, nothing written | ms a frame, last video |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for case in cases(args):
+        row: Dict[str, Any] = {"weights": case.name, **network(case, args)}
+        plain = run_detect(case, args, folder, extra=["--nosave"])
+        row["nothing written"] = plain["frames_per_s"]
+        row["frames"], row["poses"] = plain["frames"], plain["poses"]
+        row["ms_each"], row["warm_up_s"] = {"nothing written": plain["ms_each"]}, plain["warm_up_s"]
+        stages = plain["ms_each"]
+        for codec in encoders:
+            video = run_detect(case, args, folder, extra=["--codec", codec])
+            row[codec] = video["frames_per_s"]
+            stages = row["ms_each"][codec] = video["ms_each"]
+        figures["rows"].append(row)
+        values = [row.get(k) for k in ("network_ms", "image_to_poses_ms", "bare_session_per_s")]
+        values += [row.get(k) for k in ("nothing written", "mp4v", "h264")]
+        cells = ["" if v is None else "%.2f" % v if v < 20 else "%.0f" % v for v in values]
+        cells += [rounded(plain["ms_each"]), rounded(stages)]
+        print("| %s | %s |" % (case.name, " | ".join(cells)), flush=True)
+    if args.beside:
+        figures[args.beside] = other_tool(args, folder)
+        print("%s: %s" % (args.beside, json.dumps(figures[args.beside])), flush=True)
+    if args.streams:
+        figures["streams"] = [live(case, args) for case in cases(args)]
+        print(live_streams.table(figures["streams"]))
+    return figures
+
+
+def rounded(values: Dict[str, float]) -> str:
+    return ", ".join("%s %.2f" % item for item in values.items() if item[1])
+
+
+def live(case: Case, args: argparse.Namespace) -> Dict[str, Any]:
+    """In a process of its own, as detect would be."""
+    with tempfile.TemporaryDirectory() as name:
+        command = [sys.executable, str(ROOT / "benchmarks" / "live_streams.py")]
+        command += ["--weights", case.weights, "--source", args.source, "--device", args.device]
+        command += ["--streams", str(args.streams), "--json", str(Path(name) / "x.json")]
+        command += ["--half"] if case.half else []
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr[-2000:])
+        (row,) = json.loads((Path(name) / "x.json").read_text())
+        return {**row, "weights": case.name}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", nargs="+", required=True)
-    parser.add_argument("--source", required=True)
+    parser.add_argument("--source", required=True, help="a video")
     parser.add_argument("--device", default="0")
-    parser.add_argument("--half", action="store_true", help="FP16 of a .pt")
-    parser.add_argument("--copies", type=int, default=5)
+    parser.add_argument("--half", action="store_true", help="a .pt in FP16 only")
+    parser.add_argument("--copies", type=int, default=5, help="times that the video is read")
+    parser.add_argument("--streams", type=int, default=0, help="live streams, 0: none")
+    parser.add_argument("--beside", choices=["ultralytics"], help="another tool in the same run")
+    parser.add_argument("--json", help="write the figures here")
     args = parser.parse_args()
+    if args.beside and importlib.util.find_spec(args.beside) is None:
+        parser.error("--beside %s: the package is not installed" % args.beside)
     print(describe())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copies(args.source, folder / "videos", args.copies)
-        print("bare encoder: %.0f frames/s" % encoder_fps(args.source, folder))
-        print("| weights | network ms | nothing written | video written | ms a frame |")
-        print("|---|---|---|---|---|")
-        for weights in args.weights:
-            alone = network_ms(weights, args)
-            plain = run_detect(weights, args, folder, ["--nosave"])
-            drawn = run_detect(weights, args, folder, [])
-            stages = ", ".join("%s %.2f" % item for item in drawn["ms_each"].items())
-            print(
-                "| %s | %.2f (%.0f/s) | %.0f | %.0f | %s |"
-                % (Path(weights).name, alone, 1000 / alone, plain["frames_per_s"],
-                   drawn["frames_per_s"], stages), flush=True
-            )  # fmt: skip
+        figures = measure(args, folder)
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
