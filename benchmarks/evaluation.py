@@ -3,12 +3,13 @@
     python benchmarks/evaluation.py --metrics
     python benchmarks/evaluation.py --weights weights/yolov5s6_pose.onnx --data coco.yaml
     python benchmarks/evaluation.py --weights weights/yolov5s6_pose.pt --data coco.yaml \\
-        --device 0 --half --batch-size 32
+        --device 0 --half --batch-size 32 --copies 40
 
 --metrics: 5,000 images with 20 persons and 20 predictions each, ours and pycocotools in turn.
 Otherwise, several rounds in turn: (A) evaluate() from image files to figures; (B) the same backend
 on batches that lie ready, as many calls at a time, nothing else. Images/s of both, and their ratio:
-the share of the time that inference had; for A once without and once with the metrics.
+the share of the time that inference had; for A once without and once with the metrics. A set of few
+images is over before a GPU runs at full speed: --copies looks at each image several times.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import numpy as np
 from benchmarks.machine import describe
 from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.dataset.data_yaml import read_data
-from utils.dataset.eval_set import read_eval_set
+from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.evaluation.evaluate import evaluate, measure
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import SIGMAS
@@ -126,7 +127,7 @@ def bare_rate(predictor: Predictor, batch: int, seconds: float) -> float:
 
 
 def time_evaluation(args: argparse.Namespace) -> None:
-    eval_set = read_eval_set(read_data(args.data), "val")
+    eval_set = repeated(read_eval_set(read_data(args.data), "val"), args.copies)
     backend = load_backend(args.weights, args.device, args.half, throughput=True)
     backend.workers = args.workers or backend.workers
     predictor = Predictor(backend, (args.img_size,) * 2, 0.001, iou_thres=0.6, auto=False)
@@ -149,6 +150,16 @@ def time_evaluation(args: argparse.Namespace) -> None:
     print("| median | | | | %.3f %.3f | |" % tuple(medians))
 
 
+def repeated(eval_set: EvalSet, count: int) -> EvalSet:
+    """Each image several times, as images of their own."""
+    return eval_set._replace(
+        paths=eval_set.paths * count,
+        image_ids=list(range(1, 1 + count * eval_set.count)),
+        known=eval_set.known * count,
+        sizes=eval_set.sizes * count,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--metrics", action="store_true", help="time the metrics alone")
@@ -161,6 +172,7 @@ def main() -> None:
     parser.add_argument("--half", action="store_true")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="inferences at a time [0: its own]")
+    parser.add_argument("--copies", type=int, default=1, help="times each image is looked at")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each bare run")
     args = parser.parse_args()
