@@ -161,6 +161,7 @@ def train(
     """
     from utils.training.config import TrainConfig
     from utils.training.distributed import Ranks, own_device
+    from utils.training.peers import Peers
     from utils.training.run import prepare, run_epoch
 
     config = TrainConfig(
@@ -169,7 +170,7 @@ def train(
         adam=True, project=str(folder / "runs"), name="%s-%s" % (data.stem, hyp.stem), seed=seed,
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        run = prepare(config, Ranks(), own_device(device, Ranks()))
+        run = prepare(config, Peers(Ranks()), own_device(device, Ranks()))
         run.trainer.accumulate = 1
         for epoch in range(epochs):
             run_epoch(config, run, epoch)

@@ -94,7 +94,7 @@ def test_the_page_from_labelme_to_an_engine(tmp_path):
     assert info["kpt_names"] == POINTS and info["imgsz"] == [64, 64]
     (categories,) = (tmp_path / "runs").glob("*/categories.json")
     found = json.loads(categories.read_text())
-    assert found[0]["keypoints"] == POINTS and len(found[0]["skeleton"]) == 5
+    assert found[0]["keypoints"] == POINTS and len(found[0]["skeleton"]) == 20
     shutil.rmtree(str(tmp_path / "hands"))
 
 
