@@ -197,6 +197,8 @@ def test_calls_of_several_threads(tmp_path, open_cuda):
     with ThreadPoolExecutor(3) as pool:
         for found, image in zip(pool.map(predictor, some), some):
             same(found, reference(image))
+    driver = sys.modules.get("pycuda.driver")
+    assert not getattr(driver, "leaked", [])
 
 
 def test_floats_are_taken_as_well(tmp_path, open_cuda):

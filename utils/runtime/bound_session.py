@@ -90,6 +90,7 @@ class BoundSession:
                 outputs = {name: (read or self._copy)(name) for name in self._names}
                 done = memory.mark()
             memory.wait(done)  # while another call starts
+            del done  # pycuda destroys it only where its context is current
         return outputs
 
     def record(self, shape: Shape) -> None:

@@ -129,6 +129,7 @@ class Engine:
             with self._lock:
                 outputs, done = self._start(feed, read)
             memory.wait(done)
+            del done  # pycuda destroys it only where its context is current
         return outputs
 
     def _start(

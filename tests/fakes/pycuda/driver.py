@@ -107,6 +107,9 @@ class Stream:
                 step()
 
 
+leaked = []
+
+
 class event_flags:  # noqa: N801
     DISABLE_TIMING = 2
 
@@ -117,6 +120,11 @@ class Event:
     def __init__(self, flags=0):
         require_context()
         self.time, self.stream, self.timed = None, None, flags != event_flags.DISABLE_TIMING
+
+    def __del__(self):
+        """Out of its context pycuda says nothing and leaks it."""
+        if not _stack():
+            leaked.append("event")
 
     def record(self, stream):
         require_context()
