@@ -38,8 +38,10 @@ from benchmarks.machine import describe
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 from utils.runtime.video_file import AvEncoder, OpenCvEncoder
+from utils.trt.memory import open_memory
 
 BARE_S = 5.0  # of the bare session
+OTHER_S = 240  # after which the other tool is given up
 OTHER = """
 import json, sys, time
 from ultralytics import YOLO
@@ -173,9 +175,14 @@ def other_tool(args: argparse.Namespace, folder: Path) -> Dict[str, Any]:
     found: Dict[str, Any] = {}
     for save, key in (("0", "nothing written"), ("1", "video written")):
         command = [sys.executable, "-c", OTHER, str(folder / "videos"), args.device, save]
-        done = subprocess.run(
-            [*command, str(folder / "other")], capture_output=True, text=True, cwd=str(folder)
-        )
+        try:
+            done = subprocess.run(
+                [*command, str(folder / "other")], capture_output=True, text=True,
+                cwd=str(folder), timeout=OTHER_S,
+                env={**os.environ, "YOLO_CONFIG_DIR": str(folder), "YOLO_AUTOINSTALL": "false"},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return {**found, "error": "not done after %d s" % OTHER_S}
         lines = done.stdout.strip().splitlines()
         if done.returncode or not lines:
             return {**found, "error": (done.stderr or done.stdout)[-1000:]}
@@ -252,11 +259,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.beside and importlib.util.find_spec(args.beside) is None:
         parser.error("--beside %s: the package is not installed" % args.beside)
-    print(describe())
+    gpu = "" if args.device == "cpu" else ", " + open_memory(int(args.device)).device_name
+    print(describe() + gpu)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copies(args.source, folder / "videos", args.copies)
-        figures = measure(args, folder)
+        figures = {"gpu": gpu[2:], **measure(args, folder)}
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
