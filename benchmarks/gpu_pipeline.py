@@ -29,6 +29,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # before it is imported
 
 import cv2
 import numpy as np

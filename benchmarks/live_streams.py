@@ -11,6 +11,7 @@ pipeline of detect: newest frame of each stream, letterbox, network, NMS, poses 
 import argparse
 import itertools
 import json
+import os
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any, Dict, List, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # before it is imported
 
 import cv2
 import numpy as np
