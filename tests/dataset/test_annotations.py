@@ -158,6 +158,18 @@ def test_labelme_groups():
     assert sum(fit.notes.values()) == 3 and annotation.hw == (100, 200)
 
 
+def test_labelme_of_x_anylabeling():
+    """Rectangles of four corners; a point marked as difficult is hidden."""
+    annotation = labelme(
+        shape("rectangle", "person", [[10, 20], [60, 20], [60, 80], [10, 80]], 0, difficult=False),
+        shape("point", "nose", [[30, 30]], 0, difficult=True),
+        shape("point", "left_eye", [[35, 25]], 0, difficult=False),
+    )
+    fit = an.fit(annotation, (100, 200))
+    assert not fit.faults and fit.ground_truth.boxes.tolist() == [[10, 20, 50, 60]]
+    assert fit.ground_truth.keypoints[0, :3, 2].tolist() == [1, 2, 0]
+
+
 @pytest.mark.parametrize(
     "bad, reason",
     [

@@ -2,8 +2,9 @@
 
 A person is a rectangle (or polygon) named as a class, and points named as keypoints, `nose`,
 `left_eye`, ..., with the same group_id. Points without a group belong to the only rectangle, or
-to the only one they lie in. A point whose flags or description say occluded or hidden is v 1,
-every other v 2. Points without a rectangle: the box is made of them.
+to the only one they lie in. A point whose flags or description say occluded or hidden, or that
+X-AnyLabeling marks as difficult, is v 1, every other v 2. Points without a rectangle: the box is
+made of them.
 """
 
 from collections import Counter
@@ -124,7 +125,7 @@ def _shape(shape: Any) -> Tuple[str, Dict[str, Any]]:
     flags = shape.get("flags")
     words = [k for k, v in flags.items() if v] if isinstance(flags, dict) else []
     words += shown(shape.get("description") or "", 1000).split()
-    hidden = any(shown(word).lower() in HIDDEN for word in words)
+    hidden = any(shown(word).lower() in HIDDEN for word in words) or shape.get("difficult") is True
     return kind, {
         "label": label, "group_id": group_id, "xy": xy.reshape(-1, 2), "hidden": hidden,
     }  # fmt: skip
