@@ -134,13 +134,16 @@ def _cut_outside(table: np.ndarray) -> List[Tuple[int, str]]:
     with np.errstate(invalid="ignore"):
         boxes = table[:, 1:5]
         points = table[:, 5:].reshape(len(table), (table.shape[1] - 5) // 3, 3)
+        xy = points[..., :2]
+        ends = [v for part in (boxes, xy) if part.size for v in (part.min(), part.max())]
+        if not ends or (min(ends) >= 0 and max(ends) <= 1):  # nearly all files: be quick
+            return []
         low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
         near = between(low, FAR) & between(high, FAR) & (high > 0).all(1) & (low < 1).all(1)
         for i in np.flatnonzero(near & ~between(boxes, TOLERANCE)).tolist():
             low[i], high[i] = low[i].clip(0, 1), high[i].clip(0, 1)
             boxes[i] = [*((low[i] + high[i]) / 2), *(high[i] - low[i])]
             changes[i] = ["box cut at the border of the image"]
-        xy = points[..., :2]
         gone = (points[..., 2] > 0) & between(xy, FAR) & ~between(xy, TOLERANCE)
         for i in np.flatnonzero(gone.any(1)).tolist():
             numbers = ", ".join(map(str, np.flatnonzero(gone[i]).tolist()))
@@ -202,6 +205,8 @@ def _columns_fault(columns: int, nkpt: int, dims: int) -> str:
     for count, each in ((nkpt, 5 - dims), ((columns - 5) // dims, dims)):
         if count > 0 and columns == 5 + each * count:
             return "%s; kpt_shape [%d, %d] would fit" % (text, count, each)
+    if columns % 2 and columns > 6 and columns != 6 + dims * nkpt:  # class, then x y of each corner
+        return text + "; is it a polygon, of an export for segmentation?"
     return text
 
 
