@@ -1,4 +1,6 @@
 import json
+import types
+import warnings
 
 import numpy as np
 import pytest
@@ -6,7 +8,9 @@ import pytest
 from tests.conftest import make_pose_onnx, pose_row
 from tests.dataset.test_eval_set import read, write_set
 from utils.dataset.coco_results import Rows
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
+from utils.evaluation import run
+from utils.evaluation.config import EvaluateConfig
 from utils.evaluation.evaluate import STAGES, batches, evaluate, measure, predict, worst
 from utils.pipeline import StageTimer
 from utils.pose.ground_truth import empty_ground_truth
@@ -124,3 +128,14 @@ def test_size_that_the_json_contradicts_is_named_at_once(tmp_path):
     predictor = predictor_of(make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()])))
     with pytest.raises(InputError, match=r"1\.jpg: 48x64 px .* says 48x65"):
         next(predict(predictor, read(data), 1, timer=StageTimer(STAGES)))
+
+
+def test_a_fixed_batch_says_that_another_is_ignored():
+    backend = types.SimpleNamespace(on_gpu=True, batch=1, max_batch=None)
+    predictor = types.SimpleNamespace(backend=backend)
+    with pytest.warns(InputWarning, match="`batch_size` 4 is ignored: .* fixed batch of 1"):
+        run.images_at_a_time(EvaluateConfig(["x"], batch_size=4), predictor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run.images_at_a_time(EvaluateConfig(["x"], batch_size=1), predictor) == 1
+        assert run.images_at_a_time(EvaluateConfig(["x"]), predictor) == 32

@@ -9,6 +9,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 from tests.scripts import run_inside  # noqa: E402
 from tests.small_net import make_small_net  # noqa: E402
+from utils.errors import InputError  # noqa: E402
 from utils.export.onnx_file import read_onnx  # noqa: E402
 from utils.graph.fp16 import to_fp16  # noqa: E402
 from utils.graph.nms import Nms, add_nms  # noqa: E402
@@ -113,6 +114,19 @@ def test_floats_for_pixels_and_pixels_for_floats(folder):
         load_backend(str(folder / "x-uint8.onnx"), "cpu")(floats)
     with pytest.raises(ValueError, match=r"takes \(B, 3, H, W\) RGB 0..1, got uint8"):
         load_backend(str(folder / "x.onnx"), "cpu")(pixels)
+
+
+def test_pixels_in_planes_are_refused(tmp_path):
+    """A uint8 input of another exporter, (B, 3, H, W)."""
+    make_small_net(tmp_path / "x.onnx", batch=1, hw=(64, 64))
+    model = onnx.load(str(tmp_path / "x.onnx"))
+    cast = onnx.helper.make_node("Cast", ["planes"], ["input"], to=onnx.TensorProto.FLOAT)
+    model.graph.node.insert(0, cast)
+    model.graph.input[0].name = "planes"
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    with pytest.raises(InputError, match=r"\[1, 3, 64, 64\], expected \(B, H, W, 3\) of uint8"):
+        load_backend(str(tmp_path / "x.onnx"), "cpu")
 
 
 def test_int8_of_a_uint8_file_is_that_of_the_float_file(folder):

@@ -65,8 +65,18 @@ def load(
 
 
 def images_at_a_time(config: EvaluateConfig, predictor: Predictor) -> int:
-    """Images at a time. A CPU gains nothing from batches and pays with memory."""
-    usual = 32 if predictor.backend.on_gpu else 1
+    """Images at a time. A CPU gains nothing from batches and pays with memory.
+
+    Warns where the model is bound to another number than the config asks for.
+    """
+    usual, bound = 32 if predictor.backend.on_gpu else 1, predictor.backend.batch
+    if bound is not None and config.batch_size not in (None, bound):
+        warnings.warn(
+            "`batch_size` %d is ignored: the model has a fixed batch of %d"
+            % (config.batch_size or 0, bound),
+            InputWarning,
+            stacklevel=2,
+        )
     return config.batch_size or min(usual, predictor.backend.max_batch or usual)
 
 

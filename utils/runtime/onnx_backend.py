@@ -104,7 +104,8 @@ class OnnxBackend(Backend):
         self.dtype = np.dtype(types[inputs[0].type])
         self._set_input_shape([s if isinstance(s, int) else None for s in shape])
         if self.input_shape[1] != 3:
-            raise InputError(foreign % ("input shape %s, expected 3 channels" % shape))
+            wanted = "(B, H, W, 3) of uint8" if self.takes_pixels else "(B, 3, H, W)"
+            raise InputError(foreign % ("input shape %s, expected %s" % (shape, wanted)))
         self._input = inputs[0].name
         properties = self.session.get_modelmeta().custom_metadata_map
         self.precision = "FP16" if self.dtype == np.float16 else "FP32"
