@@ -52,6 +52,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+CUT = "persons with keypoints outside the image, now not labelled, or boxes cut at its border"
+
+
 class Pair(NamedTuple):
     """An image whose labels are to be read."""
 
@@ -67,6 +70,7 @@ class Read(NamedTuple):
     ground_truth: GroundTruth
     hw: Optional[HW]
     faults: List[str]
+    changes: int = 0  # lines with something outside the image
 
 
 def read_pair(pair: Pair) -> Read:
@@ -83,7 +87,7 @@ def read_pair(pair: Pair) -> Read:
         return Read(failed, None, [str(e)])
     scan = scan_labels(text, pair.nkpt, pair.nc, dims=pair.dims)
     faults = ["%s, line %d: %s" % (label, *fault) for fault in scan.faults]
-    return Read(labels_to_ground_truth(scan.labels, hw), hw, faults)
+    return Read(labels_to_ground_truth(scan.labels, hw), hw, faults, len(scan.changes))
 
 
 def yolo2coco(
@@ -106,7 +110,7 @@ def yolo2coco(
     for pair, read in zip(pairs, parallel_map(read_pair, pairs, "yolo2coco", workers=workers)):
         tally.faults += read.faults
         if read.hw is not None:
-            tally.add(read.ground_truth.count, {})
+            tally.add(read.ground_truth.count, {CUT: read.changes})
             paths.append(pair.image)
             ground_truths.append(read.ground_truth)
             sizes.append(read.hw)
