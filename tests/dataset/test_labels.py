@@ -124,6 +124,15 @@ def test_list_file_is_relative_to_itself(tmp_path):
     assert lb.list_images(path) == [str(tmp_path / "sub" / "images" / "甲.jpg"), "/abs/b.jpg"]
 
 
+def test_list_of_windows(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"")
+    (tmp_path / "train.txt").write_text("images\\a.jpg\r\nimages\\b.jpg\r\n")
+    with pytest.warns(InputWarning, match="lines are read as images/a.jpg"):
+        found = lb.list_images(tmp_path / "train.txt")
+    assert found == [str(tmp_path / "images" / name) for name in ("a.jpg", "b.jpg")]
+
+
 @pytest.mark.parametrize(
     "start", ["data/", "/content/hands-2/", "C:\\\\hands\\\\", "../elsewhere/"]
 )
@@ -140,6 +149,12 @@ def test_list_of_another_computer(tmp_path, start):
     assert found == [str(tmp_path / name) for name in names]
     (tmp_path / names[1]).unlink()  # not here at all: as they stand
     assert lb.list_images(tmp_path / "train.txt")[0].endswith(lines[0].replace("../", ""))
+
+
+def test_list_of_names_that_cannot_be(tmp_path):
+    lines = ["x" * 5000, "a/" * 10**6 + "b.jpg", "/" * 9, "..", "a//b.jpg"]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    assert len(lb.list_images(tmp_path / "train.txt")) == 5
 
 
 def test_line_separators_of_unicode_are_letters(tmp_path):

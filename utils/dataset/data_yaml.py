@@ -240,7 +240,7 @@ def _find(yaml_path: Path, key: str, entry: Any, *, folders: List[Path]) -> str:
     here = found_here(entry, folders)
     if here is None:
         return entry
-    path = next(folder / here for folder in folders if (folder / here).exists())
+    path = next(folder / here for folder in folders if os.path.exists(str(folder / here)))
     warnings.warn(
         "%s: %s: no %s on this computer; %s is taken" % (yaml_path, key, entry, path),
         InputWarning,

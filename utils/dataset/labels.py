@@ -28,6 +28,7 @@ from utils.reading import read_text
 # Label files are rounded to some digits, so a box that ends at the border may end a bit outside.
 TOLERANCE = 1e-3
 FAR = 1.0  # image sizes outside the image; what is farther is no slip but another unit
+MAX_DEPTH = 64  # folders of a path of another computer that are tried
 FIRST_LINES = 10  # of a list, which tell whether its images are where it says
 MAX_CLASS = 1e6
 DIGITS = 6  # of what we write: 0.004 px on a 8192 px image
@@ -329,17 +330,17 @@ def list_images(path: Union[str, Path]) -> List[str]:
 
 def _names_here(path: Path, names: List[str]) -> List[str]:
     """The lines of a list that was written elsewhere, as they are right here; else unchanged."""
-    if any((path.parent / name).exists() for name in names[:FIRST_LINES]):
+    folder = str(path.parent)  # os.path: names too long to exist are an error of Path.exists()
+    if any(os.path.exists(os.path.join(folder, name)) for name in names[:FIRST_LINES]):
         return names
     for name in names[:FIRST_LINES]:
         here = found_here(name, [path.parent])
         if here is None:
             continue
         start = name[: len(name) - len(here)]
+        how = "without %s, as %s" % (start, here) if start else "as %s" % here
         warnings.warn(
-            "%s: no %s there; lines are read without %s, as %s" % (path, name, start, here),
-            InputWarning,
-            stacklevel=3,
+            "%s: no %s there; lines are read %s" % (path, name, how), InputWarning, stacklevel=3
         )
         return [n[len(start) :].replace("\\", "/") if n.startswith(start) else n for n in names]
     return names
@@ -351,13 +352,13 @@ def found_here(entry: str, folders: Sequence[Path]) -> Optional[str]:
     At least two names of it, or a file: `train` of /home/x/train could be any folder.
     """
     parts = entry.replace("\\", "/").split("/")
-    for first in range(len(parts)):
+    for first in range(max(len(parts) - MAX_DEPTH, 0), len(parts)):
         end = "/".join(parts[first:])
         if not parts[first] or parts[first] in (".", "..") or end == entry:
             continue
         for folder in folders:
-            path = folder / end
-            if path.is_file() or (path.is_dir() and first < len(parts) - 1):
+            path = os.path.join(str(folder), end)
+            if os.path.isfile(path) or (os.path.isdir(path) and first < len(parts) - 1):
                 return end
     return None
 
