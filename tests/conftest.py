@@ -5,6 +5,10 @@ import os
 from pathlib import Path
 from typing import Any, Optional, Tuple
 
+# pytest runs as many processes as there are cores, and networks this small gain nothing from
+# threads: they would wait for each other. Read when PyTorch is imported, also by the scripts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import cv2
 import numpy as np
 import pytest
@@ -108,6 +112,19 @@ def tiny_cfg(**changes: Any) -> dict:
     cfg["width_multiple"] = 0.0625
     cfg.update(changes)
     return cfg
+
+
+def small_cfg(**changes: Any) -> dict:
+    """Three convolutions and a head of two levels, strides 4 and 8: for what the depth is nothing
+    to."""
+    cfg = {
+        "nc": 1, "nkpt": 17, "depth_multiple": 1.0, "width_multiple": 0.125,
+        "anchors": [[8, 8, 16, 24, 30, 30], [20, 30, 50, 40, 60, 90]],
+        "backbone": [[-1, 1, "Focus", [64, 3]], [-1, 1, "Conv", [64, 3, 2]],
+                     [-1, 1, "Conv", [64, 3, 2]]],
+        "head": [[[1, 2], 1, "Detect", ["nc", "anchors", "nkpt"]]],
+    }  # fmt: skip
+    return {**cfg, **changes}
 
 
 def randomized(model: Any, seed: int = 0) -> Any:

@@ -24,19 +24,25 @@ def run_script(script: str, *flags: Any, cwd=ROOT) -> subprocess.CompletedProces
     )
 
 
-def run_inside(script: str, *flags: Any) -> subprocess.CompletedProcess:
-    """The same inside this process, with the libraries that are loaded already."""
+def run_inside(script: str, *flags: Any, cwd=None) -> subprocess.CompletedProcess:
+    """The same inside this process, with the libraries that are loaded already.
+
+    Args: cwd: another working directory than that of the tests.
+    """
     from utils import cli
 
     module = importlib.import_module(script[: -len(".py")].replace("/", "."))
     handler = signal.getsignal(signal.SIGTERM)
+    before = os.getcwd()
     out, err, code = io.StringIO(), io.StringIO(), 0
     try:
+        os.chdir(str(cwd or before))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 cli.run(module.main, module.get_args_parser(), [str(f) for f in flags])
             except SystemExit as e:
                 code = e.code
     finally:
+        os.chdir(before)
         signal.signal(signal.SIGTERM, handler)
     return subprocess.CompletedProcess(flags, code, out.getvalue(), err.getvalue())

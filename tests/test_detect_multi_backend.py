@@ -1,4 +1,4 @@
-"""The script as users run it: a process, its output, its exit code, its files."""
+"""The script as users run it: its output, its exit code, its files; some as a process."""
 
 import json
 import os
@@ -13,19 +13,14 @@ import pytest
 
 from tests.conftest import IMAGES, ROOT, make_pose_onnx, not_root, pose_row
 from tests.runtime.test_sources import encode, gradient, video
+from tests.scripts import run_inside, run_script
 from utils.dataset.images import read_image
 
+SCRIPT = "detect_multi_backend.py"
 
-def detect(*flags, cwd=ROOT):
-    command = [sys.executable, str(ROOT / "detect_multi_backend.py"), *map(str, flags)]
-    return subprocess.run(
-        command,
-        cwd=str(cwd),
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-        timeout=120,
-    )
+
+def detect(*flags):
+    return run_inside(SCRIPT, *flags)
 
 
 def fails(done, *words):
@@ -44,9 +39,8 @@ def out(tmp_path):
 
 def test_folder_of_images(two_people_onnx, out):
     flags = ["--weights", two_people_onnx, "--source", IMAGES, "--project", out, "--kpt-label"]
-    done = detect(
-        *flags, "--device", "cpu", "--save-txt", "--save-conf", "--save-json", "--save-crop"
-    )
+    more = ["--device", "cpu", "--save-txt", "--save-conf", "--save-json", "--save-crop"]
+    done = run_script(SCRIPT, *flags, *more)
     assert done.returncode == 0, done.stderr
     folder = out / "exp"
     names = {"astronaut.jpg", "camera.jpg", "grace_hopper.jpg"}
@@ -219,7 +213,9 @@ def test_project_on_a_file_system_that_takes_no_folders(two_people_onnx, image_f
 
 
 def test_project_that_is_a_file(two_people_onnx, image_file):
-    done = detect("--weights", two_people_onnx, "--source", image_file, "--project", image_file)
+    done = run_script(
+        SCRIPT, "--weights", two_people_onnx, "--source", image_file, "--project", image_file
+    )
     fails(done, "--project")
 
 

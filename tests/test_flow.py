@@ -1,4 +1,4 @@
-"""The whole way of the README on the tiny dataset, each step as a user runs it."""
+"""The whole way of the README on the tiny dataset; the scripts of escalator/ as processes."""
 
 import json
 import shutil
@@ -6,15 +6,15 @@ import shutil
 import pytest
 import yaml
 
-from tests.conftest import ROOT
-from tests.scripts import run_script
+from tests.conftest import ROOT, tiny_cfg
+from tests.scripts import run_inside, run_script
 from utils.dataset.data_yaml import read_data
 
 PEOPLE = ROOT / "tests" / "data" / "people"
 
 
-def runs(script, *flags):
-    done = run_script(script, *flags)
+def runs(script, *flags, start=run_inside):
+    done = start(script, *flags)
     assert done.returncode == 0, "%s %s\n%s%s" % (script, flags, done.stdout, done.stderr)
     return done.stdout
 
@@ -30,23 +30,24 @@ def custom(tmp_path):
     return folder
 
 
-def prepare(custom):
+def prepare(custom, start=run_inside):
     """Convert, split, COCO JSONs, images, check."""
     runs("escalator/json2yolo.py", "--json_dir", custom / "annotations",
-         "--label_dir", custom / "labels")  # fmt: skip
+         "--label_dir", custom / "labels", start=start)  # fmt: skip
     runs("escalator/split.py", "--image_dir", custom / "images", "--prefix_path", "./images/",
-         "--out_path", custom, "--split", 0.7, 0.2, 0.1)  # fmt: skip
+         "--out_path", custom, "--split", 0.7, 0.2, 0.1, start=start)  # fmt: skip
     for task in ("train", "val"):
         runs("escalator/json2coco.py", "--json_dir", custom / (task + ".txt"), "--save_file",
-             custom / "annotations-trainval" / ("person_keypoints_%s.json" % task))  # fmt: skip
+             custom / "annotations-trainval" / ("person_keypoints_%s.json" % task),
+             start=start)  # fmt: skip
     runs("escalator/visual.py", "--data_root", custom, "--data_file", "train.txt",
-         "--visual_num", 5, "--save_dir", custom / "visual")  # fmt: skip
+         "--visual_num", 5, "--save_dir", custom / "visual", start=start)  # fmt: skip
     return runs("escalator/check.py", "--data", custom.parent / "custom_kpts.yaml",
-               "--save_dir", custom / "check")  # fmt: skip
+               "--save_dir", custom / "check", start=start)  # fmt: skip
 
 
 def test_prepare(custom):
-    out = prepare(custom)
+    out = prepare(custom, start=run_script)
     data = read_data(custom.parent / "custom_kpts.yaml")
     assert [len(data.images(task)) for task in ("train", "val", "test")] == [8, 3, 1]
     ground_truth = json.loads(
@@ -61,10 +62,11 @@ def test_prepare_train_export_detect_test(custom):
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
     prepare(custom)
-    runs("train.py", "--weights", "", "--cfg", "models/hub/yolov5n6_kpts.yaml", "--data",
-         custom.parent / "custom_kpts.yaml", "--hyp", "data/hyp.scratch.yaml", "--epochs", 1,
-         "--batch-size", 4, "--img-size", 128, "--device", "cpu", "--workers", 2, "--kpt-label",
-         "--project", custom / "runs", "--name", "train")  # fmt: skip
+    (custom / "tiny.yaml").write_text(yaml.safe_dump(tiny_cfg()))
+    runs("train.py", "--weights", "", "--cfg", custom / "tiny.yaml", "--data",
+         custom.parent / "custom_kpts.yaml", "--hyp", ROOT / "data" / "hyp.scratch.yaml",
+         "--epochs", 1, "--batch-size", 4, "--img-size", 128, "--device", "cpu", "--workers", 2,
+         "--kpt-label", "--project", custom / "runs", "--name", "train")  # fmt: skip
     trained = custom / "runs" / "train"
     assert (trained / "results.png").is_file() and (trained / "train_batch0.jpg").is_file()
     weights = custom / "model.pt"

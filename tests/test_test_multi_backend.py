@@ -1,4 +1,4 @@
-"""The script test_multi_backend.py, run as users run it, on models that say what they are told."""
+"""The script test_multi_backend.py on models that say what they are told."""
 
 import csv
 import json
@@ -6,15 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, make_pose_onnx, pose_row
+from tests.conftest import make_pose_onnx, pose_row
 from tests.dataset.test_eval_set import PERSON, coco_content, write_set
 from tests.evaluation.test_evaluate import person_row
+from tests.scripts import run_inside, run_script
 from utils.dataset.labels import read_labels
 
 NAMES = ("1.jpg", "2.jpg", "3.jpg")
@@ -32,10 +32,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *words, weights=("good.onnx",), size=("--img-size", "64")):
-    command = [sys.executable, str(ROOT / "test_multi_backend.py"), "--data", "data.yaml"]
-    command += ["--device", "cpu", "--project", "runs", *size, "--weights", *weights, *words]
-    return subprocess.run(command, cwd=str(folder), capture_output=True, text=True)
+def run(folder, *words, weights=("good.onnx",), size=("--img-size", "64"), start=run_inside):
+    flags = ["--data", "data.yaml", "--device", "cpu", "--project", "runs", *size]
+    return start("test_multi_backend.py", *flags, "--weights", *weights, *words, cwd=folder)
 
 
 def inside_onnx(path, rows, names=("person",), conf=0.1, iou=0.5):
@@ -64,7 +63,8 @@ def results(folder, name="exp"):
 
 
 def test_table_and_files(folder):
-    done = run(folder, "--kpt-label", "--task", "val", "--results-file", "out/copy.json")
+    words = ("--kpt-label", "--task", "val", "--results-file", "out/copy.json")
+    done = run(folder, *words, start=run_script)
     assert done.returncode == 0, done.stderr
     header, det, kpt = [line.split() for line in done.stdout.splitlines()[2:5]]
     assert header == "Class Images Labels P R mAP@.5 mAP@.5:.95".split()

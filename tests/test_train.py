@@ -24,7 +24,7 @@ from models.checkpoint import (  # noqa: E402
 from models.yolo import Model  # noqa: E402
 from tests.conftest import ROOT, tiny_cfg  # noqa: E402
 from tests.people import make_people  # noqa: E402
-from tests.scripts import run_script  # noqa: E402
+from tests.scripts import run_inside, run_script  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.dataset.data_yaml import read_data  # noqa: E402
 from utils.dataset.labels import Labels  # noqa: E402
@@ -110,7 +110,7 @@ def test_people_in_plain_grey_are_told(score, told):
 
 def test_the_weights_are_tested_and_exported(finished, people):
     folder, _ = finished
-    done = run_script("models/export_onnx.py", "--weights", folder / "weights" / "best.pt",
+    done = run_inside("models/export_onnx.py", "--weights", folder / "weights" / "best.pt",
                       "--img-size", 128)  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -139,7 +139,7 @@ def test_resume_after_kill_9_is_exact(people, finished, tmp_path):
     mine = load_checkpoint(last).model.state_dict()
     theirs = load_checkpoint(finished[0] / "weights" / "last.pt").model.state_dict()
     assert all(torch.allclose(mine[k].float(), theirs[k].float(), atol=1e-3) for k in mine)
-    again = run_script("train.py", "--resume", last)
+    again = run_inside("train.py", "--resume", last)
     assert again.returncode == 1 and "no state of an unfinished run" in again.stderr
 
 

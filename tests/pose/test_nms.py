@@ -54,9 +54,9 @@ def poses_of(boxes, scores, classes):
     return Poses(boxes, scores, np.asarray(classes, np.int64), keypoints)
 
 
-def test_equals_pairwise_reference_on_1000_random_cases():
+def test_equals_pairwise_reference_on_random_cases():
     kept = 0
-    for seed in range(1000):
+    for seed in range(300):
         boxes, scores, thres = random_case(seed)
         classes = np.random.default_rng(seed).integers(0, 1 + seed % 3, len(boxes))
         result = nms.suppress(poses_of(boxes, scores, classes), thres)
@@ -64,7 +64,7 @@ def test_equals_pairwise_reference_on_1000_random_cases():
         assert result.keypoints[:, 0, 0].astype(int).tolist() == expected, seed
         np.testing.assert_array_equal(result.boxes, boxes[expected])
         kept += len(expected)
-    assert kept > 10_000
+    assert kept > 3_000
 
 
 def test_equals_torchvision_on_1000_random_cases():
@@ -224,7 +224,7 @@ def test_nms_on_the_gpu_gives_the_same(nc, classes, agnostic):
 def test_nms_on_the_gpu_equals_greedy_on_random_sets():
     """Crowds, copies, equal scores, empty boxes, several images at once, long chains."""
     torch = pytest.importorskip("torch")
-    for seed in range(150):
+    for seed in range(50):
         cases = [random_case(seed * 3 + i) for i in range(3)]
         iou_thres = cases[0][2]
         most = max(len(c[0]) for c in cases) + 1
