@@ -121,7 +121,7 @@ def test_broken_images_are_grey_and_named(train_set):
         f.write(b"gone bad since the labels were read")
     batches = make(train_set, workers=1)
     assert sum(len(b.persons.classes) > 0 for b in batches.epoch(0)) == 3
-    assert batches.broken == {train_set.paths[3]: "not an image, or truncated"}
+    assert batches.broken == {train_set.paths[3]: "not an image OpenCV can decode"}
 
 
 def test_nobody_is_taught_on_a_broken_image(train_set):

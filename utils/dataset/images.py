@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from utils.dataset.png import is_png, plain_png
 from utils.errors import one_line
 from utils.pose.letterbox import HW
 from utils.reading import check_image_file
@@ -23,12 +24,19 @@ def read_image(path: str) -> np.ndarray:
 
     Raises ValueError (reason only, no path) for what OpenCV cannot decode; OSError as open().
     """
+    return decode_image(path, cv2.IMREAD_COLOR)
+
+
+def decode_image(path: str, flag: int) -> np.ndarray:
+    """read_image with another of OpenCV's IMREAD flags."""
     check_image_file(path)
-    data = np.fromfile(path, np.uint8)
+    data = np.fromfile(path, np.uint8)  # OpenCV's own file names know no Chinese on Windows
     if not data.size:
         raise ValueError("empty file")
+    if is_png(data):
+        data = plain_png(data)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(data, flag)
     except cv2.error as e:  # for instance more pixels than OpenCV allows
         raise ValueError(" ".join(str(e).split())) from e
     if image is None:

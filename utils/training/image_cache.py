@@ -11,9 +11,9 @@ from typing import Sequence
 import cv2
 import numpy as np
 
+from utils.dataset.images import decode_image
 from utils.device import available_memory
 from utils.errors import InputError
-from utils.reading import check_image_file
 
 
 class ImageCache:
@@ -63,8 +63,6 @@ def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:
 
     Raises ValueError for what is no image, OSError as open().
     """
-    check_image_file(path)
-    data = np.fromfile(path, np.uint8)  # OpenCV's own file names know no Chinese on Windows
     hw = out.shape[:2]
     ratio = min(image_hw[0] / hw[0], image_hw[1] / hw[1])
     flag = cv2.IMREAD_COLOR
@@ -73,9 +71,7 @@ def decode(path: str, image_hw: Sequence[int], out: np.ndarray) -> None:
         if ratio >= factor:
             flag = reduced
             break
-    image = cv2.imdecode(data, flag) if data.size else None
-    if image is None:
-        raise ValueError("not an image, or truncated")
+    image = decode_image(path, flag)
     if image.shape[:2] != hw:
         image = cv2.resize(image, (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out)
