@@ -45,7 +45,8 @@ def run_to_line(command: List[str], marker: str) -> Spent:
     """What `command` takes, up to its first output line that holds `marker`."""
     before = os.times()
     started = time.perf_counter()
-    env = dict(os.environ, PYTHONUNBUFFERED="1")
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # users have compiled files
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -369,12 +369,13 @@ def _check_byteorder(path: Path, archive: zipfile.ZipFile, prefix: str) -> None:
         raise InputError("%s: written on a machine of the other byte order" % path)
 
 
-def check_plain(value: Any) -> None:
+def check_plain(value: object) -> None:
     """Raise ValueError unless `value` is built of plain values, and small.
 
     Counts every visit: lists that hold each other many times over are refused, not walked.
     """
-    todo, visits = [value], 0
+    todo: List[Any] = [value]
+    visits = 0
     while todo:
         item = todo.pop()
         visits += 1

@@ -41,7 +41,7 @@ def _is_int(value: Any, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def check_cfg(cfg: Any) -> None:
+def check_cfg(cfg: object) -> None:
     """Raise ValueError naming what a cfg misses or has too much of."""
     if not isinstance(cfg, dict):
         raise ValueError("a cfg is a mapping with the keys %s" % ", ".join(REQUIRED_KEYS))

@@ -221,7 +221,7 @@ def _from_own(content: Dict[str, Any], tensors: TensorReader) -> Checkpoint:
     return Checkpoint(model, dict(meta))
 
 
-def _names(names: Any, nc: int) -> List[str]:
+def _names(names: object, nc: int) -> List[str]:
     if not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
         raise ValueError("names are not a list of strings")
     if len(names) != nc:

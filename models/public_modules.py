@@ -17,7 +17,7 @@ class Network(NamedTuple):
 
     cfg: Cfg
     state: Dict[str, TensorMarker]  # by the names of our state_dict
-    names: Any  # of the classes, None: none
+    names: object  # of the classes, None: none
     meta: Dict[str, Any]  # of the Checkpoint
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-GROUND = ("cli errors files device outputs parallel pipeline reading stopping tables words").split()
+GROUND = (
+    "arrays cli errors files device outputs parallel pipeline reading stopping tables words"
+).split()
 # Each wing may import what stands before it; the wings of a line do not know each other.
 FLOORS = (
     ("ground",), ("pose",), ("dataset", "graph", "trt", "tracking"), ("quantization", "models"),

@@ -1,7 +1,7 @@
 """The exception and the warning that are the user's to act on; errors on one line."""
 
 import re
-from typing import Any, Mapping, Tuple
+from typing import Mapping, Tuple
 
 # C0, DEL, C1; line separators; what turns the direction of text; half characters
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -20,7 +20,7 @@ class InputWarning(UserWarning):
     """Something the user should know and may want to change; worded as an InputError."""
 
 
-def check_limits(config: Any, limits: Mapping[str, Tuple[float, float]]) -> None:
+def check_limits(config: object, limits: Mapping[str, Tuple[float, float]]) -> None:
     """Raise InputError for a field of a config below or above its limits; None is no value.
 
     Args: limits: field -> (lowest, highest).

@@ -151,9 +151,9 @@ def _measure(node: Any, known: Dict[int, int], depth: int) -> int:
     return count
 
 
-def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+def is_number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
     """An int or float, no bool, finite as a float, from `low` to `high`."""
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
         return math.isfinite(value) and low <= value <= high
@@ -161,12 +161,12 @@ def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> boo
         return False
 
 
-def is_integer(value: Any, low: int, high: int) -> bool:
+def is_integer(value: object, low: int, high: int) -> bool:
     """An int, no bool, from `low` to `high`."""
     return type(value) is int and low <= value <= high
 
 
-def shown(value: Any, length: int = 60) -> str:
+def shown(value: object, length: int = 60) -> str:
     """The beginning of a value for a message; of a list or dict without walking all of it."""
     plain = (str, int, float, type(None))
     if isinstance(value, (list, tuple)) and len(value) < 9 and all(type(v) in plain for v in value):

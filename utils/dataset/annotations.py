@@ -62,7 +62,7 @@ class IsCoco(Exception):
     """The file is a COCO JSON, with many images."""
 
 
-def parse_persons(content: Any, nc: int, nkpt: int) -> Annotation:
+def parse_persons(content: object, nc: int, nkpt: int) -> Annotation:
     """The content of a file in our own format. Raises ValueError if it is not a list."""
     if not isinstance(content, list):
         raise ValueError("expected a list of persons, a labelme or a COCO JSON")
@@ -108,7 +108,7 @@ def _person(entry: Any, nc: int, nkpt: int) -> Row:
     return parse_box(entry.get("bbox")), cls, parse_keypoints(entry.get("keypoints"), nkpt), area
 
 
-def parse_box(values: Any) -> np.ndarray:
+def parse_box(values: object) -> np.ndarray:
     """(4,) x y width height; NaN for none, [] or only zeros."""
     box = numbers([] if values is None else values, "bbox")
     if not box.any():
@@ -120,7 +120,7 @@ def parse_box(values: Any) -> np.ndarray:
     return box
 
 
-def parse_keypoints(values: Any, nkpt: int) -> np.ndarray:
+def parse_keypoints(values: object, nkpt: int) -> np.ndarray:
     """(K, 3) x y v of 2K numbers (0, 0 is missing), 3K numbers, or none."""
     points = numbers([] if values is None else values, "keypoints")
     if len(points) == 3 * nkpt:
@@ -139,7 +139,7 @@ def parse_keypoints(values: Any, nkpt: int) -> np.ndarray:
     )
 
 
-def numbers(values: Any, what: str, finite: bool = True) -> np.ndarray:
+def numbers(values: object, what: str, finite: bool = True) -> np.ndarray:
     """A flat array of a JSON list of numbers, or of points. Raises ValueError."""
     if not isinstance(values, list):
         raise ValueError("%s: expected a list of numbers" % what)

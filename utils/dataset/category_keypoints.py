@@ -37,7 +37,7 @@ class CategoryLayout(NamedTuple):
 
 def read(
     categories: Sequence[Dict[str, Any]],
-    annotations: Sequence[Any],
+    annotations: Sequence[Dict[str, Any]],
     nkpt: Optional[int],
     *,
     wanted: Optional[Skeleton] = None,

@@ -136,7 +136,7 @@ def api_content(
     return {**content, "annotations": annotations}
 
 
-def is_coco(content: Any) -> bool:
+def is_coco(content: object) -> bool:
     """Whether the content of a JSON file is meant as COCO's."""
     return isinstance(content, dict) and isinstance(content.get("images"), list)
 

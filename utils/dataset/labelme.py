@@ -30,7 +30,7 @@ class _Group(NamedTuple):
     points: Dict[int, Tuple[float, float, int]]  # keypoint -> x, y, v
 
 
-def is_labelme(content: Any) -> bool:
+def is_labelme(content: object) -> bool:
     """Whether the content of a JSON file is meant as labelme's."""
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -275,7 +275,7 @@ def _check_charts(config: EvaluateConfig) -> None:
         )
 
 
-def check_any(done: List[Any], failed: List[str]) -> None:
+def check_any(done: Sequence[object], failed: List[str]) -> None:
     """Raise InputError if nothing could be done with any file."""
     if not done:
         many = "none of %d files could be tested: " % len(failed) if len(failed) > 1 else ""

@@ -5,7 +5,7 @@ export_checkpoint(ExportConfig("weights/x.pt", img_size=[832], simplify=True))
 
 import dataclasses
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from utils.graph.nms import Nms
 from utils.pose import letterbox
 from utils.runtime.backend import MAX_BATCH
 from utils.runtime.predictor import DEFAULT_SIZE, warn_if_rounded
+
+if TYPE_CHECKING:
+    from models.yolo import Model
 
 BYTES_A_PIXEL = 400  # of the input: PyTorch, the tracer and ONNX Runtime, s6; larger ones more
 
@@ -168,7 +171,7 @@ def check_memory(config: ExportConfig, net_hw: Tuple[int, int]) -> None:
 
 
 def reference_pairs(
-    config: ExportConfig, model: Any, image: np.ndarray, *, net_hw: Tuple[int, int]
+    config: ExportConfig, model: "Model", image: np.ndarray, *, net_hw: Tuple[int, int]
 ) -> List[Tuple[np.ndarray, np.ndarray]]:
     """(batch, what PyTorch makes of it) pairs that the file is compared on.
 

@@ -2,13 +2,22 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import TYPE_CHECKING, Any, List, Tuple, Union
 
 import numpy as np
 
 from utils.errors import InputError, InputWarning
 from utils.export.onnx_export import add_metadata
 from utils.graph.nms_forms import MAX_TOPK, Nms
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from utils.export.checkpoint import ExportConfig
+    from utils.export.onnx_import import ImportConfig
+
+    # Both name the fields: in Python 3.8 no base class can add them behind one without a default.
+    WithNms = Union[ExportConfig, ImportConfig]
 
 SPARE = 64  # candidates more than boxes above the threshold, which rounding may add to
 PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS
@@ -23,13 +32,13 @@ NMS_PARAMETERS = {
 }  # of ExportConfig and ImportConfig -> field of Nms; the defaults are those of Nms
 
 
-def nms_settings(config: Any) -> Nms:
+def nms_settings(config: "WithNms") -> Nms:
     """The NMS that an ExportConfig or ImportConfig asks for. Raises InputError."""
     given = {field: getattr(config, name) for name, field in NMS_PARAMETERS.items()}
     return Nms(**{k: v for k, v in given.items() if v is not None}).resolved()
 
 
-def check_nms(config: Any) -> None:
+def check_nms(config: "WithNms") -> None:
     """Raise InputError for parameters of NMS that do not go together, warn of a slow choice."""
     nms = nms_settings(config)
     if not config.end2end:
@@ -48,7 +57,7 @@ def check_nms(config: Any) -> None:
 
 
 def put_nms(
-    graph: Any, path: Path, nc: int, *, nms: Nms, batches: List[np.ndarray]
+    graph: "ModelProto", path: Path, nc: int, *, nms: Nms, batches: List[np.ndarray]
 ) -> Tuple[Nms, int]:
     """Put NMS behind the raw output of an exported model, write it to `path`, and prove it.
 
@@ -81,7 +90,7 @@ def _passing(path: Path, images: np.ndarray, nc: int, *, conf_thres: float) -> i
     """The most boxes above the threshold in an image, of a file with raw output."""
     from utils.runtime.onnx_backend import OnnxBackend
 
-    raw = OnnxBackend(path, gpu=-1)(images)
+    raw = np.asarray(OnnxBackend(path, gpu=-1)(images))
     scores = raw[..., 4] * raw[..., 5 : 5 + nc].max(-1)
     return int((scores > conf_thres).sum(1).max())
 

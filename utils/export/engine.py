@@ -175,7 +175,8 @@ def round_weights(config: EngineConfig, source: OnnxFile, profile: Optional[Prof
 
     print("rounding the weights so that errors cancel, a minute or two", flush=True)
     try:
-        hw = source.hw if profile is None else profile.common[2:]
+        hw = source.hw if profile is None else (profile.common[2], profile.common[3])
+        assert hw is not None  # a file without a size has a profile
         adaptive_rounding.prepare(source.model, adaptive_rounding.sample_images(hw))
     except InputError as e:
         if config.round:

@@ -1,11 +1,14 @@
 """Whether an exported ONNX computes what the PyTorch network does, on a real image."""
 
 from pathlib import Path
-from typing import Any, List, NamedTuple, Tuple
+from typing import TYPE_CHECKING, List, NamedTuple, Tuple
 
 import numpy as np
 
 from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from models.yolo import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,7 +82,7 @@ def verify(
     from utils.runtime.onnx_backend import OnnxBackend
 
     output = OnnxBackend(path, gpu=-1)(batch)
-    difference = compare(output, reference, nc)
+    difference = compare(np.asarray(output), reference, nc)
     limit = TOLERANCE[half]
     if difference.conf > limit.conf or difference.rel_px > limit.px:
         raise InputError(
@@ -90,7 +93,7 @@ def verify(
     return difference
 
 
-def reference_output(model: Any, batch: np.ndarray) -> np.ndarray:
+def reference_output(model: "Model", batch: np.ndarray) -> np.ndarray:
     """FP32 PyTorch predictions on the CPU."""
     import torch
 

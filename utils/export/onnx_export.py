@@ -11,6 +11,8 @@ from utils.errors import InputError
 from utils.pose.skeleton import skeleton_keys
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from models.yolo import Model
 
 DEFAULT_OPSET = 13  # the newest that every TensorRT from 8.2 to 11 and ONNX Runtime 1.10 parse
@@ -42,7 +44,7 @@ def export(
     simplify: bool = False,
     device: str = "cpu",
     images: Sequence[np.ndarray] = (),
-) -> Any:
+) -> "ModelProto":
     """Write a fused Model to `path` and return the loaded onnx.ModelProto.
 
     Args:
@@ -87,7 +89,7 @@ def export(
     return graph
 
 
-def to_fp16(graph: Any, images: Sequence[np.ndarray]) -> None:
+def to_fp16(graph: "ModelProto", images: Sequence[np.ndarray]) -> None:
     """FP16 weights, convolutions and input, in place.
 
     Args: images: (1, 3, height, width) float32, see `export`.
@@ -109,7 +111,7 @@ def _exporter_options() -> Dict[str, Any]:
     return {"dynamo": False} if "dynamo" in known else {}
 
 
-def simplified(graph: Any) -> Any:
+def simplified(graph: "ModelProto") -> "ModelProto":
     """A ModelProto with constants folded and nodes merged, by onnxslim.
 
     As few nodes are left as with onnx-simplifier, and the wheel runs on every Python and machine.
@@ -137,7 +139,7 @@ def _set_metadata(graph: Any, model: Any, net_hw: Tuple[int, int]) -> None:
     add_metadata(graph, values)
 
 
-def add_metadata(graph: Any, values: Dict[str, Any]) -> None:
+def add_metadata(graph: "ModelProto", values: Dict[str, Any]) -> None:
     for key, value in values.items():
         entry = graph.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,7 @@
 """An ONNX file that is to be quantised or built: its content and the shape of its input."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 
 from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
@@ -109,7 +109,7 @@ def refuse_for_int8(source: OnnxFile) -> None:
         raise InputError("`onnx` %s: FP16 weights; export it without `half` for INT8" % source.path)
 
 
-def runnable(model: "ModelProto") -> Any:
+def runnable(model: "ModelProto") -> "ModelProto":
     """The model as ONNX Runtime takes it: TensorRT's NMS plugin replaced by standard ops."""
     import onnx
 

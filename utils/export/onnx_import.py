@@ -32,6 +32,8 @@ from utils.quantization.adaptive_rounding import sample_images
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from utils.runtime.backend import Backend
+
 SUFFIX = "-imported"
 USUAL_HW = (640, 640)  # of the comparison, where the file does not say its size
 TENSORRT_85_OPSET = 17  # the newest that TensorRT 8.5 parses
@@ -133,7 +135,7 @@ class ForeignModel(NamedTuple):
     """A file of another exporter."""
 
     model: "ModelProto"  # onnx.ModelProto, tidy
-    backend: Any  # OnnxBackend of the file as it is
+    backend: "Backend"  # of the file as it is
     layout: Layout
     rows: Optional[int]  # predictions of an image, None where dynamic
     hw: Tuple[int, int]  # (height, width) px of the comparison
@@ -235,7 +237,7 @@ def verify(
     from utils.runtime.onnx_backend import OnnxBackend
 
     found = OnnxBackend(path, gpu=-1)(images)
-    difference = compare(found, wanted, layout.nc)
+    difference = compare(np.asarray(found), wanted, layout.nc)
     limit = TOLERANCE[half]
     if difference.conf > limit.conf or difference.rel_px > limit.px:
         raise InputError(

@@ -1,7 +1,7 @@
 """A uint8 input in front of an exported ONNX, compared with the file that reads floats."""
 
 from pathlib import Path
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
@@ -9,8 +9,13 @@ from utils.errors import InputError
 from utils.export.onnx_export import add_metadata
 from utils.graph.pixels import add_pixels
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
-def put_pixels(graph: Any, path: Path, *, half: bool, batches: Sequence[np.ndarray]) -> None:
+
+def put_pixels(
+    graph: "ModelProto", path: Path, *, half: bool, batches: Sequence[np.ndarray]
+) -> None:
     """Give the file at `path` a uint8 input and compare what it finds, bit for bit.
 
     Args: graph: its ModelProto, changed in place. batches: (B, 3, H, W) float32 RGB k / 255.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Set, Tupl
 import numpy as np
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 Hw = Tuple[int, int]
 ACTIVATIONS = ("Relu", "LeakyRelu", "HardSwish", "Clip", "Sigmoid", "Tanh", "Elu")
@@ -117,14 +117,14 @@ class Graph:
                 found |= set(node.output)
         return found
 
-    def weights(self, conv: Any) -> Optional[np.ndarray]:
+    def weights(self, conv: "NodeProto") -> Optional[np.ndarray]:
         """Weights of a convolution as float32 (out, in / groups, k, k); None: not constant."""
         from onnx import numpy_helper
 
         value = self.constants.get(conv.input[1])
         return None if value is None else numpy_helper.to_array(value).astype(np.float32)
 
-    def block_output(self, conv: Any) -> str:
+    def block_output(self, conv: "NodeProto") -> str:
         """What a convolution makes, behind its SiLU or other activation if it has one."""
         name = conv.output[0]
         readers = self.readers.get(name, [])
@@ -133,7 +133,7 @@ class Graph:
                 return node.output[0]
         return name
 
-    def is_silu(self, node: Any) -> bool:
+    def is_silu(self, node: "NodeProto") -> bool:
         """Whether a node is the product of a SiLU, x * sigmoid(x)."""
         made = [self.maker[name].op_type for name in node.input if name in self.maker]
         return node.op_type == "Mul" and "Sigmoid" in made
@@ -162,7 +162,7 @@ def union(groups: Dict[str, str], names: Sequence[str]) -> None:
         groups[find(groups, name)] = first
 
 
-def attribute(node: Any, name: str, default: Any) -> Any:
+def attribute(node: "NodeProto", name: str, default: Any) -> Any:
     """Value of a node's attribute."""
     from onnx import helper
 
@@ -172,7 +172,7 @@ def attribute(node: Any, name: str, default: Any) -> Any:
     return default
 
 
-def with_input_hw(model: "ModelProto", batch: int, hw: Hw) -> Any:
+def with_input_hw(model: "ModelProto", batch: int, hw: Hw) -> "ModelProto":
     """A copy of a model whose only input is (batch, 3, height, width)."""
     import onnx
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, List
 import numpy as np
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from numpy.typing import ArrayLike, DTypeLike
+    from onnx import GraphProto, ModelProto, ValueInfoProto
 
 
 class Nodes:
@@ -33,7 +34,7 @@ class Nodes:
         self.nodes.append(node)
         return names[0] if outputs == 1 else names
 
-    def const(self, value: Any, dtype: Any = np.float32) -> str:
+    def const(self, value: "ArrayLike", dtype: "DTypeLike" = np.float32) -> str:
         from onnx import numpy_helper
 
         name = "%sc%d" % (self.prefix, len(self.constants))
@@ -60,7 +61,7 @@ class Nodes:
         return self.op("GatherElements", x, index, axis=2)
 
 
-def dims_of(value: Any) -> List:
+def dims_of(value: "ValueInfoProto") -> List:
     """Dimensions of an input or output: numbers, names, or `?`."""
     return [d.dim_value or d.dim_param or "?" for d in value.type.tensor_type.shape.dim]
 
@@ -70,7 +71,7 @@ def opset_of(model: "ModelProto") -> int:
     return next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
-def free_prefix(graph: Any, word: str) -> str:
+def free_prefix(graph: "GraphProto", word: str) -> str:
     """`word/`, or `word2/`, ... if names in the graph begin with that."""
     taken = [name for node in graph.node for name in [node.name, *node.output]]
     taken += [i.name for i in graph.initializer]

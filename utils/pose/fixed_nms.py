@@ -8,12 +8,15 @@ The result equals that of utils/pose/nms.py, or is None; then the caller runs th
 raw output.
 """
 
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from utils.pose.nms import keep_rounds, suppression_matrix
 from utils.pose.poses import Poses
+
+if TYPE_CHECKING:
+    import torch
 
 MOST = 1024  # candidates of an image that take part
 ROUNDS = 6  # longest chain of boxes, each suppressing the next, that is resolved
@@ -46,7 +49,7 @@ class FixedNms:
     Args: nc: classes. device: of the raw outputs to come.
     """
 
-    def __init__(self, settings: NmsSettings, nc: int, device: Any):
+    def __init__(self, settings: NmsSettings, nc: int, device: "torch.device"):
         import torch
 
         self._settings, self._nc = settings, nc
@@ -55,7 +58,7 @@ class FixedNms:
             self._allowed = torch.zeros(nc, dtype=torch.bool, device=device)
             self._allowed[list(settings.classes)] = True
 
-    def __call__(self, raw: Any) -> Any:
+    def __call__(self, raw: "torch.Tensor") -> "torch.Tensor":
         """(B, N, 5 + nc + 3K) float32 or float16 tensor -> what `poses` reads, float32.
 
         (B, 2 + max_det * (6 + 3K)): 1 if the sizes sufficed, number of poses, and the poses, best

@@ -16,12 +16,15 @@ Coordinates are pixels of the input, scores and confidences are after the sigmoi
 
 import ast
 import json
-from typing import Any, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.pose.keypoints import COCO_NAMES
+
+if TYPE_CHECKING:
+    from utils.arrays import Array
 
 SUPPRESSED_ROWS = 300  # of an image, in the files of other exporters with NMS inside
 WAY_OUT = (
@@ -61,7 +64,7 @@ class Layout(NamedTuple):
         scores = "class score" if self.nc == 1 else "class scores"
         return "%s of cx cy w h%s, %d %s, %s" % (order, objectness, self.nc, scores, points)
 
-    def to_raw(self, output: Any) -> Any:
+    def to_raw(self, output: "Array") -> "Array":
         """The output as (B, N, 5 + nc + 3K): objectness 1 and confidence 1 where it has none.
 
         Values are moved, never computed. NumPy arrays and torch tensors on any device; ours is
@@ -76,10 +79,9 @@ class Layout(NamedTuple):
         if self.is_ours:
             return rows
         shape = (rows.shape[0], rows.shape[1], 5 + self.nc + 3 * self.nkpt)
-        if hasattr(rows, "new_ones"):
+        raw: Any = np.ones(shape, np.float32)
+        if not isinstance(rows, np.ndarray):
             raw = rows.float().new_ones(shape)
-        else:
-            raw = np.ones(shape, np.float32)
         first, ours = 4 + self.objectness, 5 + self.nc
         raw[..., :4] = rows[..., :4]
         if self.objectness:
@@ -89,7 +91,7 @@ class Layout(NamedTuple):
             raw[..., ours + value :: 3] = rows[..., first + self.nc + value :: self.kpt_values]
         return raw
 
-    def to_detections(self, output: Any) -> Tuple[np.ndarray, ...]:
+    def to_detections(self, output: "Array") -> Tuple[np.ndarray, ...]:
         """Rows after NMS as the five arrays of `Detections` (utils/runtime/backend.py).
 
         Args: output: (B, rows, 6 + DK). Rows with score 0 are empty. The row of the raw output is

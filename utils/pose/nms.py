@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -10,14 +10,21 @@ from utils.errors import InputError
 from utils.pose.detections import Detections
 from utils.pose.poses import Poses, cxcywh_to_xyxy, empty_poses
 
+if TYPE_CHECKING:
+    import torch
+
+    from utils.arrays import Array
+
 MAX_CANDIDATES = 30000  # best candidates of an image that enter NMS
 MAX_PAIRS = 1 << 25  # on a GPU: pairs of boxes looked at together, about 0.7 GB
 ROUNDS = 4  # on a GPU: between two looks whether anything still changes
+# (B, N, 5 + nc + 3K) raw predictions, or one (n, 5 + nc + 3K) array an image
+Rows = Union["Array", Sequence[np.ndarray]]
 _local = threading.local()
 
 
 def raw_to_poses(
-    raw: Any,
+    raw: Rows,
     nc: int,
     conf_thres: float,
     *,
@@ -147,7 +154,9 @@ def _greedy_nms_torch(
             return keep
 
 
-def suppression_matrix(boxes: Any, labels: Any, *, iou_thres: float, agnostic: bool) -> Any:
+def suppression_matrix(
+    boxes: "torch.Tensor", labels: "torch.Tensor", *, iou_thres: float, agnostic: bool
+) -> "torch.Tensor":
     """(B, n, n), 1 where the box of the row suppresses that of the column if it is kept.
 
     The arithmetic of iou_one_to_many. Args: see _greedy_nms_torch.
@@ -171,7 +180,9 @@ def suppression_matrix(boxes: Any, labels: Any, *, iou_thres: float, agnostic: b
     return overlaps.triu_(1).to(torch.float16 if boxes.is_cuda else torch.float32)
 
 
-def keep_rounds(passed: Any, suppresses: Any, keep: Any, *, rounds: int) -> Tuple[Any, Any]:
+def keep_rounds(
+    passed: "torch.Tensor", suppresses: "torch.Tensor", keep: "torch.Tensor", *, rounds: int
+) -> Tuple["torch.Tensor", "torch.Tensor"]:
     """(B, n) boxes kept after the last round and after the one before.
 
     Starts with everybody kept and lets the kept suppress, again and again: after k rounds the
@@ -194,7 +205,11 @@ def below(threshold: float) -> np.float32:
 
 
 def candidates(
-    raw: Any, nc: int, conf_thres: float, *, classes: Optional[Sequence[int]] = None
+    raw: Rows,
+    nc: int,
+    conf_thres: float,
+    *,
+    classes: Optional[Sequence[int]] = None,
 ) -> List[Poses]:
     """Poses of each image before NMS, unsorted, in the frame of the raw boxes.
 

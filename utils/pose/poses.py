@@ -1,6 +1,6 @@
 """Poses: the detections of one image, the type everything after NMS speaks."""
 
-from typing import Any, NamedTuple, Tuple
+from typing import NamedTuple, Tuple, Union
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Poses(NamedTuple):
             )
         return self
 
-    def select(self, index: Any) -> "Poses":
+    def select(self, index: Union[np.ndarray, slice]) -> "Poses":
         """The detections at `index` (mask, slice or integer array), all four fields alike."""
         return Poses(*(field[index] for field in self))
 

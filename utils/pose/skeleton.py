@@ -20,7 +20,7 @@ none; limbs are none and all sigmas DEFAULT_SIGMA.
 """
 
 import math
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar
 
 from utils.pose.keypoints import (
     COCO,
@@ -36,6 +36,8 @@ from utils.pose.keypoints import (
 KEYS = ("nkpt", "kpt_shape", "kpt_names", "flip_idx", "skeleton", "kpt_sigmas", "sigmas",
         "kpt_colors")  # fmt: skip
 MAX_KEYPOINTS = 1000
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class Declared(NamedTuple):
@@ -156,9 +158,11 @@ def _one_list(names: Any) -> Any:
     return numbered_list(names, "kpt_names")
 
 
-def numbered_list(mapping: Mapping[Any, Any], key: str) -> List[Any]:
+def numbered_list(mapping: Mapping[Key, Value], key: str) -> List[Value]:
     """{0: a, 1: b} -> [a, b]. Raises ValueError, `key: reason`, for numbers with a hole."""
-    found = {int(k) if str(k).isdecimal() else k: v for k, v in mapping.items()}
+    found: Dict[Any, Value] = {
+        int(str(k)) if str(k).isdecimal() else k: v for k, v in mapping.items()
+    }
     hole = next((i for i in range(len(found)) if i not in found), None)
     if hole is not None:
         raise ValueError(

@@ -19,6 +19,7 @@ from utils.errors import InputError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from onnxruntime import InferenceSession
 
 LEVELS = 127
 # Bins are the upper bits of a float32 without sign: 128 bins an octave, 0.8 % wide, every magnitude
@@ -246,7 +247,7 @@ def with_outputs(model: "ModelProto", names: Sequence[str]) -> bytes:
     return wider.SerializeToString()
 
 
-def open_session(model: bytes) -> Any:
+def open_session(model: bytes) -> "InferenceSession":
     """ONNX Runtime on the CPU, the graph as it is (no fusion that would remove a tensor)."""
     import onnxruntime
 
@@ -310,7 +311,7 @@ def sure_columns(model: "ModelProto") -> slice:
 
 def foreground_masks(
     outputs: Sequence[np.ndarray], shape: Sequence[int], sure: slice = OBJECTNESS
-) -> List[Any]:
+) -> List[Optional[np.ndarray]]:
     """(H, W) bool of each image of a (B, 3, H, W) batch: the boxes found; None where nobody is.
 
     Args: outputs: raw predictions, or what embedded NMS returns (Detections).

@@ -11,7 +11,7 @@ arXiv 2208.11580 and 2210.17323). Biases take part. A few images are enough.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def prepare(model: "ModelProto", images: Sequence[np.ndarray]) -> None:
     round_weights(model, images)
 
 
-def sample_images(hw: Any, more: Sequence[str] = ()) -> List[np.ndarray]:
+def sample_images(hw: Tuple[int, int], more: Sequence[str] = ()) -> List[np.ndarray]:
     """(1, 3, height, width) float32 of the images in data/images, and of further files."""
     from utils.dataset.images import IMAGE_SUFFIXES
     from utils.quantization.images import read_batch

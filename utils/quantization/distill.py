@@ -84,7 +84,7 @@ class Student:
     Attributes: values: names of the constants of the ONNX -> trained tensors.
     """
 
-    def __init__(self, model: "ModelProto", plan: QdqPlan, outputs: Sequence[str], *, device: Any):
+    def __init__(self, model: "ModelProto", plan: QdqPlan, outputs: Sequence[str], *, device: str):
         self.graph = TorchGraph(model, outputs, device)
         values = self.graph.values
         self.weights = []  # (name, name of its scale or None)
@@ -107,7 +107,7 @@ class Student:
             key: values[names[0]].log().requires_grad_() for key, names in self.groups.items()
         }
 
-    def __call__(self, images: Any) -> List[Any]:
+    def __call__(self, images: torch.Tensor) -> List[torch.Tensor]:
         self.round_scales()
         return self.graph(images)
 
@@ -153,7 +153,7 @@ class Student:
 
 def distill(
     model: "ModelProto",
-    teacher: Any,
+    teacher: "ModelProto",
     plan: QdqPlan,
     *,
     paths: Sequence[str],

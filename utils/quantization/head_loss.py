@@ -23,6 +23,7 @@ from utils.pose.keypoints import AREA_OF_BOX, COCO_NAMES
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+Maps = Dict[str, torch.Tensor]  # name of a tensor of the graph -> its values
 MIN_SCORE = 0.02  # of the teacher's objectness or best class, where poses and boxes count
 
 
@@ -76,16 +77,17 @@ class AnchorHead:
         self.channels, self.levels = channels, read_levels(graph)
         self.outputs = [name for level in self.levels for name in level]
 
-    def loss(self, found: Dict[str, Any], wanted: Dict[str, Any]) -> Any:
+    def loss(self, found: Maps, wanted: Maps) -> torch.Tensor:
         """Sum of pose_loss of the levels."""
 
-        def joined(maps: Dict[str, Any], level: List[str]) -> Any:
+        def joined(maps: Maps, level: List[str]) -> torch.Tensor:
             return torch.cat([maps[name] for name in level], 1)
 
-        return sum(
+        losses = [
             pose_loss(joined(found, level), joined(wanted, level), self.channels)
             for level in self.levels
-        )
+        ]
+        return torch.stack(losses).sum()
 
 
 class SplitHead:
@@ -119,7 +121,7 @@ class SplitHead:
                 )  # fmt: skip
             self.kinds[conv.output[0]] = fitting[0]
 
-    def loss(self, found: Dict[str, Any], wanted: Dict[str, Any]) -> Any:
+    def loss(self, found: Maps, wanted: Maps) -> torch.Tensor:
         """Sum over the levels, which are the maps of one size."""
         levels: Dict[Any, Dict[str, str]] = {}
         for name in self.outputs:
@@ -156,7 +158,7 @@ class SplitHead:
         return loss + (weight * each).sum() / objects
 
 
-def open_head(teacher: Any, graph: Graph) -> Union[AnchorHead, SplitHead]:
+def open_head(teacher: "ModelProto", graph: Graph) -> Union[AnchorHead, SplitHead]:
     """The head of a model, by its metadata. Raises InputError for one of another kind."""
     values = {entry.key: entry.value for entry in teacher.metadata_props}
     kind = SplitHead if values.get("objectness") == "false" else AnchorHead
@@ -168,7 +170,7 @@ def _rows(maps: Any) -> Any:
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
-def pose_loss(found: Any, wanted: Any, channels: Channels) -> Any:
+def pose_loss(found: torch.Tensor, wanted: torch.Tensor, channels: Channels) -> torch.Tensor:
     """How far raw predictions of a level, (B, anchors x width, h, w), are from the teacher's.
 
     Objectness counts everywhere, as the divergence of the two probabilities. Boxes and points
@@ -204,13 +206,15 @@ def pose_loss(found: Any, wanted: Any, channels: Channels) -> Any:
     return loss + (weight * each).sum() / objects
 
 
-def extent_area(points: Any) -> Any:
+def extent_area(points: torch.Tensor) -> torch.Tensor:
     """(n,) area in cells that (n, K, 2 or 3) raw points cover, at least 1."""
     extent = 2 * (points[..., :2].max(1).values - points[..., :2].min(1).values)
     return extent.prod(1).clamp(min=1.0)
 
 
-def point_loss(points: Any, target: Any, area: Any, *, sigmas: Sequence[float]) -> Any:
+def point_loss(
+    points: torch.Tensor, target: torch.Tensor, area: torch.Tensor, *, sigmas: Sequence[float]
+) -> torch.Tensor:
     """(n,) loss of (n, K, 2 or 3) raw points: as in OKS, and of their confidences if they have."""
     spread = (2 * torch.tensor(sigmas, device=points.device)).square()
     moved = (2 * (points[..., :2] - target[..., :2])).square().sum(-1)
@@ -221,7 +225,7 @@ def point_loss(points: Any, target: Any, area: Any, *, sigmas: Sequence[float]) 
     return loss
 
 
-def divergence(found: Any, wanted: Any) -> Any:
+def divergence(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence of probabilities given as logits."""
     p = torch.sigmoid(wanted)
     return p * (F.logsigmoid(wanted) - F.logsigmoid(found)) + (1 - p) * (

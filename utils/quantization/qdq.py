@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Dict, FrozenSet, Iterable, List, NamedTup
 import numpy as np
 
 from utils.errors import InputError
-from utils.graph.analysis import PASSING, Graph, attribute, conv_macs, find, union
+from utils.graph.analysis import PASSING, Graph, Hw, attribute, conv_macs, find, union
 from utils.quantization.activation_ranges import LEVELS
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 PREFIX = "int8/"  # of everything that is put into the graph
 MIN_SHARE = 0.95  # of the multiply-accumulates
@@ -45,7 +45,7 @@ class QdqPlan(NamedTuple):
     """
 
     graph: Graph
-    convs: List[Any]
+    convs: List["NodeProto"]
     tensors: List[str]
     group: Dict[str, str]
     added: FrozenSet[str] = frozenset()
@@ -100,7 +100,7 @@ def _is_depthwise(graph: Graph, node: Any) -> bool:
     return weights is not None and weights.shape[1] == 1 and attribute(node, "group", 1) > 1
 
 
-def matches(conv: Any, words: Iterable[str]) -> bool:
+def matches(conv: "NodeProto", words: Iterable[str]) -> bool:
     """Whether one of the words is in the name of a node or of its output."""
     return any(word in conv.name or word in conv.output[0] for word in words)
 
@@ -211,13 +211,13 @@ def insert(model: "ModelProto", plan: QdqPlan, scales: Dict[str, float]) -> None
     graph.initializer.extend(constants)
 
 
-def coverage(model: "ModelProto", convs: Sequence[Any], hw: Any) -> float:
+def coverage(model: "ModelProto", convs: Sequence["NodeProto"], hw: Hw) -> float:
     """Share of the multiply-accumulates of all convolutions that is done in `convs`."""
     macs = conv_macs(model, hw)
     return sum(macs[conv.output[0]] for conv in convs) / float(sum(macs.values()))
 
 
-def usual_plan(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Any) -> QdqPlan:
+def usual_plan(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Hw) -> QdqPlan:
     """The plan of export_INT8.py: what may be float with MIN_SHARE of the work in INT8 is.
 
     Depthwise convolutions first, then final ones, then early 1x1 ones.
@@ -236,7 +236,7 @@ def usual_plan(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: An
     return make_plan(graph, [*keep, *thin, *early], final) if early else plan
 
 
-def early_for_share(model: "ModelProto", plan: QdqPlan, hw: Any) -> List[str]:
+def early_for_share(model: "ModelProto", plan: QdqPlan, hw: Hw) -> List[str]:
     """Outputs of the first 1x1 convolutions that may be float, too, with MIN_SHARE left in INT8.
 
     What the first layers lose, all others inherit, and 1x1 convolutions are little work. They lie
@@ -254,9 +254,7 @@ def early_for_share(model: "ModelProto", plan: QdqPlan, hw: Any) -> List[str]:
     return chosen
 
 
-def final_for_share(
-    model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Any
-) -> List[str]:
+def final_for_share(model: "ModelProto", graph: Graph, keep: Sequence[str], *, hw: Hw) -> List[str]:
     """Outputs of the final convolutions that have to be INT8 so that MIN_SHARE of all work is.
 
     The one with most work first: at the finest level, where a rounding error is the fewest pixels.
@@ -318,7 +316,7 @@ def correct_bias(model: "ModelProto", plan: QdqPlan, batches: Iterable[np.ndarra
         bias.CopyFrom(numpy_helper.from_array(value.astype(np.float32), conv.input[2]))
 
 
-def source(conv: Any) -> str:
+def source(conv: "NodeProto") -> str:
     """The tensor that a convolution reads, without its pair."""
     return without_pair(conv.input[0])
 
@@ -328,7 +326,7 @@ def without_pair(name: str) -> str:
     return name[len(PREFIX) : -len("/dq")] if name.startswith(PREFIX) else name
 
 
-def original_weights(plan: QdqPlan, conv: Any) -> np.ndarray:
+def original_weights(plan: QdqPlan, conv: "NodeProto") -> np.ndarray:
     """Weights of a convolution of the plan, also after insert."""
     from onnx import numpy_helper
 

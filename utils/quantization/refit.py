@@ -38,7 +38,7 @@ GAIN = 0.98  # of the error on other images has to be left at most, or the weigh
 def refit(
     model: "ModelProto",
     plan: QdqPlan,
-    original: Any,
+    original: "ModelProto",
     *,
     images: Sequence[np.ndarray],
     progress: bool = False,

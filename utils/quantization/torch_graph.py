@@ -8,7 +8,7 @@ A pair is computed as ONNX Runtime computes it; its gradient goes straight throu
 to the scale as in LSQ (Esser et al. 2020, arXiv 1902.08153). Imports torch, so callers do it late.
 """
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import torch
 from torch.nn import functional as F
@@ -29,7 +29,7 @@ class FakeQuant(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, scale: Any) -> Any:
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         if scale.numel() == 1:
             y = torch.fake_quantize_per_tensor_affine(x, float(scale), 0, LOW, HIGH)
         else:  # of weights, (out, 1, 1, 1); their largest is at the limit, nothing is cut off
@@ -38,7 +38,7 @@ class FakeQuant(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor) -> Tuple[torch.Tensor, None]:
         x, y, scale = ctx.saved_tensors
         if scale.numel() > 1:
             return grad, None
@@ -65,7 +65,7 @@ class TorchGraph:
     Raises InputError for an operation it has no rule for.
     """
 
-    def __init__(self, model: "ModelProto", outputs: Sequence[str], device: Any = "cpu"):
+    def __init__(self, model: "ModelProto", outputs: Sequence[str], device: str = "cpu"):
         from onnx import numpy_helper
 
         self.outputs = list(outputs)
@@ -136,7 +136,7 @@ class TorchGraph:
             for p in pairs
         )
 
-    def __call__(self, images: Any) -> List[Any]:
+    def __call__(self, images: torch.Tensor) -> List[torch.Tensor]:
         """(B, 3, H, W) RGB 0..1 -> the outputs, in their order."""
         found = {self.entry: images}
         for (function, names, made), done in zip(self.steps, self.done):

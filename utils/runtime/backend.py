@@ -5,7 +5,18 @@ A Backend maps (B, 3, H, W) float RGB 0..1 to raw predictions (B, N, 5 + nc + 3K
 torch, onnxruntime and tensorrt are imported by the backend that needs them and by no other.
 """
 
-from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -13,12 +24,16 @@ from utils.pose.detections import Detections
 from utils.pose.keypoints import Skeleton
 from utils.pose.layout import Layout
 from utils.pose.letterbox import MAX_SIZE
+from utils.pose.poses import Poses
 
 if TYPE_CHECKING:
+    from utils.arrays import Array
     from utils.pose.fixed_nms import NmsSettings
     from utils.runtime.metadata import Identity
 
-
+# What a model says of a batch: (B, N, 5 + nc + 3K) raw predictions, or Detections of embedded NMS
+Output = Union["Array", Detections]
+Found = Union[Output, List[Poses], List[np.ndarray]]  # see Backend.find
 MAX_BATCH, MAX_PIXELS = 1024, 1 << 26  # images at once, and their pixels: 0.8 GB as float32
 
 
@@ -123,14 +138,14 @@ class Backend:
             return np.empty((batch, height, width, 3), np.uint8)
         return np.empty((batch, 3, height, width), np.float32)
 
-    def __call__(self, images: np.ndarray) -> Any:
+    def __call__(self, images: np.ndarray) -> Output:
         """(B, 3, H, W) float32 -> (B, N, 5 + nc + 3K) float32, NumPy or torch tensor.
 
         With embedded NMS: -> Detections.
         """
         raise NotImplementedError
 
-    def find(self, images: np.ndarray, settings: "NmsSettings") -> Any:
+    def find(self, images: np.ndarray, settings: "NmsSettings") -> Found:
         """What the model says, and as little of it as its device can leave.
 
         Returns List[Poses] on the canvas where the device suppressed itself; a list of (n, 5 + nc
@@ -214,6 +229,6 @@ def _on_host(value: Any) -> np.ndarray:
     return value.cpu().numpy() if hasattr(value, "cpu") else value
 
 
-def format_shape(shape: Any) -> str:
+def format_shape(shape: Iterable[Optional[int]]) -> str:
     """(1, 3, None, None) -> `1x3x?x?`."""
     return "x".join("?" if s is None else str(s) for s in shape)

@@ -10,12 +10,14 @@ ONNX Runtime, "CUDA Execution Provider": I/O binding, `user_compute_stream`, "Us
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from types import ModuleType
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from utils.runtime.onnx_session import GRAPH_RUN, OpenSession, RunError, guarded, run_options
-from utils.trt.device_memory import DeviceMemory
+from utils.trt.device_memory import Buffer, DeviceMemory
+from utils.trt.engine import Reading
 from utils.trt.pixels import Pixels, planes_shape
 
 TYPES = {
@@ -42,7 +44,7 @@ class BoundSession:
 
     def __init__(
         self,
-        onnxruntime: Any,
+        onnxruntime: ModuleType,
         opened: OpenSession,
         outputs: Sequence[str],
         *,
@@ -66,9 +68,7 @@ class BoundSession:
         self._shapes: Dict[Shape, List[Shape]] = {}  # of the outputs, by that of the input
         self._bound: Optional[Shape] = None  # of the input
 
-    def __call__(
-        self, images: np.ndarray, read: Optional[Callable[[str], Any]] = None
-    ) -> Dict[str, Any]:
+    def __call__(self, images: np.ndarray, read: Optional[Reading] = None) -> Dict[str, Any]:
         """Run on (B, 3, H, W) floats, or on pixels where the model or `pixels` takes them.
 
         Args: read: see Engine.__call__ in utils/trt/engine.py.
@@ -125,7 +125,7 @@ class BoundSession:
             self._memory.synchronize()
             return np.array([self._memory.milliseconds(self._execute) for _ in range(runs)])
 
-    def output(self, name: str) -> Tuple[Any, Shape]:
+    def output(self, name: str) -> Tuple[Buffer, Shape]:
         """(buffer, shape) of an output of the call in progress."""
         assert self._bound is not None
         return self._buffers[name], self._shapes[self._bound][self._names.index(name)]

@@ -7,26 +7,25 @@ poses = reader.result(found["output"], settings, batch=1)  # None: run again and
 `engine` is an Engine of TensorRT or a BoundSession of ONNX Runtime.
 """
 
-from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple, Union
+from typing import Any, Dict, List, Optional, Protocol, Tuple, Union
 
 import numpy as np
 
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.layout import Layout
 from utils.pose.poses import Poses
-from utils.trt.device_memory import DeviceMemory
-from utils.trt.engine import RUNS_BEFORE_GRAPH
+from utils.trt.device_memory import Buffer, DeviceMemory
+from utils.trt.engine import RUNS_BEFORE_GRAPH, Reading
 from utils.trt.memory import PycudaMemory, TorchMemory
 from utils.trt.row_filter import Filtered, RowFilter
 
-Reading = Callable[[str], Any]
 MAX_GRAPHS = 8  # settings and places of the raw output
 
 
 class Ran(Protocol):
     """An engine in the middle of a call."""
 
-    def output(self, name: str) -> Tuple[Any, Tuple[int, ...]]:
+    def output(self, name: str) -> Tuple[Buffer, Tuple[int, ...]]:
         """(buffer, shape) of an output."""
 
     def dtype(self, name: str) -> np.dtype:

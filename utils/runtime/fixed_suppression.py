@@ -1,7 +1,7 @@
 """FixedNms of each setting a backend is asked for, given up where it does not suffice."""
 
 import threading
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Dict, List, Optional
 
 import numpy as np
 
@@ -9,13 +9,16 @@ from utils.pose import fixed_nms
 from utils.pose.fixed_nms import FixedNms, NmsSettings
 from utils.pose.poses import Poses
 
+if TYPE_CHECKING:
+    import torch
+
 MISSES = 5  # calls in a row that the fixed sizes did not serve: the images are too crowded
 
 
 class FixedSuppression:
     """Args: nc, device: see FixedNms."""
 
-    def __init__(self, nc: int, device: Any):
+    def __init__(self, nc: int, device: "torch.device"):
         self._nc, self._device = nc, device
         self._made: Dict[NmsSettings, FixedNms] = {}
         self._misses: Dict[NmsSettings, int] = {}  # in a row

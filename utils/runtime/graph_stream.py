@@ -2,14 +2,18 @@
 
 import collections
 import threading
-from typing import Any, Callable, Counter, Dict, Hashable, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, Counter, Dict, Hashable, NamedTuple, TypeVar
 
 import numpy as np
 
 from utils.trt.engine import RUNS_BEFORE_GRAPH
 from utils.trt.memory import HostPool
 
+if TYPE_CHECKING:
+    import torch
+
 MAX_GRAPHS = 8  # shapes of the input; each holds the memory of its activations
+Made = TypeVar("Made")
 _recording = threading.Lock()  # one at a time in this process
 
 
@@ -27,7 +31,7 @@ class GraphStream:
     Args: device: torch.device of a GPU. host: page-locked memory that images may lie in.
     """
 
-    def __init__(self, device: Any, host: HostPool):
+    def __init__(self, device: "torch.device", host: HostPool):
         import torch
 
         self._torch, self._device, self._host = torch, device, host
@@ -36,7 +40,9 @@ class GraphStream:
         self._graphs: Dict[Hashable, _Recorded] = {}
         self._seen: Counter[Hashable] = collections.Counter()
 
-    def run(self, images: np.ndarray, key: Hashable, work: Callable[[Any], Any]) -> Any:
+    def run(
+        self, images: np.ndarray, key: Hashable, work: Callable[["torch.Tensor"], Made]
+    ) -> Made:
         """What `work` makes of (B, H, W, 3) uint8 images, copied to the GPU; on this stream.
 
         What comes back becomes a CUDA graph: launching kernels one by one takes several times as
@@ -56,7 +62,7 @@ class GraphStream:
         return recorded.made
 
     def milliseconds(
-        self, images: np.ndarray, work: Callable[[Any], Any], runs: int = 100
+        self, images: np.ndarray, work: Callable[["torch.Tensor"], object], runs: int = 100
     ) -> np.ndarray:
         """(runs,) GPU times of `work` as a CUDA graph; nothing is copied."""
         graph, times = self._record(images, work).graph, []

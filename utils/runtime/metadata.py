@@ -175,7 +175,7 @@ def read_names(properties: Dict[str, str]) -> List[str]:
     return [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
 
 
-def read_embedded_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) -> EmbeddedNms:
+def read_embedded_nms(properties: Dict[str, str], shapes: Mapping[str, Dims]) -> EmbeddedNms:
     """The NMS of a model from its metadata and the shapes of its outputs.
 
     Raises ValueError (reason only) if something is missing or contradicts.
@@ -185,7 +185,7 @@ def read_embedded_nms(properties: Dict[str, str], shapes: Dict[str, List[Any]]) 
         raise ValueError("no output %s" % ", ".join(missing))
     topk = shapes["det_boxes"][1]
     widths = [shapes[name][-1] for name in ("det_indices", "det_boxes", "det_scores")]
-    if widths != [3, 4, 1] or not all(isinstance(v, int) for v in (topk, shapes["det_pose"][-1])):
+    if widths != [3, 4, 1] or topk is None or shapes["det_pose"][-1] is None:
         raise ValueError("output shapes %s" % shapes)
     values = [_metadata_value(properties, key, None) for key in ("conf_thres", "iou_thres")]
     for key, value in zip(("conf_thres", "iou_thres"), values):

@@ -9,6 +9,8 @@ from utils.errors import InputError
 from utils.pose.fixed_nms import NmsSettings
 from utils.runtime.backend import (
     Backend,
+    Found,
+    Output,
     check_input_dims,
     format_shape,
     largest_that_runs,
@@ -148,7 +150,7 @@ class OnnxBackend(Backend):
             return self._memory.host.array((batch, height, width, 3), np.uint8)
         return self._memory.host.array((batch, 3, height, width), np.float32)
 
-    def find(self, images: np.ndarray, settings: NmsSettings) -> Any:
+    def find(self, images: np.ndarray, settings: NmsSettings) -> Found:
         """On a GPU poses leave through PyTorch, candidates through pycuda, else the raw output."""
         raw, bound, reader = self._outputs[0], self._bound, self._reader
         if (
@@ -171,7 +173,7 @@ class OnnxBackend(Backend):
         """GPU times, ms, of the network alone on the last input; None on the CPU."""
         return None if self._bound is None else self._bound.milliseconds()
 
-    def __call__(self, images: np.ndarray) -> Any:
+    def __call__(self, images: np.ndarray) -> Output:
         if self._bound is not None:
             found = self._run_bound(images)
             return self._read([found[name] for name in self._outputs])

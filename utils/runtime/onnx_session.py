@@ -4,17 +4,22 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, TypeVar
 
 from utils.device import available_cores
 from utils.errors import InputError, InputWarning, one_line
 from utils.trt.device_memory import DeviceMemory
 from utils.trt.memory import find_memory
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, RunOptions
+
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
 GPU_WORKERS = 2  # while one waits for the GPU, the other gives it work
 GRAPH_ID = "gpu_graph_id"  # of a run; since 1.18
 PLAIN_RUN, GRAPH_RUN = "-1", "1"
+Answer = TypeVar("Answer")
 
 
 class RunError(Exception):
@@ -24,7 +29,7 @@ class RunError(Exception):
 class OpenSession(NamedTuple):
     """A session and where it runs."""
 
-    session: Any  # onnxruntime.InferenceSession
+    session: "InferenceSession"  # onnxruntime.InferenceSession
     on_cuda: bool
     workers: int  # calls that may run at the same time
     swapped: bool  # TensorRT's NMS was replaced by standard ops
@@ -32,7 +37,7 @@ class OpenSession(NamedTuple):
     graphs: bool  # its runs can be recorded, see run_options
 
 
-def import_onnxruntime(path: Path) -> Any:
+def import_onnxruntime(path: Path) -> ModuleType:
     """The package. Raises InputError if it is not installed."""
     try:
         import onnxruntime
@@ -93,8 +98,8 @@ def open_session(
 
 
 def run_options(
-    onnxruntime: Any, *, graphs: bool, graph_id: str = PLAIN_RUN, wait: bool = True
-) -> Any:
+    onnxruntime: ModuleType, *, graphs: bool, graph_id: str = PLAIN_RUN, wait: bool = True
+) -> "RunOptions":
     """Options of a run. Args: graphs: of the session. wait: for the GPU."""
     options = onnxruntime.RunOptions()
     if not wait:
@@ -104,7 +109,7 @@ def run_options(
     return options
 
 
-def guarded(run: Any, *arguments: Any) -> Any:
+def guarded(run: Callable[..., Answer], *arguments: object) -> Answer:
     """Call a session. Raises RunError for whatever it raises."""
     try:
         return run(*arguments)

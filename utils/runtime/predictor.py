@@ -8,17 +8,17 @@ them all. The three stages are methods of their own so that a pipeline can overl
 """
 
 import warnings
-from typing import Any, List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, cast
 
 import numpy as np
 
 from utils.errors import InputError, InputWarning
 from utils.pose import letterbox, nms
-from utils.pose.detections import MAX_PX
+from utils.pose.detections import MAX_PX, Detections
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.letterbox import HW, Letterbox
 from utils.pose.poses import Poses
-from utils.runtime.backend import Backend, EmbeddedNms
+from utils.runtime.backend import Backend, EmbeddedNms, Found
 
 DEFAULT_SIZE = 640
 DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
@@ -146,26 +146,27 @@ class Predictor:
         """Let a GPU choose kernels and record graphs for batches of this shape."""
         self.backend.warm_up(prepared[0].batch, self.settings)  # type: ignore
 
-    def infer(self, prepared: Prepared) -> List[Any]:
+    def infer(self, prepared: Prepared) -> List[Found]:
         """What the model says of each view, see Backend.find."""
         return [self.backend.find(view.batch, self.settings) for view in prepared]  # type: ignore
 
-    def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
+    def postprocess(self, raws: Sequence[Found], prepared: Prepared) -> List[Poses]:
         """What the model said of each view -> Poses in image pixels, one an image."""
         return self.suppress(raws[0], prepared[0])
 
-    def suppress(self, raw: Any, view: View) -> List[Poses]:
+    def suppress(self, raw: Found, view: View) -> List[Poses]:
         """NMS on the canvas, as a model with embedded NMS does it, then Poses in image pixels."""
         boxes = view.letterboxes
-        if isinstance(raw, list) and raw and isinstance(raw[0], Poses):
-            found = raw  # suppressed on the device
-        elif self.backend.end2end:  # a batch that was filled up has more images than boxes
+        if isinstance(raw, Detections):  # a batch that was filled up has more images than boxes
             self._check(raw)
             found = nms.detections_to_poses(
                 raw, self.conf_thres, self.max_det, classes=self.classes
             )
+        elif isinstance(raw, list) and raw and isinstance(raw[0], Poses):
+            found = raw  # suppressed on the device
         else:
-            found = nms.raw_to_poses(raw[: len(boxes)], self.backend.nc, **self.settings._asdict())
+            rows = cast(nms.Rows, raw)[: len(boxes)]
+            found = nms.raw_to_poses(rows, self.backend.nc, **self.settings._asdict())
         for poses in found:
             if (
                 poses.count
@@ -176,7 +177,7 @@ class Predictor:
                 )
         return [box.to_original(poses) for box, poses in zip(boxes, found)]
 
-    def _check(self, found: Any) -> None:
+    def _check(self, found: Detections) -> None:
         """Raise InputError for outputs of embedded NMS that contradict themselves."""
         try:
             found.check().check_values(self.backend.nc)

@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.pose.fixed_nms import NmsSettings
-from utils.runtime.backend import Backend
+from utils.runtime.backend import Backend, Found, Output
 from utils.runtime.engine_readers import open_reader
 from utils.runtime.metadata import identify
 from utils.trt.api import Tensorrt, import_tensorrt
@@ -111,7 +111,7 @@ class TensorrtBackend(Backend):
         """GPU times, ms, of the network alone on the last input."""
         return self.engine.milliseconds()
 
-    def find(self, images: np.ndarray, settings: NmsSettings) -> Any:
+    def find(self, images: np.ndarray, settings: NmsSettings) -> Found:
         """Poses leave the GPU through PyTorch, candidates through pycuda; never the raw output."""
         raw = self._outputs[0]
         if (
@@ -129,7 +129,7 @@ class TensorrtBackend(Backend):
         for _ in range(RUNS_BEFORE_GRAPH + 1):
             self.find(images, settings)
 
-    def __call__(self, images: np.ndarray) -> Any:
+    def __call__(self, images: np.ndarray) -> Output:
         found = self._run(images)
         return self._read([found[name] for name in self._outputs])
 

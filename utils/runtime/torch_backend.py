@@ -5,18 +5,21 @@ import functools
 import queue
 import traceback
 from pathlib import Path
-from typing import Any, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.nms import raw_to_poses
-from utils.runtime.backend import Backend, largest_that_runs, too_large
+from utils.runtime.backend import Backend, Found, Output, largest_that_runs, too_large
 from utils.runtime.fixed_suppression import FixedSuppression
 from utils.runtime.graph_stream import GraphStream
 from utils.trt.engine import RUNS_BEFORE_GRAPH
 from utils.trt.memory import HostPool
+
+if TYPE_CHECKING:
+    from models.yolo import Model
 
 GPU_WORKERS = 2  # PyTorch: while one computes, the other copies
 
@@ -47,7 +50,7 @@ class TorchBackend(Backend):
         self.imgsz = checkpoint.trained_hw
 
     @classmethod
-    def of_model(cls, model: Any, gpu: int, half: bool) -> "TorchBackend":
+    def of_model(cls, model: "Model", gpu: int, half: bool) -> "TorchBackend":
         """A backend of a network in memory, which it fuses: give it a copy. gpu -1: CPU."""
         backend = cls.__new__(cls)
         backend._adopt(model, gpu, half, throughput=False)
@@ -91,7 +94,7 @@ class TorchBackend(Backend):
         batch, height, width = shape
         return self._host.array((batch, height, width, 3), np.uint8)
 
-    def __call__(self, images: np.ndarray) -> Any:
+    def __call__(self, images: np.ndarray) -> Output:
         self._check_input(images)
         if not self.on_gpu:
             with self._torch.inference_mode():
@@ -102,7 +105,7 @@ class TorchBackend(Backend):
             self._torch.cuda.current_stream().synchronize()  # so that timings mean something
             return raw
 
-    def find(self, images: np.ndarray, settings: NmsSettings) -> Any:
+    def find(self, images: np.ndarray, settings: NmsSettings) -> Found:
         """On a GPU network and NMS are one CUDA graph, and only poses are copied to the host."""
         if not self.on_gpu or not self._fixed.serves(settings, len(images)):
             return self(images)

@@ -4,7 +4,7 @@ predictor = FlipPredictor(load_backend("weights/x.onnx"), conf_thres=0.001)
 poses = predictor([image])[0]
 """
 
-from typing import Any, List, Optional, Sequence, Tuple, Type
+from typing import Any, List, Optional, Sequence, Tuple, Type, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from utils.pose import nms
 from utils.pose.keypoints import Skeleton
 from utils.pose.letterbox import HW
 from utils.pose.poses import Poses
-from utils.runtime.backend import Backend
+from utils.runtime.backend import Backend, Found
 from utils.runtime.predictor import Predictor, Prepared
 
 # Scale and flip of the views of MultiScalePredictor
@@ -38,7 +38,7 @@ class FlipPredictor(Predictor):
     def preprocess(self, images: Sequence[np.ndarray]) -> Prepared:
         return [self.view(images), self.view(_flipped(images))]
 
-    def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
+    def postprocess(self, raws: Sequence[Found], prepared: Prepared) -> List[Poses]:
         plain, flipped = map(self.suppress, raws, prepared)
         fused = []
         for letterbox, one, other in zip(prepared[1].letterboxes, plain, flipped):
@@ -73,14 +73,14 @@ class MultiScalePredictor(Predictor):
             self.view(_flipped(images) if flipped else images, scale) for scale, flipped in VIEWS
         ]
 
-    def infer(self, prepared: Prepared) -> List[Any]:
+    def infer(self, prepared: Prepared) -> List[Found]:
         return [self.backend(view.batch) for view in prepared]  # type: ignore
 
-    def postprocess(self, raws: Sequence[Any], prepared: Prepared) -> List[Poses]:
+    def postprocess(self, raws: Sequence[Found], prepared: Prepared) -> List[Poses]:
         views = []
         for raw, view, (_, flipped) in zip(raws, prepared, VIEWS):
-            raw = raw[: len(view.letterboxes)]
-            found = nms.candidates(raw, self.backend.nc, self.conf_thres, classes=self.classes)
+            rows = cast(nms.Rows, raw)[: len(view.letterboxes)]
+            found = nms.candidates(rows, self.backend.nc, self.conf_thres, classes=self.classes)
             found = [box.to_original(poses) for box, poses in zip(view.letterboxes, found)]
             if flipped:
                 widths = [box.image_hw[1] for box in view.letterboxes]

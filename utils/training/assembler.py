@@ -7,7 +7,7 @@ A worker decodes the images, draws the augmentation and matches the persons. It 
 all images of the batch into one array; warp.py transforms the pixels on the device.
 """
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from utils.training.pixel_ring import PixelRing
 from utils.training.targets import Targets
 from utils.training.train_set import TrainSet
 from utils.training.warp import WarpPlan, make_plan
+
+if TYPE_CHECKING:
+    import torch
 
 POOL = 64  # partners of a mosaic come from this many neighbours in the shuffled order, or a batch
 AHEAD = 2  # batches each worker makes in advance
@@ -52,7 +55,8 @@ class Spec(NamedTuple):
 class TrainBatch(NamedTuple):
     """One step of one process; tensors on the host."""
 
-    pixels: Any  # flat uint8 tensor: all images the plan names (None on the way from a worker)
+    # flat uint8: all images the plan names (None on the way from a worker)
+    pixels: Optional["torch.Tensor"]
     plan: WarpPlan
     matches: Targets  # its arrays as tensors
     persons: Persons
@@ -248,7 +252,7 @@ def _in_a_row(items: Sequence[Labels]) -> Tuple[Labels, np.ndarray]:
     return join_labels(items), np.cumsum([0, *(item.count for item in items)])
 
 
-def own_bytes(count: int) -> Any:
+def own_bytes(count: int) -> "torch.Tensor":
     """An uninitialised uint8 tensor (count,); in a worker process in the memory it is handed over
     in, so that handing over copies nothing."""
     import torch

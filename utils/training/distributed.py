@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 import warnings
-from typing import TYPE_CHECKING, Any, Callable, Iterator, List, NamedTuple
+from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, TypeVar
 
 from utils import cli, outputs
 from utils.errors import InputError, InputWarning
@@ -19,6 +19,8 @@ from utils.errors import InputError, InputWarning
 if TYPE_CHECKING:
     import torch
 
+Value = TypeVar("Value")
+Config = TypeVar("Config")
 TIMEOUT = datetime.timedelta(minutes=30)  # the others wait while the first one validates
 CHUNK = 64 << 20  # bytes of a file that are sent at a time
 
@@ -138,7 +140,7 @@ def wait(ranks: Ranks) -> None:
         dist.barrier()
 
 
-def mean(tensor: Any, ranks: Ranks) -> Any:
+def mean(tensor: "torch.Tensor", ranks: Ranks) -> "torch.Tensor":
     """Mean of a tensor over all processes."""
     if ranks.world > 1:
         import torch.distributed as dist
@@ -148,7 +150,7 @@ def mean(tensor: Any, ranks: Ranks) -> Any:
     return tensor
 
 
-def share(value: Any, ranks: Ranks) -> Any:
+def share(value: Value, ranks: Ranks) -> Value:
     """The plain value that the first process has, for all."""
     if ranks.world == 1:
         return value
@@ -187,7 +189,7 @@ def shared_file(path: str, ranks: Ranks, device: "torch.device") -> Iterator[str
         yield copy
 
 
-def launch(worker: Callable[[Any], None], config: Any, processes: int) -> None:
+def launch(worker: Callable[[Config], None], config: Config, processes: int) -> None:
     """Run worker(config) in `processes` processes of this host, which meet through the loopback.
 
     Raises InputError without words of its own if one failed: that one has said why.
@@ -214,8 +216,8 @@ def launch(worker: Callable[[Any], None], config: Any, processes: int) -> None:
 class _ChildProcess(NamedTuple):
     """What a process of `launch` does."""
 
-    worker: Callable[[Any], None]
-    config: Any
+    worker: Callable[..., None]
+    config: object
     writer: outputs.Writer
 
 

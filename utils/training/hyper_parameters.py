@@ -7,7 +7,7 @@ The keys are those of the YOLOv5 family. The last ones below have a default: old
 """
 
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Tuple, Union
+from typing import Dict, NamedTuple, Tuple, Union
 
 from utils.errors import InputError
 from utils.reading import is_number, read_yaml, shown
@@ -79,7 +79,7 @@ def read_hyp(path: Union[str, Path]) -> Hyp:
     return check_hyp(read_yaml(path, "`hyp` %s" % path), "`hyp` %s" % path)
 
 
-def check_hyp(content: Any, where: str) -> Hyp:
+def check_hyp(content: object, where: str) -> Hyp:
     """A dict of hyper-parameters -> Hyp. Raises InputError that begins with `where`."""
     if not isinstance(content, dict):
         raise InputError("%s: expected keys with numbers, lr0: 0.01 and so on" % where)

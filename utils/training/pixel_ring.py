@@ -13,7 +13,10 @@ fetches them itself.
 
 import contextlib
 import os
-from typing import Any, List, Optional
+from typing import TYPE_CHECKING, List, Optional
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = "/dev/shm"  # where Linux keeps shared memory
 
@@ -40,7 +43,7 @@ class PixelRing:
         """The bytes of a slot are not needed any more."""
         self._free.append(slot)
 
-    def view(self, slot: int, count: int) -> Any:
+    def view(self, slot: int, count: int) -> "torch.Tensor":
         """The first bytes of a slot: uint8 tensor (count,). Raises ValueError if they are more."""
         if count > self.size:
             raise ValueError("%d bytes in a slot of %d" % (count, self.size))
@@ -69,7 +72,7 @@ class PixelRing:
             self._pinned = False
 
 
-def shared_bytes(count: int) -> Any:
+def shared_bytes(count: int) -> "torch.Tensor":
     """An uninitialised uint8 tensor (count,) that other processes may be handed without a copy.
 
     Raises RuntimeError if the system has not that much shared memory.

@@ -8,7 +8,7 @@ import csv
 import io
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 
 import cv2
 import numpy as np
@@ -21,6 +21,9 @@ from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX, Skeleton
 from utils.reading import read_text
 from utils.training.augment import Persons
+
+if TYPE_CHECKING:
+    import torch
 
 DRAWN_IMAGES = 16  # of a batch that are drawn
 TILE = 320  # px
@@ -94,7 +97,7 @@ def parse_rows(text: str, path: str) -> List[Row]:
 
 
 def write_images(
-    path: Path, images: Any, persons: Persons, *, names: Sequence[str], skel: Skeleton
+    path: Path, images: "torch.Tensor", persons: Persons, *, names: Sequence[str], skel: Skeleton
 ) -> None:
     """The first images of a batch as the network gets them, persons drawn.
 

@@ -11,7 +11,7 @@ depends on seed, epoch and step alone.
 import contextlib
 import inspect
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import torch
 from torch import nn
@@ -350,7 +350,7 @@ class Trainer:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def to_device(batch: TrainBatch, device: torch.device) -> Any:
+def to_device(batch: TrainBatch, device: torch.device) -> Tuple[torch.Tensor, Targets]:
     """(images (B, 3, H, W) float RGB 0..1, Targets) of a batch, on the device."""
 
     def move(part: Any) -> Any:

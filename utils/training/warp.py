@@ -8,12 +8,15 @@ is padded or drawn on a larger canvas before.
 """
 
 import functools
-from typing import Any, List, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Tuple
 
 import numpy as np
 
 from utils.pose.letterbox import HW, PAD_VALUE
 from utils.training.augment import TILES, Samples
+
+if TYPE_CHECKING:
+    import torch
 
 CHUNK_PIXELS = 8 << 20  # output pixels at a time: bounds the memory of the indices
 
@@ -21,13 +24,13 @@ CHUNK_PIXELS = 8 << 20  # output pixels at a time: bounds the memory of the indi
 class WarpPlan(NamedTuple):
     """Samples as torch tensors, B of them, on the host or the device."""
 
-    inverse: Any  # (B, 9) float32, output -> canvas
-    center: Any  # (B, 2) float32 x, y
-    tiles: Any  # (B, 4, 6) float32: 1 / scale x, y, origin x, y, width, height
-    offsets: Any  # (B, 4) int64, first byte of each tile's image
-    color: Any  # (B, 9) float32
-    blend: Any  # (B,) float32 share of the own pixels; the rest is sample `partner`
-    partner: Any  # (B,) int64
+    inverse: "torch.Tensor"  # (B, 9) float32, output -> canvas
+    center: "torch.Tensor"  # (B, 2) float32 x, y
+    tiles: "torch.Tensor"  # (B, 4, 6) float32: 1 / scale x, y, origin x, y, width, height
+    offsets: "torch.Tensor"  # (B, 4) int64, first byte of each tile's image
+    color: "torch.Tensor"  # (B, 9) float32
+    blend: "torch.Tensor"  # (B,) float32 share of the own pixels; the rest is sample `partner`
+    partner: "torch.Tensor"  # (B,) int64
 
 
 def make_plan(samples: Samples, offsets: np.ndarray, hws: np.ndarray) -> WarpPlan:
@@ -50,7 +53,7 @@ def make_plan(samples: Samples, offsets: np.ndarray, hws: np.ndarray) -> WarpPla
     return WarpPlan(*(torch.from_numpy(np.ascontiguousarray(part)) for part in parts))
 
 
-def warp(plan: WarpPlan, pixels: Any, size: HW) -> Any:
+def warp(plan: WarpPlan, pixels: "torch.Tensor", size: HW) -> "torch.Tensor":
     """The images of a plan.
 
     Args:
@@ -103,7 +106,7 @@ def _warp_part(
     return torch.stack(rows, 1).clamp(0, 255) * (1 / 255.0)
 
 
-def blend(plan: WarpPlan, batch: Any) -> Any:
+def blend(plan: WarpPlan, batch: "torch.Tensor") -> "torch.Tensor":
     """Mix the images that have a partner (mixup: Zhang et al. 2018, arXiv 1710.09412)."""
     share = plan.blend.view(-1, 1, 1, 1)
     return batch * share + batch[plan.partner] * (1 - share)

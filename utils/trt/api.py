@@ -11,6 +11,7 @@ builder, and INT8 ranges may come from a calibrator; from 11 on (and in TensorRT
 the ONNX are the precision. No literal enum values: they changed their meaning between majors.
 """
 
+from types import ModuleType
 from typing import (
     Any,
     List,
@@ -46,7 +47,7 @@ class Tensorrt:
         log: messages of the libraries.
     """
 
-    def __init__(self, module: Any, verbose: bool = False):
+    def __init__(self, module: ModuleType, verbose: bool = False):
         self.module = module
         self.name = "TensorRT-RTX" if module.__name__ == "tensorrt_rtx" else "TensorRT"
         self.version = str(module.__version__)
@@ -94,7 +95,7 @@ def import_tensorrt(verbose: bool = False) -> Tensorrt:
     raise InputError(INSTALL % (", ".join(reasons) or "no module tensorrt"))
 
 
-def make_log(module: Any, verbose: bool) -> Any:
+def make_log(module: ModuleType, verbose: bool) -> Any:
     """A logger for TensorRT that keeps its errors in `errors`.
 
     Prints errors and warnings, with `verbose` everything.
@@ -104,7 +105,7 @@ def make_log(module: Any, verbose: bool) -> Any:
     if verbose:
         shown += [severity.INFO, severity.VERBOSE]
 
-    class Log(module.ILogger):
+    class Log(module.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: List[str] = []

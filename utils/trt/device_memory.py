@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Protocol, Tuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from utils.arrays import Array
     from utils.trt.memory import HostPool
 
 Buffer = Any  # a torch.Tensor or a pycuda allocation; only its memory looks inside
@@ -36,7 +37,7 @@ class DeviceMemory(Protocol):
     def upload(self, buffer: Buffer, array: np.ndarray) -> None:
         """Copy a host array to the front of a buffer, in stream order."""
 
-    def download(self, buffer: Buffer, shape: Tuple[int, ...], dtype: np.dtype) -> Any:
+    def download(self, buffer: Buffer, shape: Tuple[int, ...], dtype: np.dtype) -> "Array":
         """A copy of the front of a buffer: a tensor on the GPU, or an array of the host."""
 
     def synchronize(self) -> None:

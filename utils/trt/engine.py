@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.errors import InputError, one_line
 from utils.trt.api import Profile, Shape, Tensorrt
-from utils.trt.device_memory import DeviceMemory
+from utils.trt.device_memory import Buffer, DeviceMemory
 from utils.trt.pixels import Pixels, planes_shape
 
 # By name: `trt.nptype` of 8.5 needs np.bool, which NumPy 1.24 has no more.
@@ -27,6 +27,8 @@ DTYPES = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
 }
+# Puts on the stream what reads an output, by name; returns what holds it once that is done.
+Reading = Callable[[str], Any]
 RUNS_BEFORE_GRAPH = 2  # sizes that come once or twice are not worth a recording
 
 
@@ -111,7 +113,7 @@ class Engine:
         return IoTensor(name, is_input, shape, np.dtype(DTYPES[kind]))
 
     def __call__(
-        self, feed: Dict[str, np.ndarray], read: Optional[Callable[[str], Any]] = None
+        self, feed: Dict[str, np.ndarray], read: Optional[Reading] = None
     ) -> Dict[str, Any]:
         """Run on host arrays, by name of the input.
 
@@ -269,7 +271,7 @@ class Engine:
         if not self._context.execute_async_v3(self._memory.stream):
             raise InputError("TensorRT could not run the engine: %s" % self._trt.log.reason())
 
-    def output(self, name: str) -> Tuple[Any, Shape]:
+    def output(self, name: str) -> Tuple[Buffer, Shape]:
         """(buffer, shape) of an output of the call in progress."""
         shape = tuple(int(v) for v in self._context.get_tensor_shape(name))
         return self._buffers[name], shape

@@ -16,12 +16,16 @@ import contextlib
 import ctypes
 import threading
 import weakref
-from typing import Any, Callable, Deque, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from utils.errors import InputError, one_line
-from utils.trt.device_memory import DeviceMemory
+from utils.trt.device_memory import Buffer, DeviceMemory
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import DTypeLike
 
 NO_CUDA = (
     "running TensorRT needs a CUDA GPU and either PyTorch with CUDA or pycuda (%s); on a PC: pip "
@@ -80,7 +84,7 @@ class HostPool:
         # Reentrant: giving a block back may be what the garbage collector does inside of `_take`.
         self._lock = threading.RLock()
 
-    def array(self, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
+    def array(self, shape: Tuple[int, ...], dtype: "DTypeLike") -> np.ndarray:
         """An array of undefined content, page-locked for as long as it or a view of it lives."""
         kind = np.dtype(dtype)
         size = max(int(np.prod(shape, dtype=np.int64)) * kind.itemsize, 1)
@@ -148,19 +152,19 @@ class TorchMemory:
         with self._torch.cuda.device(self.device), self._torch.cuda.stream(self._stream):
             yield
 
-    def allocate(self, size: int) -> Any:
+    def allocate(self, size: int) -> "torch.Tensor":
         """A buffer of `size` bytes."""
         return self._torch.empty(max(size, 1), dtype=self._torch.uint8, device=self.device)
 
-    def address(self, buffer: Any) -> int:
+    def address(self, buffer: "torch.Tensor") -> int:
         """Device pointer of a buffer."""
         return int(buffer.data_ptr())
 
-    def size(self, buffer: Any) -> int:
+    def size(self, buffer: "torch.Tensor") -> int:
         """Bytes of a buffer."""
         return int(buffer.numel())
 
-    def upload(self, buffer: Any, array: np.ndarray) -> None:
+    def upload(self, buffer: "torch.Tensor", array: np.ndarray) -> None:
         """Copy a host array to the front of a buffer, in stream order.
 
         An array of `host` must live until the stream has been synchronized.
@@ -168,18 +172,22 @@ class TorchMemory:
         host = self._torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         buffer[: host.numel()].copy_(host, non_blocking=self.host.holds(array))
 
-    def download(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> Any:
+    def download(
+        self, buffer: "torch.Tensor", shape: Tuple[int, ...], dtype: np.dtype
+    ) -> "torch.Tensor":
         """A copy of the front of a buffer: a tensor that stays on the GPU."""
         return self.view(buffer, shape, dtype).clone()
 
-    def view(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> Any:
+    def view(
+        self, buffer: "torch.Tensor", shape: Tuple[int, ...], dtype: np.dtype
+    ) -> "torch.Tensor":
         """The front of a buffer as a tensor, without a copy."""
         count = int(np.prod(shape, dtype=np.int64))
         kind = getattr(self._torch, np.dtype(dtype).name)
         part = buffer[: count * np.dtype(dtype).itemsize]
         return part.view(kind).reshape(shape)
 
-    def fetch(self, tensor: Any) -> np.ndarray:
+    def fetch(self, tensor: "torch.Tensor") -> np.ndarray:
         """A host copy of a float32 tensor; complete after `synchronize`."""
         host = self.host.array(tuple(tensor.shape), np.float32)
         self._torch.from_numpy(host).copy_(tensor, non_blocking=True)
@@ -259,20 +267,20 @@ class PycudaMemory:
         finally:
             self._driver.Context.pop()
 
-    def allocate(self, size: int) -> Any:
+    def allocate(self, size: int) -> Buffer:
         """A buffer of `size` bytes."""
         buffer = self._driver.mem_alloc(max(size, 1))
         return _Sized(buffer, max(size, 1))
 
-    def address(self, buffer: Any) -> int:
+    def address(self, buffer: Buffer) -> int:
         """Device pointer of a buffer."""
         return int(buffer.memory)
 
-    def size(self, buffer: Any) -> int:
+    def size(self, buffer: Buffer) -> int:
         """Bytes of a buffer."""
         return int(buffer.size)
 
-    def upload(self, buffer: Any, array: np.ndarray) -> None:
+    def upload(self, buffer: Buffer, array: np.ndarray) -> None:
         """Copy a host array to the front of a buffer, in stream order.
 
         An array of `host` must live until the stream has been synchronized.
@@ -284,7 +292,7 @@ class PycudaMemory:
             self._staged.append(staged)
         self._driver.memcpy_htod_async(buffer.memory, array, self._stream)
 
-    def download(self, buffer: Any, shape: Tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def download(self, buffer: Buffer, shape: Tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A host copy of the front of a buffer; complete after `synchronize`."""
         host = self.host.array(shape, dtype)
         if host.nbytes:
@@ -309,7 +317,7 @@ class PycudaMemory:
         """Record what `work` puts on the stream as a CUDA graph; returns what replays it."""
         return CudaGraph(self.stream, work).launch
 
-    def zero(self, buffer: Any, words: int) -> None:
+    def zero(self, buffer: Buffer, words: int) -> None:
         """Set the first 32-bit words of a buffer to 0, in stream order."""
         self._driver.memset_d32_async(buffer.memory, 0, words, self._stream)
 
@@ -393,7 +401,7 @@ class CudaGraph:
             self._cuda.cuGraphExecDestroy(self._graph)
 
 
-def cuda_driver() -> Any:
+def cuda_driver() -> ctypes.CDLL:
     """libcuda as ctypes sees it. Raises InputError if it lacks CUDA graphs (before CUDA 11.4)."""
     try:
         library = ctypes.CDLL("libcuda.so.1")

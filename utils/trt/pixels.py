@@ -13,7 +13,7 @@ from typing import Any, Dict, Optional, Protocol, Tuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.trt.device_memory import DeviceMemory
+from utils.trt.device_memory import Buffer, DeviceMemory
 from utils.trt.memory import PycudaMemory, TorchMemory
 
 UNIT = 1 / 255.0
@@ -92,7 +92,7 @@ class Pixels(Protocol):
     def usable(self) -> bool:
         """Whether there is a way to do it here."""
 
-    def upload(self, buffer: Any, images: np.ndarray, dtype: np.dtype) -> None:
+    def upload(self, buffer: Buffer, images: np.ndarray, dtype: np.dtype) -> None:
         """(B, H, W, 3) uint8 BGR -> (B, 3, H, W) RGB 0..1 in a buffer, in stream order.
 
         Images in page-locked memory must live until the stream has been synchronized.
@@ -134,7 +134,7 @@ class TorchPixels:
     def __init__(self, memory: TorchMemory):
         self._memory, self._staging = memory, _Staging(memory)
 
-    def upload(self, buffer: Any, images: np.ndarray, dtype: np.dtype) -> None:
+    def upload(self, buffer: Buffer, images: np.ndarray, dtype: np.dtype) -> None:
         """See Pixels.upload."""
         import torch
 
@@ -163,7 +163,7 @@ class PycudaPixels:
     def usable(self) -> bool:
         return self.refused is None
 
-    def upload(self, buffer: Any, images: np.ndarray, dtype: np.dtype) -> None:
+    def upload(self, buffer: Buffer, images: np.ndarray, dtype: np.dtype) -> None:
         """See Pixels.upload."""
         memory, staged = self._memory, self._staging.upload(images)
         batch, height, width, _ = images.shape

@@ -10,6 +10,7 @@ from typing import Any, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from utils.errors import InputError
+from utils.trt.device_memory import Buffer
 from utils.trt.memory import PycudaMemory
 
 FIRST_CAPACITY = 1024  # rows; more when a call had more
@@ -107,7 +108,7 @@ class RowFilter:
     def usable(self) -> bool:
         return self._launch is not None
 
-    def start(self, raw: Any, shape: Tuple[int, int, int], threshold: float) -> Filtered:
+    def start(self, raw: Buffer, shape: Tuple[int, int, int], threshold: float) -> Filtered:
         """Put the filter and the copy of what it finds on the stream.
 
         Args: raw: buffer of (B, N, W) float32.

@@ -7,13 +7,16 @@ without a side file (built by trtexec) still runs, as one class `person`.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.pose import skeleton
 from utils.pose.layout import decode_text
 from utils.reading import read_json
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 # metadata of an exported ONNX that goes along
 KEYS = ("task", "names", "nc", "stride", "imgsz", "conf_thres", "iou_thres", "topk", "nms",
@@ -26,7 +29,7 @@ def info_path(engine: Union[str, Path]) -> Path:
     return Path(str(engine) + ".json")
 
 
-def onnx_metadata(model: Any) -> Dict[str, Any]:
+def onnx_metadata(model: "ModelProto") -> Dict[str, Any]:
     """The KEYS of an onnx.ModelProto's metadata_props, and those of other exporters."""
     keys = {*KEYS, *FOREIGN_KEYS}
     return {e.key: decode_text(e.value) for e in model.metadata_props if e.key in keys}
