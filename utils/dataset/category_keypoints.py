@@ -25,9 +25,9 @@ class CategoryLayout(NamedTuple):
     orders: Dict[int, Optional[List[Optional[int]]]]
     counts: Dict[int, int]  # category id -> keypoints of its annotations, where it tells
 
-    def count_of(self, category: Any) -> int:
+    def count_of(self, category: object) -> int:
         """Keypoints that an annotation of a category has."""
-        return self.counts.get(category, self.skeleton.count)
+        return self.counts.get(category, self.skeleton.count)  # type: ignore[call-overload]
 
     def ordered(self, annotation: Dict[str, Any]) -> List[float]:
         """The 3K numbers of an annotation of one of the categories, in the skeleton's order."""

@@ -11,13 +11,14 @@ import os
 import socket
 import tempfile
 import warnings
-from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, TypeVar
 
 from utils import cli, outputs
 from utils.errors import InputError, InputWarning
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import Store
 
 Value = TypeVar("Value")
 Config = TypeVar("Config")
@@ -107,7 +108,7 @@ def device_name(device: "torch.device") -> str:
     return "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def join_group(ranks: Ranks, *, gpu: bool, store: Any = None) -> None:
+def join_group(ranks: Ranks, *, gpu: bool, store: Optional["Store"] = None) -> None:
     """Connect with the others: NCCL on GPUs, gloo on CPUs.
 
     Args: store: where they met, see Peers; without one they meet now.

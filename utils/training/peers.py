@@ -13,11 +13,12 @@ import re
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, TypeVar
 
 from utils.errors import InputError, one_line
 from utils.training.distributed import TIMEOUT, Ranks
 
+Value = TypeVar("Value")
 FAILED = "failed"  # key: which process ended, and why
 POLL_S = 0.05
 ANSWER_S = 5.0  # for the store to answer; the host that has it may be the one that is gone
@@ -35,7 +36,7 @@ class Peers:
 
             self.store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
 
-    def of_first(self, key: str, make: Callable[[], Any]) -> Any:
+    def of_first(self, key: str, make: Callable[[], Value]) -> Value:
         """make() of the first process, for all: plain values that JSON holds."""
         if self.store is None:
             return make()

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from utils.trt.memory import HostPool
 
 Buffer = Any  # a torch.Tensor or a pycuda allocation; only its memory looks inside
+Mark = Any  # an event of PyTorch or pycuda
 
 
 class DeviceMemory(Protocol):
@@ -43,10 +44,10 @@ class DeviceMemory(Protocol):
     def synchronize(self) -> None:
         """Wait for the stream."""
 
-    def mark(self) -> Any:
+    def mark(self) -> Mark:
         """A place on the stream, behind what was put there so far."""
 
-    def wait(self, mark: Any) -> None:
+    def wait(self, mark: Mark) -> None:
         """Wait until the stream has passed a place, whatever was put behind it since."""
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:

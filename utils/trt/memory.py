@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, Deque, Iterator, List, Optional
 import numpy as np
 
 from utils.errors import InputError, one_line
-from utils.trt.device_memory import Buffer, DeviceMemory
+from utils.trt.device_memory import Buffer, DeviceMemory, Mark
 
 if TYPE_CHECKING:
     import torch
@@ -197,13 +197,13 @@ class TorchMemory:
         """Wait for the stream."""
         self._stream.synchronize()
 
-    def mark(self) -> Any:
+    def mark(self) -> Mark:
         """A place on the stream."""
         event = self._torch.cuda.Event()
         event.record(self._stream)
         return event
 
-    def wait(self, mark: Any) -> None:
+    def wait(self, mark: Mark) -> None:
         """Wait until the stream has passed a place."""
         mark.synchronize()
 
@@ -303,13 +303,13 @@ class PycudaMemory:
         """Wait for the stream."""
         self._stream.synchronize()
 
-    def mark(self) -> Any:
+    def mark(self) -> Mark:
         """A place on the stream."""
         event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
         event.record(self._stream)
         return event
 
-    def wait(self, mark: Any) -> None:
+    def wait(self, mark: Mark) -> None:
         """Wait until the stream has passed a place."""
         mark.synchronize()
 
