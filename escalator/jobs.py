@@ -143,16 +143,16 @@ def find_jobs(source: str, image_dir: str, names: Sequence[str], *, skel: Skelet
     """
     path = Path(source)
     if image_dir and not os.path.isdir(image_dir):
-        raise InputError("--image_dir %s: no such folder" % image_dir)
+        raise InputError("`image_dir` %s: no such folder" % image_dir)
     if path.is_dir():
         files = _json_files(source)
         if not files:
-            raise InputError("--json_dir %s: no .json files in this folder" % source)
+            raise InputError("`json_dir` %s: no .json files in this folder" % source)
         images = ImageFolder(image_dir or default_image_dir(path))
         jobs, faults = _file_jobs(files, source, images, names=names, skel=skel)
         return Found(jobs, faults, images.left_out(jobs))
     if not path.is_file():
-        raise InputError("--json_dir %s: no such file or folder" % source)
+        raise InputError("`json_dir` %s: no such file or folder" % source)
     if path.suffix.lower() == ".json":
         images = ImageFolder(image_dir or default_image_dir(path.parent))
         if is_coco(read_json(path, "COCO JSON")):
@@ -251,7 +251,7 @@ def _list_jobs(path: str, names: Sequence[str], skel: Skeleton) -> Found:
         else:
             bare += 1
     if not jobs:
-        raise InputError("--json_dir %s: no image has a JSON, such as %s" % (path, json))
+        raise InputError("`json_dir` %s: no image has a JSON, such as %s" % (path, json))
     return Found(*_apart(jobs, []), bare)
 
 
@@ -375,7 +375,7 @@ def _size(job: Job, annotation: Annotation) -> HW:
     told = annotation.hw
     if job.image is None:
         if told is None:
-            raise ValueError("no image %s.* in the folder of images (--image_dir)" % job.key)
+            raise ValueError("no image %s.* in the folder of images (`image_dir`)" % job.key)
         return told
     try:
         hw = read_image_hw(job.image)

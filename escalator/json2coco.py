@@ -91,7 +91,7 @@ def json2coco(
             done.append(item)
     if not done:
         tally.finish("images converted")
-        raise InputError("--json_dir %s: no image could be converted" % json_dir)
+        raise InputError("`json_dir` %s: no image could be converted" % json_dir)
     _write(save_file, done, points.names, skel=skel)
     return tally
 
@@ -119,7 +119,7 @@ def file_names(paths: Sequence) -> List[str]:
 def main(args: argparse.Namespace) -> None:
     options = cli.config_of(LabelOptions, args)
     if not args.save_file.lower().endswith(".json"):
-        raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
+        raise InputError("`save_file` %s: expected the name of a .json file" % args.save_file)
     tally = json2coco(
         args.json_dir,
         args.save_file,

@@ -16,6 +16,7 @@ import contextlib
 import os
 import random
 import sys
+import warnings
 from pathlib import Path
 from typing import Dict, List, Sequence
 
@@ -24,7 +25,7 @@ if not __package__:
 
 from utils import cli
 from utils.dataset.labels import label_path, list_images
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.files import atomic_path, check_line
 from utils.outputs import check_all_replaceable
 from utils.reading import read_text
@@ -60,11 +61,11 @@ def check_ratios(ratios: Sequence[float]) -> List[float]:
     """Three ratios. Raises InputError for what is no partition."""
     text = " ".join("%g" % r for r in ratios)
     if not 2 <= len(ratios) <= len(LISTS):
-        raise InputError("--split %s: expected two or three ratios: train val test" % text)
+        raise InputError("`split` %s: expected two or three ratios: train val test" % text)
     if not all(0 <= r <= 1 for r in ratios):
-        raise InputError("--split %s: each ratio must be 0 to 1" % text)
+        raise InputError("`split` %s: each ratio must be 0 to 1" % text)
     if abs(sum(ratios) - 1) > 1e-6:
-        raise InputError("--split %s: the ratios sum to %g, not 1" % (text, sum(ratios)))
+        raise InputError("`split` %s: the ratios sum to %g, not 1" % (text, sum(ratios)))
     return list(ratios) + [0.0] * (len(LISTS) - len(ratios))
 
 
@@ -114,7 +115,7 @@ def persons_on(image: str) -> int:
     try:
         lines = read_text(label_path(image), "label file").split("\n")
     except InputError as e:
-        raise InputError("--stratified: %s; convert the annotations first" % e) from e
+        raise InputError("`stratified`: %s; convert the annotations first" % e) from e
     count = min(sum(bool(line.strip()) for line in lines), CROWDED)
     return 2 if count == 3 else count
 
@@ -134,7 +135,7 @@ def split(
     """
     ratios = check_ratios(ratios)
     if not os.path.isdir(image_dir):
-        raise InputError("--image_dir %s: no such folder" % image_dir)
+        raise InputError("`image_dir` %s: no such folder" % image_dir)
     images = list_images(image_dir)
     names = [os.path.relpath(p, image_dir).replace(os.sep, "/") for p in images]
     stems: Dict[str, str] = {}
@@ -166,7 +167,11 @@ def split(
     print("\n".join(done))
     first = os.path.join(out_path, prefix_path + names[0])
     if not os.path.exists(first):
-        print("warning: --prefix_path %s: there is no %s" % (prefix_path, os.path.normpath(first)))
+        warnings.warn(
+            "`prefix_path` %s: there is no %s" % (prefix_path, os.path.normpath(first)),
+            InputWarning,
+            stacklevel=2,
+        )
     return [len(part) for part in parts]
 
 

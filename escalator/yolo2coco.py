@@ -116,7 +116,7 @@ def yolo2coco(
             sizes.append(read.hw)
     if not paths:
         tally.finish("images converted")
-        raise InputError("--data_file %s: no image could be converted" % data_file)
+        raise InputError("`data_file` %s: no image could be converted" % data_file)
     ids = image_ids(paths)
     images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
     write_coco(save_file, images, dict(zip(ids, ground_truths)), names=names, skel=skel)
@@ -126,7 +126,7 @@ def yolo2coco(
 def main(args: argparse.Namespace) -> None:
     options = cli.config_of(LabelOptions, args)
     if not args.save_file.lower().endswith(".json"):
-        raise InputError("--save_file %s: expected the name of a .json file" % args.save_file)
+        raise InputError("`save_file` %s: expected the name of a .json file" % args.save_file)
     tally = yolo2coco(
         args.data_file,
         args.save_file,

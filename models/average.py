@@ -52,7 +52,7 @@ def average(
         _check_alike(checkpoint.model, first.model, names[0], name=name)
         for key, tensor in state.items():
             if not bool(torch.isfinite(tensor).all()):
-                raise InputError("--weights %s: %s is not finite" % (name, key))
+                raise InputError("`weights` %s: %s is not finite" % (name, key))
             if key.rsplit(".", 1)[-1] in FIXED or not tensor.is_floating_point():
                 total.setdefault(key, tensor)
             else:
@@ -82,7 +82,7 @@ def _check_alike(model: Model, other: Model, first: str, *, name: str) -> None:
         different.append("cfg")
     if different:
         raise InputError(
-            "--weights %s: not of the network of %s (%s); expected checkpoints of one run"
+            "`weights` %s: not of the network of %s (%s); expected checkpoints of one run"
             % (name, first, different[0])
         )
 
@@ -103,15 +103,15 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     shares: List[float] = args.shares or [1.0] * len(args.weights)
     if len(args.weights) < 2:
-        raise InputError("--weights: expected two or more checkpoints")
+        raise InputError("`weights`: expected two or more checkpoints")
     if len(shares) != len(args.weights):
-        raise InputError("--shares: %d for %d --weights" % (len(shares), len(args.weights)))
+        raise InputError("`shares`: %d for %d `weights`" % (len(shares), len(args.weights)))
     if not all(0 < share <= MAX_SHARE for share in shares):
-        raise InputError("--shares: expected numbers above 0, at most %g" % MAX_SHARE)
+        raise InputError("`shares`: expected numbers above 0, at most %g" % MAX_SHARE)
     if Path(args.out).suffix != ".pt":
-        raise InputError("--out %s: expected a file name ending in .pt" % args.out)
+        raise InputError("`out` %s: expected a file name ending in .pt" % args.out)
     if os.path.realpath(args.out) in [os.path.realpath(path) for path in args.weights]:
-        raise InputError("--out %s: would overwrite one of --weights" % args.out)
+        raise InputError("`out` %s: would overwrite one of `weights`" % args.out)
     check_replaceable(args.out)
     checkpoints = [load_checkpoint(path) for path in args.weights]
     for key in ("epochs", "imgsz"):

@@ -276,9 +276,9 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     if os.path.realpath(args.out) == os.path.realpath(args.weights):
-        raise InputError("--out %s: would overwrite --weights; name another file" % args.out)
+        raise InputError("`out` %s: would overwrite `weights`; name another file" % args.out)
     if Path(args.out).suffix != ".pt":
-        raise InputError("--out %s: expected a file name ending in .pt" % args.out)
+        raise InputError("`out` %s: expected a file name ending in .pt" % args.out)
     check_replaceable(args.out)
     checkpoint = load_checkpoint(args.weights)
     save_checkpoint(args.out, checkpoint.model, checkpoint.meta, half=not args.fp32)

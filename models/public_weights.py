@@ -70,7 +70,7 @@ def verify(path: Path, wanted: str) -> None:
     """
     found = sha256_of(path)
     print("%s: sha256 %s" % (path, found))
-    wanted, source, then = wanted.strip().lower(), "--sha256", "fetch it again"
+    wanted, source, then = wanted.strip().lower(), "`sha256`", "fetch it again"
     if not wanted and path.resolve().parent == OURS:
         wanted = KNOWN.get(path.name, "")
         source = "the hash of the %s of this repository" % path.name
@@ -89,7 +89,7 @@ def verify(path: Path, wanted: str) -> None:
     )
     ours = [name for name, known in KNOWN.items() if known == found]
     if wanted:
-        print("it is %s" % source)
+        print("it is the expected file")
     elif ours:
         print("it is the %s of this repository" % ours[0])
     else:
@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> None:
         verify(Path(args.file), args.sha256)
         return
     if args.sha256:
-        raise InputError("--sha256: of which file? public_weights.py FILE --sha256 HASH")
+        raise InputError("`sha256`: of which file? public_weights.py FILE --sha256 HASH")
     print("The authors of YOLO-Pose link their checkpoints in the table of this page:\n%s" % PAGE)
     print("Licence: GPL-3.0, theirs. COCO val2017, as they state it:")
     for row in PUBLISHED:

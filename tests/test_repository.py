@@ -95,6 +95,24 @@ def test_pip_install_says_what_to_do_instead():
     assert "pip install -r requirements.txt" in done.stderr
 
 
+COMMAND = ("python", "torchrun", "docker", ".py")  # a line to type is written as it is typed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_errors_name_parameters_not_flags(path):
+    """`img_size`, which utils/cli.py turns into --img-size; benchmarks are command lines alone."""
+    if path.relative_to(ROOT).parts[0] in ("benchmarks", "deploy", "tests", "setup.py"):
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        warns = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "warn"
+        if not isinstance(node, ast.Raise) and not warns:
+            continue
+        for text in ast.walk(node):
+            text = getattr(text, "value", None)
+            if isinstance(text, str) and not any(word in text for word in COMMAND):
+                assert not re.search(r"(?<![\w-])--[a-z]", text), "line %d" % node.lineno
+
+
 # No `Any` where a type exists: in public signatures and in the fields of public classes. Values of
 # a mapping with names as keys may be anything: JSON, yaml, metadata, keyword arguments.
 TYPED = [p for p in SOURCES if p.relative_to(ROOT).parts[0] in ("escalator", "models", "utils")]

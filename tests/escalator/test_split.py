@@ -7,7 +7,7 @@ from escalator.extract_equivalent_coco import choose
 from escalator.split import persons_on, split, split_counts, split_names
 from tests.scripts import run_script
 from utils.dataset.labels import list_images
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 RATIOS = [0.7, 0.2, 0.1]
 
@@ -65,9 +65,9 @@ def test_a_split_that_fails_leaves_the_earlier_one(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_prefix_that_leads_nowhere(tmp_path, capsys):
-    split(folder(tmp_path), "./photos/", str(tmp_path), ratios=RATIOS)
-    assert "warning: --prefix_path ./photos/" in capsys.readouterr().out
+def test_a_prefix_that_leads_nowhere(tmp_path):
+    with pytest.warns(InputWarning, match="`prefix_path` ./photos/: there is no"):
+        split(folder(tmp_path), "./photos/", str(tmp_path), ratios=RATIOS)
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 3, 4, 9, 10, 99, 100, 101, 12345])

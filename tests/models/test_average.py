@@ -62,7 +62,7 @@ def test_another_network_is_an_error(files):
     "argv, message",
     [
         (("0.pt",), "two or more"),
-        (("0.pt", "1.pt", "--shares", "1"), "--shares: 1 for 2"),
+        (("0.pt", "1.pt", "--shares", "1"), "`shares`: 1 for 2"),
         (("0.pt", "1.pt", "--shares", "1", "0"), "above 0"),
         (("0.pt", "1.pt", "--shares", "1", "nan"), "above 0"),
         (("0.pt", "1.pt", "--shares", "1e308", "1e308"), "at most"),

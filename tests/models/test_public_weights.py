@@ -58,7 +58,7 @@ def test_another_hash_is_an_error(tmp_path, monkeypatch):
         InputError, match="not the expected file: the hash of the .* of this repository.*restore it"
     ):
         verify(cut, "")
-    with pytest.raises(InputError, match="not the expected file: --sha256"):
+    with pytest.raises(InputError, match="not the expected file: `sha256`"):
         verify(SHIPPED, "0" * 64)
 
 
@@ -80,5 +80,5 @@ def test_a_page_of_a_web_server_is_an_error(tmp_path):
         verify(page, "")
     with pytest.raises(InputError, match="no such file"):
         verify(tmp_path / "none.pt", "")
-    with pytest.raises(InputError, match="--sha256: of which file"):
+    with pytest.raises(InputError, match="`sha256`: of which file"):
         run("--sha256", "0" * 64)
