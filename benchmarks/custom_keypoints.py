@@ -205,6 +205,7 @@ def do(job: Job) -> Dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     drawn, begin = SETS[job.kind](), time.monotonic()
     fliplr, right = VARIANTS[job.variant]
     with tempfile.TemporaryDirectory() as name:
