@@ -235,6 +235,16 @@ def test_a_batch_that_is_too_large_names_one_that_fits(tmp_path, open_cuda, fits
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("memory", ["pycuda"], indirect=True)
+def test_buffers_that_are_too_large(tmp_path, open_cuda, monkeypatch):
+    path = make_pose_onnx(tmp_path / "x.onnx", crowd(10), None, None)
+    backend = open_cuda.backend(path)
+    monkeypatch.setenv("FAKE_MEMORY", str(5 * 4 * 3 * 64 * 64))
+    with pytest.raises(InputError, match="`batch_size` 16: .* choose `batch_size` 4, which fits"):
+        backend.find(np.zeros((16, 64, 64, 3), np.uint8), NmsSettings(0.25, 0.45))
+    assert len(backend.find(np.zeros((4, 64, 64, 3), np.uint8), NmsSettings(0.25, 0.45))) == 4
+
+
 def test_a_fixed_batch_that_is_too_large(tmp_path, open_cuda):
     path = make_pose_onnx(tmp_path / "x.onnx", crowd(), batch=4)
     with pytest.raises(InputError, match="fixed batch of 4; export it for fewer"):

@@ -10,7 +10,7 @@ from tests.trt import ptx
 from utils.pose.letterbox import fit, to_batch
 from utils.trt import pixels as trt_pixels
 from utils.trt import row_filter
-from utils.trt.memory import PycudaMemory
+from utils.trt.memory import GpuMemoryError, PycudaMemory
 from utils.trt.pixels import KERNELS, PTX, THREADS, PycudaPixels, TorchPixels, planes_shape
 
 DTYPES = [np.float32, np.float16]
@@ -61,6 +61,12 @@ def test_through_pycuda(memory, dtype):
         found = memory.download(buffer, planes_shape(images), np.dtype(dtype))
         memory.synchronize()
     np.testing.assert_array_equal(found, wanted(images, dtype))
+
+
+def test_memory_that_does_not_suffice(memory, monkeypatch):
+    monkeypatch.setenv("FAKE_MEMORY", "1000000")
+    with memory.active(), pytest.raises(GpuMemoryError, match="does not suffice for 2 MB more"):
+        memory.allocate(2000000)
 
 
 def test_a_driver_that_refuses_the_kernels(memory, monkeypatch):

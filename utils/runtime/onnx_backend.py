@@ -24,15 +24,15 @@ from utils.runtime.onnx_session import (
     RunError,
     guarded,
     import_onnxruntime,
+    is_out_of_memory,
     open_session,
     run_options,
 )
 from utils.trt.engine import RUNS_BEFORE_GRAPH
+from utils.trt.memory import GpuMemoryError
 from utils.trt.pixels import open_pixels
 
 DEVICE = "cuda"  # as ONNX Runtime calls it
-# What ONNX Runtime, CUDA, cuDNN and cuBLAS say; there is no type of its own for it.
-OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 class OnnxBackend(Backend):
@@ -195,8 +195,8 @@ class OnnxBackend(Backend):
         """Call ONNX Runtime. Raises InputError for what it says. Args: shape: of the images."""
         try:
             return run(*arguments)
-        except (RunError, RuntimeError) as e:  # PyTorch's is a RuntimeError
-            if self.on_gpu and any(text in str(e) for text in OUT_OF_MEMORY):
+        except (RunError, RuntimeError, GpuMemoryError) as e:  # PyTorch's is a RuntimeError
+            if isinstance(e, GpuMemoryError) or (self.on_gpu and is_out_of_memory(e)):
                 raise InputError(self._too_large(shape)) from e
             if not isinstance(e, RunError):
                 raise
@@ -220,7 +220,11 @@ class OnnxBackend(Backend):
                 else:
                     feed = {self._input: images.astype(self.dtype)}
                     guarded(self.session.run, self._outputs, feed, self._options)
-            except (RunError, RuntimeError):  # whatever it is, this size does not run
+            except (
+                RunError,
+                RuntimeError,
+                GpuMemoryError,
+            ):  # whatever it is, this size does not run
                 return False
             return True
 

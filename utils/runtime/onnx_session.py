@@ -22,6 +22,15 @@ PLAIN_RUN, GRAPH_RUN = "-1", "1"
 Answer = TypeVar("Answer")
 
 
+# What ONNX Runtime, CUDA, cuDNN and cuBLAS say; there is no type of its own for it.
+OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a run or the loading of a model failed for the memory of the GPU."""
+    return any(text in str(error) for text in OUT_OF_MEMORY)
+
+
 class RunError(Exception):
     """What ONNX Runtime says of a run; its exceptions share no base class but Exception."""
 
@@ -167,6 +176,11 @@ def _load(onnxruntime: Any, path: Path, options: Any, *, choices: List[dict]) ->
         return made, False, choice
     except Exception as e:  # its exceptions share no base class but Exception
         model = portable_model(path) if "EfficientNMS" in str(e) else None
+        if model is None and choices[0] and is_out_of_memory(e):
+            raise InputError(
+                "`weights` %s: the GPU memory does not suffice for the model; end other programs "
+                "on this GPU, or choose another `device` (%s)" % (path, one_line(e))
+            ) from e
         if model is None:
             raise InputError(
                 "`weights` %s: ONNX Runtime cannot load it; export or copy it again (%s)"

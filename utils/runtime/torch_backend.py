@@ -67,7 +67,13 @@ class TorchBackend(Backend):
         self.names, self.nkpt, self.stride = list(model.names), model.nkpt, model.max_stride
         self.skeleton, self.imgsz = model.skeleton, None
         model = model.half() if half else model
-        self._model = model.to(self._device)
+        try:
+            self._model = model.to(self._device)
+        except torch.cuda.OutOfMemoryError as e:
+            raise InputError(
+                "`device` %d: the GPU memory does not suffice for the model; end other programs "
+                "on this GPU, or choose another" % gpu
+            ) from e
         self._half = half
         self._last: Optional[Tuple[int, ...]] = None  # shape of the last images
         self._host = HostPool(self._page_locked)

@@ -59,6 +59,16 @@ def find_memory(gpu: int = 0) -> Tuple[Optional[DeviceMemory], List[str]]:
     return None, reasons
 
 
+class GpuMemoryError(InputError):
+    """The memory of the GPU does not suffice."""
+
+    def __init__(self, size: int):
+        super().__init__(
+            "the GPU memory does not suffice for %.0f MB more; choose a smaller `batch_size` or "
+            "`img_size`, or end other programs on this GPU" % (size / 1e6)
+        )
+
+
 class _NoCuda(Exception):
     """This way to the GPU is closed; the reason in a few words."""
 
@@ -153,8 +163,12 @@ class TorchMemory:
             yield
 
     def allocate(self, size: int) -> "torch.Tensor":
-        """A buffer of `size` bytes."""
-        return self._torch.empty(max(size, 1), dtype=self._torch.uint8, device=self.device)
+        """A buffer of `size` bytes. Raises GpuMemoryError."""
+        torch = self._torch
+        try:
+            return torch.empty(max(size, 1), dtype=torch.uint8, device=self.device)
+        except torch.cuda.OutOfMemoryError as e:
+            raise GpuMemoryError(size) from e
 
     def address(self, buffer: "torch.Tensor") -> int:
         """Device pointer of a buffer."""
@@ -268,8 +282,11 @@ class PycudaMemory:
             self._driver.Context.pop()
 
     def allocate(self, size: int) -> Buffer:
-        """A buffer of `size` bytes."""
-        buffer = self._driver.mem_alloc(max(size, 1))
+        """A buffer of `size` bytes. Raises GpuMemoryError."""
+        try:
+            buffer = self._driver.mem_alloc(max(size, 1))
+        except self._driver.MemoryError as e:
+            raise GpuMemoryError(size) from e
         return _Sized(buffer, max(size, 1))
 
     def address(self, buffer: Buffer) -> int:

@@ -20,6 +20,10 @@ class LogicError(Error):
     pass
 
 
+class MemoryError(Error):  # noqa: A001
+    pass
+
+
 _current = threading.local()
 streams = {}
 
@@ -89,6 +93,8 @@ class DeviceAllocation:
 
 def mem_alloc(size):
     require_context()
+    if size > int(os.environ.get("FAKE_MEMORY", 1 << 40)):
+        raise MemoryError("cuMemAlloc failed: out of memory")
     return DeviceAllocation(size)
 
 
