@@ -6,10 +6,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from utils.errors import InputError
-from utils.pose.fixed_nms import NmsSettings
 from utils.runtime.backend import (
-    Backend,
-    Found,
     Output,
     check_input_dims,
     format_shape,
@@ -17,7 +14,8 @@ from utils.runtime.backend import (
     too_large,
 )
 from utils.runtime.bound_session import BoundSession
-from utils.runtime.engine_readers import Reader, open_reader
+from utils.runtime.engine_readers import open_reader
+from utils.runtime.gpu_backend import GpuBackend
 from utils.runtime.metadata import DEFAULT_STRIDE, identify, is_fp16
 from utils.runtime.onnx_session import (
     OpenSession,
@@ -28,19 +26,17 @@ from utils.runtime.onnx_session import (
     open_session,
     run_options,
 )
-from utils.trt.engine import RUNS_BEFORE_GRAPH
 from utils.trt.memory import GpuMemoryError
 from utils.trt.pixels import open_pixels
 
 DEVICE = "cuda"  # as ONNX Runtime calls it
 
 
-class OnnxBackend(Backend):
+class OnnxBackend(GpuBackend):
     """An `.onnx` in ONNX Runtime, on the CPU or with the CUDA provider: `session`.
 
-    With CUDA, and PyTorch or pycuda for the memory, raw outputs stay on the GPU
-    (engine_readers.py); what __call__ returns is a tensor there where PyTorch holds the memory,
-    else NumPy. A model of fixed shape runs as a CUDA graph; `graph_refused` says why not.
+    With CUDA, and PyTorch or pycuda for the memory, a BoundSession is the `runner`. A model of
+    fixed shape runs as a CUDA graph; `graph_refused` says why not.
     """
 
     def __init__(self, path: Path, gpu: Optional[int], throughput: bool = False):
@@ -73,16 +69,15 @@ class OnnxBackend(Backend):
         self.session, self.workers, self.on_gpu = opened.session, opened.workers, opened.on_cuda
         self._options = run_options(self._onnxruntime, graphs=opened.graphs)
         self._read_model(path)
+        self.runner, self._reader, self._memory = None, None, opened.memory
         self._bound: Optional[BoundSession] = None
-        self._reader: Optional[Reader] = None
-        self._memory = opened.memory
         # how many detections leave an embedded NMS may depend on the image
         fixed = all(isinstance(d, int) for o in self.session.get_outputs() for d in o.shape)
         raw = self.embedded_nms is None and (self.layout is None or not self.layout.suppressed)
         if opened.memory is None or not (raw or fixed):
             return
         pixels = open_pixels(opened.memory)
-        self._bound = BoundSession(
+        self.runner = self._bound = BoundSession(
             self._onnxruntime, opened, self._outputs, pixels=pixels, device=(DEVICE, gpu)
         )
         self.takes_pixels = self.takes_pixels or pixels.usable
@@ -141,43 +136,7 @@ class OnnxBackend(Backend):
             ) from e
         return list(output.shape)
 
-    def new_batch(self, shape: Tuple[int, int, int]) -> np.ndarray:
-        """Page-locked memory on a GPU, which is copied without a stop on the way."""
-        if self._bound is None or self._memory is None:
-            return super().new_batch(shape)
-        batch, height, width = shape
-        if self.takes_pixels:
-            return self._memory.host.array((batch, height, width, 3), np.uint8)
-        return self._memory.host.array((batch, 3, height, width), np.float32)
-
-    def find(self, images: np.ndarray, settings: NmsSettings) -> Found:
-        """On a GPU poses leave through PyTorch, candidates through pycuda, else the raw output."""
-        raw, bound, reader = self._outputs[0], self._bound, self._reader
-        if (
-            bound is None
-            or reader is None
-            or bound.dtype(raw) != np.float32
-            or not reader.serves(settings, len(images))
-        ):
-            return self(images)
-        found = self._run_bound(images, reader.reading(bound, raw, settings))
-        poses = reader.result(found[raw], settings, len(images))
-        return self(images) if poses is None else poses
-
-    def warm_up(self, images: np.ndarray, settings: NmsSettings) -> None:
-        """Let cuDNN choose its kernels, and record the graph of NMS."""
-        for _ in range(RUNS_BEFORE_GRAPH + 1):
-            self.find(images, settings)
-
-    def engine_ms(self) -> Optional[np.ndarray]:
-        """GPU times, ms, of the network alone on the last input; None on the CPU."""
-        return None if self._bound is None else self._bound.milliseconds()
-
-    def __call__(self, images: np.ndarray) -> Output:
-        if self._bound is not None:
-            found = self._run_bound(images)
-            return self._read([found[name] for name in self._outputs])
-        self._check_input(images)
+    def _run_on_host(self, images: np.ndarray) -> Output:
         if images.dtype != self.dtype:
             images = images.astype(self.dtype)
         outputs = self._guarded(
@@ -186,8 +145,7 @@ class OnnxBackend(Backend):
         )  # fmt: skip
         return self._read(outputs)
 
-    def _run_bound(self, images: np.ndarray, read: Any = None) -> Dict[str, Any]:
-        assert self._bound is not None
+    def _run(self, images: np.ndarray, read: Any = None) -> Dict[str, Any]:
         self._check_input(images)
         return self._guarded(self._bound, images, read, shape=images.shape)
 
@@ -220,11 +178,7 @@ class OnnxBackend(Backend):
                 else:
                     feed = {self._input: images.astype(self.dtype)}
                     guarded(self.session.run, self._outputs, feed, self._options)
-            except (
-                RunError,
-                RuntimeError,
-                GpuMemoryError,
-            ):  # whatever it is, this size does not run
+            except (RunError, RuntimeError, GpuMemoryError):  # this size does not run
                 return False
             return True
 

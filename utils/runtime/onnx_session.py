@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Typ
 
 from utils.device import available_cores
 from utils.errors import InputError, InputWarning, one_line
+from utils.runtime.gpu_backend import GPU_WORKERS
 from utils.trt.device_memory import DeviceMemory
 from utils.trt.memory import find_memory
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, RunOptions
 
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
-GPU_WORKERS = 2  # while one waits for the GPU, the other gives it work
 GRAPH_ID = "gpu_graph_id"  # of a run; since 1.18
 PLAIN_RUN, GRAPH_RUN = "-1", "1"
 Answer = TypeVar("Answer")

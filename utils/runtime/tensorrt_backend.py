@@ -2,30 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.pose.fixed_nms import NmsSettings
-from utils.runtime.backend import Backend, Found, Output
 from utils.runtime.engine_readers import open_reader
+from utils.runtime.gpu_backend import GPU_WORKERS, GpuBackend
 from utils.runtime.metadata import identify
 from utils.trt.api import Tensorrt, import_tensorrt
-from utils.trt.engine import RUNS_BEFORE_GRAPH, Engine
+from utils.trt.engine import Engine
 from utils.trt.memory import open_memory
 from utils.trt.pixels import open_pixels
 from utils.trt.sidecar import info_path, read_info, split_engine
 
-GPU_WORKERS = 2  # while one waits for the GPU, the other gives it work
 REBUILD = "build it again here: python models/export_TRT.py --onnx %s"
 
 
-class TensorrtBackend(Backend):
+class TensorrtBackend(GpuBackend):
     """An engine on a GPU: `engine`. Shapes and types come from it, names from the side file.
-
-    Raw outputs stay on the GPU (engine_readers.py); what __call__ returns is a tensor there where
-    PyTorch with CUDA holds the memory, else NumPy.
 
     Raises InputError without GPU or TensorRT, and for a file of another version, GPU or network.
     """
@@ -47,7 +42,9 @@ class TensorrtBackend(Backend):
         try:
             pixels = open_pixels(memory)
             self._pixels = pixels if pixels.usable else None
-            self.engine = Engine(trt, plan, memory, pixels=self._pixels, cuda_graph=cuda_graph)
+            self.engine = self.runner = Engine(
+                trt, plan, memory, pixels=self._pixels, cuda_graph=cuda_graph
+            )
         except InputError as e:
             raise InputError("`weights` %s: %s" % (path, e)) from e
         self.on_gpu, self.workers = True, GPU_WORKERS if throughput else 1
@@ -99,39 +96,6 @@ class TensorrtBackend(Backend):
         if self.static_hw is None and profile is not None:
             first = 1 if pixels else 2  # axis of the height
             self.imgsz = self.imgsz or (profile.common[first], profile.common[first + 1])
-
-    def new_batch(self, shape: Tuple[int, int, int]) -> np.ndarray:
-        """Page-locked memory, which is copied to the GPU without a stop on the way."""
-        batch, height, width = shape
-        if self.takes_pixels:
-            return self._memory.host.array((batch, height, width, 3), np.uint8)
-        return self._memory.host.array((batch, 3, height, width), np.float32)
-
-    def engine_ms(self) -> np.ndarray:
-        """GPU times, ms, of the network alone on the last input."""
-        return self.engine.milliseconds()
-
-    def find(self, images: np.ndarray, settings: NmsSettings) -> Found:
-        """Poses leave the GPU through PyTorch, candidates through pycuda; never the raw output."""
-        raw = self._outputs[0]
-        if (
-            self.embedded_nms is not None
-            or self.engine.dtype(raw) != np.float32
-            or not self._reader.serves(settings, len(images))
-        ):
-            return self(images)
-        found = self._run(images, self._reader.reading(self.engine, raw, settings))
-        poses = self._reader.result(found[raw], settings, len(images))
-        return self(images) if poses is None else poses
-
-    def warm_up(self, images: np.ndarray, settings: NmsSettings) -> None:
-        """Record the CUDA graphs."""
-        for _ in range(RUNS_BEFORE_GRAPH + 1):
-            self.find(images, settings)
-
-    def __call__(self, images: np.ndarray) -> Output:
-        found = self._run(images)
-        return self._read([found[name] for name in self._outputs])
 
     def _run(self, images: np.ndarray, read: Any = None) -> Dict[str, Any]:
         self._check_input(images)
