@@ -62,6 +62,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--hide-labels", action="store_true", help="draw no text")
     add("--hide-conf", action="store_true", help="draw no scores")
     add("--kpt-thres", type=float, default=0.5, help="draw keypoints above this confidence [0.5]")
+    _add_tracking(parser)
+    cli.add_overwrite(parser)
+    return parser
+
+
+def _add_tracking(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--track", action="store_true", help="IDs that persist over the frames of a video or "
         "stream; only persons with an ID are in the results")  # fmt: skip
     add("--track-low-thres", type=float, default=0.1, metavar="SCORE", help="with --track: scores "
@@ -77,8 +84,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--smooth-beta", type=float, default=10.0, metavar="B", help="Hz more for each body length "
         "a second; higher: less lag [10]")  # fmt: skip
     add("--save-mot", action="store_true", help="with --track: mot/*.txt in MOTChallenge format")
-    cli.add_overwrite(parser)
-    return parser
 
 
 def main(args: argparse.Namespace) -> None:

@@ -106,6 +106,17 @@ def histograms(model, paths, hw, letterboxed, counts, names):
     return kept
 
 
+def calibration_paths(args):
+    """As many images of the folders as the largest count."""
+    paths = []
+    for folder in args.calib_path:
+        every = len(list_images(folder))
+        paths += choose_images(folder, every, args.seed)
+    if len(paths) < max(args.counts):
+        raise InputError("--counts: only %d images" % len(paths))
+    return paths[: max(args.counts)]
+
+
 def main(args):
     import onnx
 
@@ -116,13 +127,7 @@ def main(args):
     if shape[0] != 1 or not shape[2]:
         raise InputError("--onnx %s: expected a static model of batch 1" % args.onnx)
     hw = letterbox.parse_size(shape[2:])
-    paths = []
-    for folder in args.calib_path:
-        every = len(list_images(folder))
-        paths += choose_images(folder, every, args.seed)
-    paths = paths[: max(args.counts)]
-    if len(paths) < max(args.counts):
-        raise InputError("--counts: only %d images" % len(paths))
+    paths = calibration_paths(args)
     print(describe())
     reference = run(args.onnx, eval_set)
     ap, box = reference.pose["AP"], reference.box["AP"]

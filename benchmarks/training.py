@@ -14,6 +14,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Callable, List, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,6 +25,7 @@ from models import common
 from utils import cli
 from utils.dataset.data_yaml import read_data
 from utils.training import distributed
+from utils.training.batches import TrainBatches
 from utils.training.config import TrainConfig
 from utils.training.hyper_parameters import read_hyp
 from utils.training.network import build_model
@@ -41,6 +43,36 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def make_trainer(
+    config: TrainConfig, ranks: distributed.Ranks, device: torch.device, *, least: int
+) -> Tuple[Trainer, TrainBatches, List[str]]:
+    """A trainer, its batches, at least `least` an epoch, and what there is to say of the model."""
+    data = read_data(config.data)
+    hyp = read_hyp(config.hyp)
+    model, lines = build_model(config, data)
+    train_set = read_train_set(data, single_class=config.single_cls, workers=max(config.loaders, 1))
+    factor = least * config.batch_size / train_set.repeats.sum()
+    train_set = train_set._replace(repeats=train_set.repeats * factor)
+    spec = batch_spec(config, model, size=config.size, ranks=ranks, pin=device.type == "cuda")
+    batches = make_batches(config, train_set, hyp, spec=spec)
+    options = TrainerOptions(
+        epochs=10, device=device, ranks=ranks, adam=config.adam, amp=not config.no_amp,
+        compile=config.compile, graphs=not config.no_graphs, progress=False,
+    )  # fmt: skip
+    return Trainer(model, batches, hyp, options=options), batches, lines
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def whole(trainer: Trainer, say: Callable[..., None]) -> None:
+    for epoch in (2, 3):
+        stats = trainer.train_epoch(epoch)
+        say("%-8s %8.0f images/s, %.1f GB" % ("whole", stats.images_per_s, stats.memory_gb))
+
+
 def main(args: argparse.Namespace) -> None:
     config = cli.config_of(TrainConfig, args)
     ranks = distributed.from_environment()
@@ -49,19 +81,7 @@ def main(args: argparse.Namespace) -> None:
     distributed.join_group(ranks, gpu=gpu)
     if args.plain_norm:
         common.usable = lambda *_: False
-    data = read_data(config.data)
-    hyp = read_hyp(config.hyp)
-    model, lines = build_model(config, data)
-    train_set = read_train_set(data, single_class=config.single_cls, workers=max(config.loaders, 1))
-    factor = args.steps * config.batch_size / train_set.repeats.sum()
-    train_set = train_set._replace(repeats=train_set.repeats * factor)
-    spec = batch_spec(config, model, size=config.size, ranks=ranks, pin=gpu)
-    batches = make_batches(config, train_set, hyp, spec=spec)
-    options = TrainerOptions(
-        epochs=10, device=device, ranks=ranks, adam=config.adam, amp=not config.no_amp,
-        compile=config.compile, graphs=not config.no_graphs, progress=False,
-    )  # fmt: skip
-    trainer = Trainer(model, batches, hyp, options=options)
+    trainer, batches, lines = make_trainer(config, ranks, device, least=args.steps)
     count = batches.steps * config.batch_size
 
     def say(*words) -> None:
@@ -70,19 +90,15 @@ def main(args: argparse.Namespace) -> None:
 
     say(cli.with_flags("\n".join(lines)), "on %d x" % ranks.world, distributed.device_name(device))
 
-    def synchronize() -> None:
-        if gpu:
-            torch.cuda.synchronize()
-
     def clock(name: str, run, wait: bool = True) -> None:
-        synchronize()
+        synchronize(device)
         distributed.wait(ranks)
         started = time.perf_counter()
         run()
         if wait:
-            synchronize()
+            synchronize(device)
         elapsed = time.perf_counter() - started
-        synchronize()
+        synchronize(device)
         say("%-8s %8.0f images/s, %5.1f ms a step" % (name, count / elapsed,
                                                      1e3 * elapsed / batches.steps))  # fmt: skip
 
@@ -104,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     for step in range(5):
         trainer._step(images, targets, step=step, last=False)
-    synchronize()
+    synchronize(device)
     say("first 5 steps: %.1f s" % (time.perf_counter() - started))
     clock("network", steps)
     clock("host", steps, wait=False)
@@ -113,9 +129,7 @@ def main(args: argparse.Namespace) -> None:
         for _ in range(2 if config.cache_images else 1):  # the first time fills the memory
             clock("loader", lambda: [None for _ in batches.epoch(0)])
         clock("images", lambda: [None for _ in trainer._device_batches(batches.epoch(1))])
-        for epoch in (2, 3):
-            stats = trainer.train_epoch(epoch)
-            say("%-8s %8.0f images/s, %.1f GB" % ("whole", stats.images_per_s, stats.memory_gb))
+        whole(trainer, say)
     distributed.leave_group()
 
 

@@ -22,7 +22,8 @@ from utils.runtime import onnx_backend, onnx_session  # noqa: E402
 from utils.runtime.load import load_backend  # noqa: E402
 from utils.runtime.onnx_backend import OnnxBackend  # noqa: E402
 from utils.runtime.predictor import Predictor  # noqa: E402
-from utils.trt.memory import HostPool, PycudaMemory, TorchMemory  # noqa: E402
+from utils.trt.host_pool import HostPool  # noqa: E402
+from utils.trt.memory import PycudaMemory, TorchMemory  # noqa: E402
 
 
 class HostMemory(TorchMemory):

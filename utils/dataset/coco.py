@@ -43,6 +43,16 @@ class CocoData(NamedTuple):
     skeleton: Skeleton  # what the keypoints are
 
 
+def _read_content(path: Union[str, Path]) -> Dict[str, Any]:
+    """The content of a file that has images and annotations. Raises InputError."""
+    content = read_json(path, "COCO JSON")
+    if not is_coco(content):
+        raise InputError("%s: not a COCO JSON (expected keys images, annotations)" % path)
+    if not isinstance(content.get("annotations"), list):
+        raise InputError("%s: no annotations; a file of results or of test images?" % path)
+    return content
+
+
 def read_coco(
     path: Union[str, Path],
     names: Optional[Sequence[str]],
@@ -70,11 +80,7 @@ def read_coco(
     Raises InputError that names the file and the entry, and where the keypoints of categories
     differ in more than their order.
     """
-    content = read_json(path, "COCO JSON")
-    if not is_coco(content):
-        raise InputError("%s: not a COCO JSON (expected keys images, annotations)" % path)
-    if not isinstance(content.get("annotations"), list):
-        raise InputError("%s: no annotations; a file of results or of test images?" % path)
+    content = _read_content(path)
     strict = faults is None
     found_faults: List[str] = [] if faults is None else faults
     try:
@@ -89,17 +95,17 @@ def read_coco(
         raise InputError("%s: %s" % (path, e)) from e
     by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
     for i, entry in enumerate(content["annotations"]):
+        category = entry.get("category_id") if isinstance(entry, dict) else None
+        if isinstance(entry, dict) and category not in category_ids:
+            continue
         try:
-            if isinstance(entry, dict) and entry.get("category_id") not in category_ids:
-                continue
-            own = layout.count_of(entry["category_id"] if isinstance(entry, dict) else None)
+            own = layout.count_of(category)
             annotation = _annotation(entry, i, images, nkpt=own, strict=strict)
         except ValueError as e:
             found_faults.append(str(e))
             continue
-        else:
-            annotation["keypoints"] = layout.ordered(annotation)
-            by_image[annotation["image_id"]].append(annotation)
+        annotation["keypoints"] = layout.ordered(annotation)
+        by_image[annotation["image_id"]].append(annotation)
     if strict and found_faults:
         raise InputError("%s: %s" % (path, found_faults[0]))
     count = layout.skeleton.count

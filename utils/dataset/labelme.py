@@ -30,6 +30,9 @@ class _Group(NamedTuple):
     points: Dict[int, Tuple[float, float, int]]  # keypoint -> x, y, v
 
 
+_Numbered = Tuple[int, Dict[str, Any]]  # number of a shape from 1, what `_shape` makes of it
+
+
 def is_labelme(content: object) -> bool:
     """Whether the content of a JSON file is meant as labelme's."""
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
@@ -43,19 +46,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
     """
     faults: List[str] = []
     notes: Counter = Counter()
-    outlines, points = [], []
-    for number, shape in enumerate(content["shapes"], 1):
-        try:
-            kind, shape = _shape(shape)
-        except ValueError as e:
-            faults.append("shape %d: %s" % (number, e))
-            continue
-        if kind == "point":
-            points.append((number, shape))
-        elif kind in OUTLINES:
-            outlines.append((number, shape))
-        else:
-            notes[OTHER_TYPES] += 1
+    outlines, points = _sorted_shapes(content["shapes"], faults, notes)
     pointed = {shape["group_id"] for _, shape in points if shape["group_id"] is not None}
     groups: List[_Group] = []
     by_id: Dict[Any, _Group] = {}
@@ -106,6 +97,26 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
         faults,
         notes,
     )
+
+
+def _sorted_shapes(
+    shapes: List[Any], faults: List[str], notes: Counter
+) -> Tuple[List[_Numbered], List[_Numbered]]:
+    """Outlines and points with their numbers; what else there is goes to `faults` and `notes`."""
+    outlines, points = [], []
+    for number, entry in enumerate(shapes, 1):
+        try:
+            kind, shape = _shape(entry)
+        except ValueError as e:
+            faults.append("shape %d: %s" % (number, e))
+            continue
+        if kind == "point":
+            points.append((number, shape))
+        elif kind in OUTLINES:
+            outlines.append((number, shape))
+        else:
+            notes[OTHER_TYPES] += 1
+    return outlines, points
 
 
 def _shape(shape: Any) -> Tuple[str, Dict[str, Any]]:

@@ -42,7 +42,6 @@ def compare(
     folder: Path,
     *,
     alone: Callable[[str], Predictor],
-    outside: Callable[[Outcome, Outcome], Predictor],
     again: Callable[[Predictor], Evaluation],
     with_chart: bool = True,
 ) -> Comparison:
@@ -50,8 +49,6 @@ def compare(
 
     Args:
         alone: a file -> a predictor that has the machine for itself, one inference at a time.
-        outside: (a file without NMS, one with embedded NMS) -> a predictor of the first with the
-            thresholds of the second.
         again: evaluates a predictor on eval_set as the outcomes were.
     """
     times = _take_turns([alone(o.weights) for o in outcomes], eval_set)
@@ -65,7 +62,7 @@ def compare(
     text = "Differences are to the first row; latencies are medians of single batches.\n\n"
     text += markdown(HEADER, rows)
     tables = [Table(TITLE, HEADER, rows)]
-    nms_content = _nms(outcomes, outside, again)
+    nms_content = _nms(outcomes, again)
     if nms_content:
         nms_rows = [_nms_cells(e) for e in nms_content]
         write_csv(folder / "compare-nms.csv", NMS_HEADER, nms_rows)
@@ -131,9 +128,23 @@ def _cells(entry: Dict[str, Any]) -> List[str]:
     ]
 
 
+def _outside(plain: Outcome, inside: Outcome) -> Predictor:
+    """A file without NMS at the thresholds of one with embedded NMS."""
+    limits, usual = inside.predictor, plain.predictor
+    inside_nms = limits.backend.embedded_nms
+    assert inside_nms is not None
+    return type(usual)(
+        usual.backend,
+        usual.net_hw,
+        limits.conf_thres,
+        iou_thres=limits.iou_thres,
+        max_det=min(limits.max_det, inside_nms.topk),
+        auto=usual.auto,
+    )
+
+
 def _nms(
     outcomes: Sequence[Outcome],
-    outside: Callable[[Outcome, Outcome], Predictor],
     again: Callable[[Predictor], Evaluation],
 ) -> List[Dict[str, Any]]:
     """For each file with embedded NMS: the first file without, at its thresholds; and itself."""
@@ -151,7 +162,7 @@ def _nms(
                 stacklevel=2,
             )
             continue
-        predictor = outside(plain, inside)
+        predictor = _outside(plain, inside)
         reference = again(predictor)
         for where, outcome, found in (
             ("outside", plain, reference),

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 from utils.runtime.tta import predictor_class
 from utils.runtime.writers import unique_name
+
+if TYPE_CHECKING:
+    from utils.evaluation.comparison import Comparison
 
 MAX_SPEED_IMAGES = 200  # kept in memory, about 1 MB each
 
@@ -214,56 +217,53 @@ def test(
             print("%s: %s" % (outcome.name, bootstrap.change(first.name, drawn, usual)))
     content: Dict[str, Any] = {"weights": [results.content(o) for o in outcomes]}
     if config.compare:
-        from utils.evaluation.comparison import compare
-
-        sizes = sorted({"%dx%d" % o.predictor.net_hw for o in outcomes})
-        if len(sizes) > 1:
-            warnings.warn(
-                "the files take different sizes (%s), so not only their precision differs; export "
-                "them at one size" % ", ".join(sizes),
-                InputWarning,
-                stacklevel=2,
-            )
-
-        def outside(plain: Outcome, inside: Outcome) -> Predictor:
-            """A file without NMS at the thresholds of one with embedded NMS."""
-            limits, usual = inside.predictor, plain.predictor
-            inside_nms = limits.backend.embedded_nms
-            assert inside_nms is not None
-            return type(usual)(
-                usual.backend,
-                usual.net_hw,
-                limits.conf_thres,
-                iou_thres=limits.iou_thres,
-                max_det=min(limits.max_det, inside_nms.topk),
-                auto=usual.auto,
-            )
-
-        def again(predictor: Predictor) -> Evaluation:
-            return evaluate(
-                predictor,
-                eval_set,
-                images_at_a_time(config, predictor),
-                single_class=config.single_cls,
-            )
-
-        def alone(weights: str) -> Predictor:
-            return load(config, weights, size, throughput=False)
-
-        comparison = compare(
-            outcomes,
-            eval_set,
-            folder,
-            alone=alone,
-            outside=outside,
-            again=again,
-            with_chart=not config.no_report,
-        )
+        comparison = compare_files(config, size, outcomes, eval_set=eval_set, folder=folder)
         content["compare"] = comparison.content
         sections.insert(0, comparison.section)
     if not config.no_report:
         write_report(folder / "report.html", "Accuracy", facts(config, eval_set), sections=sections)
     return content
+
+
+def compare_files(
+    config: EvaluateConfig,
+    size: Optional[HW],
+    outcomes: Sequence[Outcome],
+    *,
+    eval_set: EvalSet,
+    folder: Path,
+) -> "Comparison":
+    """Tables of several files of one model beside each other; warns of different sizes."""
+    from utils.evaluation.comparison import compare
+
+    sizes = sorted({"%dx%d" % o.predictor.net_hw for o in outcomes})
+    if len(sizes) > 1:
+        warnings.warn(
+            "the files take different sizes (%s), so not only their precision differs; export "
+            "them at one size" % ", ".join(sizes),
+            InputWarning,
+            stacklevel=3,
+        )
+
+    def again(predictor: Predictor) -> Evaluation:
+        return evaluate(
+            predictor,
+            eval_set,
+            images_at_a_time(config, predictor),
+            single_class=config.single_cls,
+        )
+
+    def alone(weights: str) -> Predictor:
+        return load(config, weights, size, throughput=False)
+
+    return compare(
+        outcomes,
+        eval_set,
+        folder,
+        alone=alone,
+        again=again,
+        with_chart=not config.no_report,
+    )
 
 
 def _check_charts(config: EvaluateConfig) -> None:

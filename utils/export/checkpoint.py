@@ -137,25 +137,20 @@ def export_checkpoint(config: ExportConfig) -> Path:
             put_pixels(graph, tmp, half=config.half, batches=[images for images, _ in pairs])
     if replaced:
         print("an earlier %s was replaced" % path)
-    shape = "%dx3x%dx%d" % ((config.batch_size,) + net_hw)
-    if config.uint8:
-        shape = "%dx%dx%dx3" % ((config.batch_size,) + net_hw)
-    print(
-        "%s: %.1f M parameters, %d nodes, opset %d, input %s %s, %.1f MB"
-        % (
-            path,
-            millions,
-            len(graph.graph.node),
-            config.opset,
-            "dynamic" if config.dynamic else shape,
-            "uint8 BGR" if config.uint8 else "FP16" if config.half else "FP32",
-            path.stat().st_size / 1e6,
-        )
-    )
+    facts = (path, millions, len(graph.graph.node), config.opset, describe_input(config, net_hw))
+    size = path.stat().st_size / 1e6
+    print("%s: %.1f M parameters, %d nodes, opset %d, input %s, %.1f MB" % (*facts, size))
     print(describe(checks[0]))
     if nms is not None:
         print(describe_nms(nms, poses))
     return path
+
+
+def describe_input(config: ExportConfig, net_hw: Tuple[int, int]) -> str:
+    """`1x3x640x640 FP32`, `dynamic FP16`."""
+    order = "%dx%dx%dx3" if config.uint8 else "%dx3x%dx%d"
+    shape = "dynamic" if config.dynamic else order % ((config.batch_size,) + net_hw)
+    return shape + " " + ("uint8 BGR" if config.uint8 else "FP16" if config.half else "FP32")
 
 
 def check_memory(config: ExportConfig, net_hw: Tuple[int, int]) -> None:

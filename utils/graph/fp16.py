@@ -14,7 +14,7 @@ import numpy as np
 from utils.graph.analysis import Graph
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 # inputs that are parameters of the node, not data (ONNX operators, opset 13)
 PARAMETERS = {"Resize": (1, 2, 3), "Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,)}
@@ -46,38 +46,33 @@ def _of_sizes(graph: Graph, node: Any) -> bool:
     return node.op_type == "Constant" or all(name in graph.sizes for name in node.output)
 
 
-def to_fp16(model: "ModelProto", fp16_input: bool = False) -> None:
-    """Type everything before the decode FP16, in place. Nothing happens to a model that is.
+class _Twins:
+    """FP16 constants beside the float32 ones of a graph: `added`."""
 
-    Input and outputs stay FP32; with `fp16_input` the input is FP16, too. Scales of Q/DQ pairs
-    become FP16 (TensorRT: what they dequantise to has their type).
-    """
-    from onnx import TensorProto, helper, numpy_helper
+    def __init__(self, graph: Graph):
+        self._constants = graph.constants
+        pairs = (node for node in graph.nodes if node.op_type in PAIRS and len(node.input) > 1)
+        self._scales = {node.input[1] for node in pairs}
+        self._names: Dict[str, str] = {}
+        self.added: List[Any] = []
 
-    if is_fp16(model):
-        return
-    graph = Graph(model)
-    halved: Dict[str, str] = {}  # float32 constant -> its FP16 twin
-    added: List[Any] = []
+    def of(self, name: str) -> str:
+        """Name of the twin of a constant."""
+        from onnx import numpy_helper
 
-    scales = {
-        node.input[1] for node in graph.nodes if node.op_type in PAIRS and len(node.input) > 1
-    }
-
-    def twin(name: str) -> str:
-        if name not in halved:
-            value = numpy_helper.to_array(graph.constants[name]).astype(np.float32)
-            if name in scales:
+        if name not in self._names:
+            value = numpy_helper.to_array(self._constants[name]).astype(np.float32)
+            if name in self._scales:
                 value = np.maximum(value, SMALLEST)
             limit = float(np.finfo(np.float16).max)
             value = np.clip(value, -limit, limit).astype(np.float16)
-            halved[name] = name + "/half"
-            added.append(numpy_helper.from_array(value, halved[name]))
-        return halved[name]
+            self._names[name] = name + "/half"
+            self.added.append(numpy_helper.from_array(value, self._names[name]))
+        return self._names[name]
 
-    def cast(name: str, label: str, kind: int) -> Any:
-        return helper.make_node("Cast", [name], [name + label], name=name + label, to=kind)
 
+def _body(graph: Graph) -> List["NodeProto"]:
+    """The nodes that become FP16: those before the decode, and those that move their values."""
     body = [n for n in graph.nodes if id(n) not in graph.decode and not _of_sizes(graph, n)]
     made = {name for node in body for name in node.output}
     for node in graph.nodes:
@@ -86,6 +81,27 @@ def to_fp16(model: "ModelProto", fp16_input: bool = False) -> None:
             if all(name in made for name in data) and not set(node.output) & set(graph.outputs):
                 body.append(node)
                 made |= set(node.output)
+    return body
+
+
+def to_fp16(model: "ModelProto", fp16_input: bool = False) -> None:
+    """Type everything before the decode FP16, in place. Nothing happens to a model that is.
+
+    Input and outputs stay FP32; with `fp16_input` the input is FP16, too. Scales of Q/DQ pairs
+    become FP16 (TensorRT: what they dequantise to has their type).
+    """
+    from onnx import TensorProto, helper
+
+    if is_fp16(model):
+        return
+    graph = Graph(model)
+    twins = _Twins(graph)
+
+    def cast(name: str, label: str, kind: int) -> Any:
+        return helper.make_node("Cast", [name], [name + label], name=name + label, to=kind)
+
+    body = _body(graph)
+    made = {name for node in body for name in node.output}
     nodes: List[Any] = []
     if fp16_input:
         for entry in model.graph.input:
@@ -104,7 +120,7 @@ def to_fp16(model: "ModelProto", fp16_input: bool = False) -> None:
                 if name in graph.inputs and not fp16_input:
                     node.input[i] = name + "/half"
                 elif name in floats:
-                    node.input[i] = twin(name)
+                    node.input[i] = twins.of(name)
         elif id(node) in graph.decode:
             for i, name in enumerate(node.input):
                 if name in made:
@@ -114,7 +130,7 @@ def to_fp16(model: "ModelProto", fp16_input: bool = False) -> None:
                     node.input[i] = casted[name]
         nodes.append(node)
     kept = {name for node in nodes for name in node.input}
-    constants = [c for c in model.graph.initializer if c.name in kept] + added
+    constants = [c for c in model.graph.initializer if c.name in kept] + twins.added
     del model.graph.node[:], model.graph.initializer[:]
     del model.graph.value_info[:]
     model.graph.node.extend(nodes)

@@ -104,6 +104,18 @@ def static_form(n: Nodes, values: str, nc: int, *, width: int, nms: Nms, pad: bo
     return select(n, values, width, score=score, cls=cls, nms=nms, center=True, pad=pad)
 
 
+def _pairwise(n: Nodes, low: str, high: str) -> Tuple[str, str]:
+    """Intersection and union of each pair of boxes, (B, N, N), of their corners (B, 2, N)."""
+    area = n.op("ReduceProd", n.op("Sub", high, low), axes=[1], keepdims=1)
+    sides = []
+    for axis in (0, 1):
+        near, far = n.slice(low, axis, axis + 1), n.slice(high, axis, axis + 1)
+        overlap = n.op("Sub", n.op("Min", far, n.turn(far)), n.op("Max", near, n.turn(near)))
+        sides.append(n.op("Relu", overlap))
+    inter = n.op("Mul", *sides)
+    return inter, n.op("Sub", n.op("Add", area, n.turn(area)), inter)
+
+
 def select(
     n: Nodes, values: str, rows: int, *, score: str, cls: Optional[str], nms: Nms, center: bool,
     pad: bool,
@@ -135,14 +147,7 @@ def select(
         low, high = corners(n, chosen)
     else:
         low, high = n.slice(chosen, 0, 2), n.slice(chosen, 2, 4)
-    area = n.op("ReduceProd", n.op("Sub", high, low), axes=[1], keepdims=1)
-    sides = []
-    for axis in (0, 1):
-        near, far = n.slice(low, axis, axis + 1), n.slice(high, axis, axis + 1)
-        overlap = n.op("Sub", n.op("Min", far, n.turn(far)), n.op("Max", near, n.turn(near)))
-        sides.append(n.op("Relu", overlap))
-    inter = n.op("Mul", *sides)
-    union = n.op("Sub", n.op("Add", area, n.turn(area)), inter)
+    inter, union = _pairwise(n, low, high)
     rank = np.arange(nms.candidates)
     before = n.op("Less", n.const(rank[:, None]), n.const(rank[None]))
     limit = n.op("Where", before, n.const(below(nms.iou_thres)), n.const(2.0))  # no IoU is above

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from utils.pose.nms import keep_rounds, suppression_matrix
+from utils.pose.nms import keep_rounds, suppression_matrix, table_to_poses
 from utils.pose.poses import Poses
 
 if TYPE_CHECKING:
@@ -113,7 +113,5 @@ class FixedNms:
         found = []
         for line in packed:
             n = int(line[1])
-            table = line[2:].reshape(self._settings.max_det, -1)[:n]
-            points = table[:, 6:].reshape(n, (table.shape[1] - 6) // 3, 3)
-            found.append(Poses(table[:, :4], table[:, 4], table[:, 5].astype(np.int64), points))
+            found.append(table_to_poses(line[2:].reshape(self._settings.max_det, -1)[:n]))
         return found

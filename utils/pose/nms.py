@@ -119,12 +119,13 @@ def _raw_to_poses_cuda(
         kept_counts = keep.sum(1).tolist()
         parts = [boxes, line[..., None], labels[..., None].float(), rows[..., 5 + nc :]]
         table = torch.cat([part[keep] for part in parts], 1).cpu().numpy()
-    return [
-        Poses(
-            mine[:, :4], mine[:, 4], mine[:, 5].astype(np.int64), mine[:, 6:].reshape(-1, nkpt, 3)
-        )
-        for mine in np.split(table, np.cumsum(kept_counts)[:-1])
-    ]
+    return [table_to_poses(mine) for mine in np.split(table, np.cumsum(kept_counts)[:-1])]
+
+
+def table_to_poses(table: np.ndarray) -> Poses:
+    """(n, 6 + 3K) rows xyxy, score, class, keypoints, best first."""
+    points = table[:, 6:].reshape(len(table), (table.shape[1] - 6) // 3, 3)
+    return Poses(table[:, :4], table[:, 4], table[:, 5].astype(np.int64), points)
 
 
 def _urgent_stream(raw: Any) -> Any:

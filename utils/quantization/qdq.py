@@ -27,6 +27,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.graph.analysis import PASSING, Graph, Hw, attribute, conv_macs, find, union
+from utils.graph.nodes import opset_of
 from utils.quantization.activation_ranges import LEVELS
 
 if TYPE_CHECKING:
@@ -144,6 +145,15 @@ def weight_scales(weights: np.ndarray) -> np.ndarray:
     return np.maximum(largest, 1e-12).astype(np.float32) / np.float32(LEVELS)
 
 
+def _check_opset(model: "ModelProto") -> None:
+    """Raise InputError for an opset before 13, whose pairs know no channels."""
+    opset = opset_of(model)
+    if opset < 13:
+        raise InputError(
+            "INT8 needs opset 13, the model has %d; export it again with `opset` 13" % opset
+        )
+
+
 def insert(model: "ModelProto", plan: QdqPlan, scales: Dict[str, float]) -> None:
     """Put the pairs into a ModelProto, in place; float32 scales.
 
@@ -154,12 +164,7 @@ def insert(model: "ModelProto", plan: QdqPlan, scales: Dict[str, float]) -> None
     """
     from onnx import helper, numpy_helper
 
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    if opset < 13:
-        raise InputError(
-            "INT8 needs opset 13, the model has %d; export it again with `opset` 13" % opset
-        )
-
+    _check_opset(model)
     graph = model.graph
     zero = PREFIX + "zero"
     constants = [numpy_helper.from_array(np.array(0, np.int8), zero)]

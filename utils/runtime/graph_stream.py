@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Counter, Dict, Hashable, NamedT
 import numpy as np
 
 from utils.trt.engine import RUNS_BEFORE_GRAPH
-from utils.trt.memory import HostPool
+from utils.trt.host_pool import HostPool
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from utils.runtime.backend import Backend, Found, Output, largest_that_runs, too
 from utils.runtime.fixed_suppression import FixedSuppression
 from utils.runtime.graph_stream import GraphStream
 from utils.trt.engine import RUNS_BEFORE_GRAPH
-from utils.trt.memory import HostPool
+from utils.trt.host_pool import HostPool
 
 if TYPE_CHECKING:
     from models.yolo import Model

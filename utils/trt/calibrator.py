@@ -1,18 +1,25 @@
 """INT8 calibrators of TensorRT 8.5 to 10.x."""
 
-from typing import (
-    Any,
-    Callable,
-    Iterable,
-    List,
-    Optional,
-)
+from typing import Any, Callable, Iterable, Iterator, List, Optional
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.trt.api import Shape, Tensorrt
-from utils.trt.device_memory import DeviceMemory
+from utils.trt.device_memory import Buffer, DeviceMemory
+
+
+def _uploads(batches: Iterable[np.ndarray], memory: Optional[DeviceMemory]) -> Iterator[int]:
+    """Device pointer of each batch, which the next one replaces."""
+    buffer: Optional[Buffer] = None
+    for batch in batches:
+        assert memory is not None  # who gives batches gives memory
+        with memory.active():
+            if buffer is None:
+                buffer = memory.allocate(batch.nbytes)
+            memory.upload(buffer, batch.astype(np.float32, copy=False))
+            memory.synchronize()
+        yield memory.address(buffer)
 
 
 def make_calibrator(
@@ -47,8 +54,7 @@ def make_calibrator(
             kind.__init__(self)
             self.image_shape = tuple(batch_shape[1:])
             self.error: Optional[BaseException] = None
-            self._batches = iter(batches) if batches is not None else iter(())
-            self._buffer: Any = None
+            self._uploads = _uploads(batches or (), memory)
 
         def get_batch_size(self) -> int:
             return int(batch_shape[0])
@@ -58,16 +64,8 @@ def make_calibrator(
             if self.error is not None:
                 return None
             try:
-                batch = next(self._batches, None)
-                if batch is None:
-                    return None
-                assert memory is not None  # who gives batches gives memory
-                with memory.active():
-                    if self._buffer is None:
-                        self._buffer = memory.allocate(batch.nbytes)
-                    memory.upload(self._buffer, batch.astype(np.float32, copy=False))
-                    memory.synchronize()
-                return [memory.address(self._buffer)]
+                address = next(self._uploads, None)
+                return None if address is None else [address]
             except BaseException as e:  # Ctrl-C, too, would end the calibration and no more
                 self.error = e
                 return None

@@ -6,7 +6,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from utils.arrays import Array
-    from utils.trt.memory import HostPool
+    from utils.trt.host_pool import HostPool
 
 Buffer = Any  # a torch.Tensor or a pycuda allocation; only its memory looks inside
 Mark = Any  # an event of PyTorch or pycuda

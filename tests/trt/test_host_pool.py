@@ -4,7 +4,7 @@ import gc
 
 import numpy as np
 
-from utils.trt.memory import SPARE_BLOCKS, HostPool
+from utils.trt.host_pool import SPARE_BLOCKS, HostPool
 
 
 def pool():
