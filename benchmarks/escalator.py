@@ -25,7 +25,8 @@ import numpy as np
 from benchmarks.machine import describe
 from escalator.jobs import find_jobs
 from escalator.json2yolo import Target, convert
-from utils.parallel import cores, parallel_map
+from utils.device import available_cores
+from utils.parallel import parallel_map
 from utils.pose.keypoints import COCO
 
 JPEG = ROOT / "tests" / "data" / "people" / "images" / "people00.jpg"
@@ -70,13 +71,14 @@ def by_threads_and_processes(folder: Path, count: int) -> None:
     jobs = find_jobs(str(folder / "annotations"), "", ["person"], skel=COCO).jobs[:count]
 
     def threads(targets):
-        with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
             return list(pool.map(convert, targets))
 
+    cores = available_cores()
     ways = {
         "one thread": lambda targets: list(map(convert, targets)),
-        "%d threads" % cores(): threads,
-        "%d processes" % cores(): lambda targets: list(parallel_map(convert, targets, "processes")),
+        "%d threads" % cores: threads,
+        "%d processes" % cores: lambda targets: list(parallel_map(convert, targets, "processes")),
     }
     results = {name: [] for name in ways}
     for number in range(ROUNDS):

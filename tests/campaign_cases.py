@@ -1,4 +1,7 @@
-"""What tests/campaign.py tries: the hostile files and flags of each kind."""
+"""What tests/campaign.py tries: the hostile files and flags of each kind.
+
+One long file: a table of cases, read from top to bottom.
+"""
 
 import json
 import os

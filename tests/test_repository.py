@@ -95,6 +95,18 @@ def test_pip_install_says_what_to_do_instead():
     assert "pip install -r requirements.txt" in done.stderr
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_are_short(path):
+    """400 lines, or a reason that begins with `One long file:`; 60 lines a function but in tests."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    reason = "One long file: " in (ast.get_docstring(tree) or "")
+    assert reason == (text.count("\n") > 400)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and "tests" not in path.parts:
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
 COMMAND = ("python", "torchrun", "docker", ".py")  # a line to type is written as it is typed
 
 

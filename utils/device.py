@@ -21,6 +21,15 @@ def parse_device(device: str) -> Optional[int]:
     return int(number)
 
 
+def check_gpu(gpu: int, count: int, who: str, *, advice: str = "; use `device` cpu") -> None:
+    """Raise InputError for the index of a GPU that is not there.
+
+    Args: count: GPUs that there are for `who`, such as PyTorch 2.4.
+    """
+    if gpu >= count:
+        raise InputError("`device` %d: %s sees %d CUDA GPUs%s" % (gpu, who, count, advice))
+
+
 def available_cores() -> int:
     """Processors this process may use."""
     if hasattr(os, "sched_getaffinity"):

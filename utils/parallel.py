@@ -16,6 +16,7 @@ import time
 from typing import Callable, Deque, Iterator, List, Sequence, TypeVar
 
 from utils import outputs
+from utils.device import available_cores
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -38,7 +39,7 @@ def parallel_map(
         return
     from tqdm import tqdm
 
-    workers = workers or cores()
+    workers = workers or available_cores()
     if workers == 1:
         yield from tqdm(map(function, items), title, len(items), unit="file", disable=None)
         return
@@ -89,10 +90,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -88,17 +88,17 @@ def coco_api_figures(  # noqa: PLR0917
     except ImportError:
         return None
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
-        truth = COCO() if isinstance(annotations, dict) else COCO(str(annotations))
+        ground_truth = COCO() if isinstance(annotations, dict) else COCO(str(annotations))
         if isinstance(annotations, dict):
-            truth.dataset = annotations
-            truth.createIndex()
+            ground_truth.dataset = annotations
+            ground_truth.createIndex()
         if not results:  # loadRes fails on an empty list
             found = COCO()
-            found.dataset = {**truth.dataset, "annotations": []}
+            found.dataset = {**ground_truth.dataset, "annotations": []}
             found.createIndex()
         else:
-            found = truth.loadRes(results)
-        evaluation = COCOeval(truth, found, kind)
+            found = ground_truth.loadRes(results)
+        evaluation = COCOeval(ground_truth, found, kind)
         evaluation.params.imgIds = sorted(image_ids)
         if category_ids is not None:
             evaluation.params.catIds = list(category_ids)

@@ -16,6 +16,7 @@ import numpy as np
 from utils.dataset.coco_results import Rows, result_rows
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.images import read_image, read_image_hw
+from utils.device import available_cores
 from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.agreement import check_model, common_skeleton
@@ -195,7 +196,7 @@ def predict(
             found = predictor.postprocess(raws, job.prepared)
         return list(zip(job.indices, job.sizes, found))
 
-    loaders = min(_cores(), MAX_LOADERS)
+    loaders = min(available_cores(), MAX_LOADERS)
     loaded = prefetch(
         parallel_map(load, batches(predictor, eval_set, batch_size), loaders), depth=1
     )
@@ -205,12 +206,6 @@ def predict(
             yield from batch
     finally:
         done.close()  # type: ignore  # a generator
-
-
-def _cores() -> int:
-    from utils.device import available_cores
-
-    return available_cores()
 
 
 def read_or_say(path: str) -> np.ndarray:
@@ -249,7 +244,7 @@ def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:
         except (ValueError, OSError) as e:
             raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
 
-    return parallel_map(size, range(eval_set.count), min(_cores(), MAX_LOADERS))
+    return parallel_map(size, range(eval_set.count), min(available_cores(), MAX_LOADERS))
 
 
 def measure(  # noqa: PLR0917

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence
 
-from utils.device import parse_device
+from utils.device import check_gpu, parse_device
 from utils.errors import InputError, InputWarning, check_limits
 from utils.export.calibration import CalibrationConfig, calibrate, load_ranges, settle
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8, runnable
@@ -164,11 +164,7 @@ def distill_device(config: QuantizeConfig) -> str:
     gpu = parse_device(config.device)
     if gpu is None:
         gpu = 0 if torch.cuda.is_available() else -1
-    if gpu >= torch.cuda.device_count():
-        raise InputError(
-            "`device` %d: PyTorch %s sees %d CUDA GPUs; use `device` cpu"
-            % (gpu, torch.__version__, torch.cuda.device_count())
-        )
+    check_gpu(gpu, torch.cuda.device_count(), "PyTorch " + torch.__version__)
     return "cpu" if gpu < 0 else "cuda:%d" % gpu
 
 

@@ -149,16 +149,13 @@ def torch_device(device: str) -> str:
     """`cpu` or `cuda:N` for --device. Raises InputError if PyTorch does not see that GPU."""
     import torch
 
-    from utils.device import parse_device
+    from utils.device import check_gpu, parse_device
 
     gpu = parse_device(device)
     if gpu is None or gpu < 0:
         return "cpu"
-    if gpu >= torch.cuda.device_count():
-        raise InputError(
-            "`device` %s: PyTorch sees %d GPUs; `device` cpu exports the same file"
-            % (device, torch.cuda.device_count())
-        )
+    advice = "; `device` cpu exports the same file"
+    check_gpu(gpu, torch.cuda.device_count(), "PyTorch", advice=advice)
     return "cuda:%d" % gpu
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 from utils.errors import InputError, one_line
 from utils.graph.analysis import Graph
 from utils.graph.fp16 import has_qdq, is_fp16
-from utils.graph.nms import has_efficientnms, swap_efficientnms
+from utils.graph.layout import is_ordered
+from utils.graph.nms import PLUGIN, has_efficientnms, swap_efficientnms
 from utils.graph.pixels import reads_pixels, remove_pixels
 from utils.pose.layout import Layout
 from utils.reading import read_bytes
@@ -15,6 +16,8 @@ from utils.runtime.metadata import identify
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+PLUGIN_DOMAIN = "TRT"
 
 
 class OnnxFile(NamedTuple):
@@ -43,17 +46,20 @@ def read_onnx(path: str) -> OnnxFile:
     if not file.is_file():
         raise InputError("`onnx` %s: no such file" % path)
     data = read_bytes(file, "ONNX")
+    invalid = "`onnx` %s: not a valid ONNX (%%s)" % path
     try:
         model = onnx.load_model_from_string(data)
-        onnx.checker.check_model(model)
-    except Exception as e:  # protobuf's and onnx's errors share no base class but Exception
-        if "topologically sorted" in str(e):
-            raise InputError(
-                "`onnx` %s: its nodes are not in order; python models/import_onnx.py --onnx %s "
-                "sorts them" % (path, path)
-            ) from e
-        if "EfficientNMS" not in str(e):  # NVIDIA's op is unknown to the checker
-            raise InputError("`onnx` %s: not a valid ONNX (%s)" % (path, one_line(e, 150))) from e
+    except Exception as e:  # protobuf's errors share no base class but Exception
+        raise InputError(invalid % one_line(e, 150)) from e
+    if not is_ordered(model):
+        raise InputError(
+            "`onnx` %s: its nodes are not in order; python models/import_onnx.py --onnx %s "
+            "sorts them" % (path, path)
+        )
+    try:
+        onnx.checker.check_model(_checkable(model))
+    except Exception as e:  # onnx's errors, too
+        raise InputError(invalid % one_line(e, 150)) from e
     pixels = reads_pixels(model)
     if pixels:
         try:
@@ -76,6 +82,22 @@ def read_onnx(path: str) -> OnnxFile:
     b, _, h, w = sizes
     hw = None if h is None or w is None else (h, w)
     return OnnxFile(file, data, model, graph, b, hw, _layout(file, model), pixels)
+
+
+def _checkable(model: "ModelProto") -> "ModelProto":
+    """The model for the checker, which knows NVIDIA's operator in no domain but its own."""
+    import onnx
+
+    if not has_efficientnms(model):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.op_type == PLUGIN:
+            node.domain = PLUGIN_DOMAIN
+    if all(entry.domain != PLUGIN_DOMAIN for entry in copy.opset_import):
+        copy.opset_import.add(domain=PLUGIN_DOMAIN, version=1)
+    return copy
 
 
 def _layout(path: Path, model: "ModelProto") -> Optional[Layout]:

@@ -72,6 +72,18 @@ def tidy(model: "ModelProto") -> None:
     _rewire_identities(graph, outputs)
 
 
+def is_ordered(model: "ModelProto") -> bool:
+    """Whether each node reads only what was made before it."""
+    graph = model.graph
+    known = {"", *(i.name for i in graph.input), *(i.name for i in graph.initializer)}
+    known.update(i.values.name for i in graph.sparse_initializer)
+    for node in graph.node:
+        if not known.issuperset(_read(node)):
+            return False
+        known.update(node.output)
+    return True
+
+
 def _read(node: Any) -> List[str]:
     """What a node reads, with what its branches read from outside."""
     names = list(node.input)

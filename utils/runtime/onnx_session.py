@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import mmap
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -175,7 +176,7 @@ def _load(onnxruntime: Any, path: Path, options: Any, *, choices: List[dict]) ->
         made, choice = first(str(path))
         return made, False, choice
     except Exception as e:  # its exceptions share no base class but Exception
-        model = portable_model(path) if "EfficientNMS" in str(e) else None
+        model = portable_model(path)
         if model is None and choices[0] and is_out_of_memory(e):
             raise InputError(
                 "`weights` %s: the GPU memory does not suffice for the model; end other programs "
@@ -195,6 +196,14 @@ def portable_model(path: Path) -> Optional[bytes]:
 
     Raises InputError if that needs the onnx package and it is not there.
     """
+    from utils.graph.nms_forms import PLUGIN
+
+    with open(str(path), "rb") as file:  # names of operators are plain text
+        if not path.stat().st_size:
+            return None
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(PLUGIN.encode()) < 0:
+                return None
     try:
         import onnx
     except ImportError as e:
@@ -204,7 +213,10 @@ def portable_model(path: Path) -> Optional[bytes]:
         ) from e
     from utils.graph.nms import has_efficientnms, swap_efficientnms
 
-    model = onnx.load(str(path))
+    try:
+        model = onnx.load(str(path))
+    except Exception:  # protobuf's errors share no base class but Exception
+        return None
     if not has_efficientnms(model):
         return None
     swap_efficientnms(model)

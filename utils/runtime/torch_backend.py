@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple
 
 import numpy as np
 
+from utils.device import check_gpu
 from utils.errors import InputError
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.nms import raw_to_poses
@@ -36,11 +37,7 @@ class TorchBackend(Backend):
             ) from e
         if gpu is None:
             gpu = 0 if torch.cuda.is_available() else -1
-        if gpu >= 0 and gpu >= torch.cuda.device_count():
-            raise InputError(
-                "`device` %d: PyTorch %s sees %d CUDA GPUs; use `device` cpu"
-                % (gpu, torch.__version__, torch.cuda.device_count())
-            )
+        check_gpu(gpu, torch.cuda.device_count(), "PyTorch " + torch.__version__)
         if half and gpu < 0:
             raise InputError("`half`: FP16 inference of a .pt needs a GPU; drop `half`")
         from models.checkpoint import load_checkpoint

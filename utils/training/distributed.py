@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, TypeVar
 
 from utils import cli, outputs
+from utils.device import check_gpu
 from utils.errors import InputError, InputWarning
 
 if TYPE_CHECKING:
@@ -68,12 +69,8 @@ def parse_devices(text: str) -> List["torch.device"]:
     words = [w.strip() for w in (text or "0").split(",")]
     if not all(w.isdigit() for w in words) or len(set(words)) != len(words):
         raise InputError("`device` %s: expected cpu, a GPU index or several such as 0,1" % text)
-    there = torch.cuda.device_count()
-    if any(int(w) >= there for w in words):
-        raise InputError(
-            "`device` %s: PyTorch %s sees %d CUDA GPUs; use `device` cpu"
-            % (text, torch.__version__, there)
-        )
+    last = max(int(w) for w in words)
+    check_gpu(last, torch.cuda.device_count(), "PyTorch " + torch.__version__)
     return [torch.device("cuda", int(w)) for w in words]
 
 

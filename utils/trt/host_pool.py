@@ -1,4 +1,4 @@
-"""Page-locked host memory that is used again: `HostPool(allocate).array((1, 3, 640, 640), "f4")`."""
+"""Page-locked host memory that is used again: `HostPool(allocate).array((4, 3), np.float32)`."""
 
 import threading
 import weakref

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, Deque, Iterator, List, Optional
 
 import numpy as np
 
+from utils.device import check_gpu
 from utils.errors import InputError, one_line
 from utils.trt.device_memory import Buffer, DeviceMemory, Mark
 from utils.trt.host_pool import HostPool
@@ -70,11 +71,6 @@ class _NoCuda(Exception):
     """This way to the GPU is closed; the reason in a few words."""
 
 
-def _check_index(gpu: int, count: int, who: str) -> None:
-    if gpu >= count:
-        raise InputError("`device` %d: %s sees %d CUDA GPUs" % (gpu, who, count))
-
-
 class TorchMemory:
     """GPU memory as uint8 tensors of PyTorch.
 
@@ -89,7 +85,7 @@ class TorchMemory:
 
         if not torch.cuda.is_available():
             raise _NoCuda("PyTorch %s without CUDA" % torch.__version__)
-        _check_index(gpu, torch.cuda.device_count(), "PyTorch")
+        check_gpu(gpu, torch.cuda.device_count(), "PyTorch", advice="")
         self._torch, self.device = torch, torch.device("cuda:%d" % gpu)
         self._stream = torch.cuda.Stream(self.device)
         self.stream = int(self._stream.cuda_stream)
@@ -200,7 +196,7 @@ class PycudaMemory:
             raise _NoCuda("pycuda: %s" % one_line(e, 80)) from e
         if not count:
             raise _NoCuda("pycuda sees no GPU")
-        _check_index(gpu, count, "pycuda")
+        check_gpu(gpu, count, "pycuda", advice="")
         self._driver = driver
         self._device = driver.Device(gpu)
         self._context = self._device.retain_primary_context()
