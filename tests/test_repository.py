@@ -97,7 +97,7 @@ def test_pip_install_says_what_to_do_instead():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_and_functions_are_short(path):
-    """400 lines, or a reason that begins with `One long file:`; 60 lines a function but in tests."""
+    """400 lines, or a reason after `One long file:`; 60 lines a function, but in tests."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     reason = "One long file: " in (ast.get_docstring(tree) or "")
