@@ -2,12 +2,12 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 
 import pytest
 
-from tests.conftest import ROOT, randomized, tiny_cfg
+from tests.checkout import make_checkout
+from tests.conftest import randomized, tiny_cfg
 from tests.scripts import run_inside
 from tests.test_docs import BLOCKS, is_script
 
@@ -33,18 +33,9 @@ def checkout(tmp_path):
     """A copy of the working tree without results; a tiny network stands for the shipped s6."""
     pytest.importorskip("torch")
     pytest.importorskip("onnxslim")
-    from models.checkpoint import save_checkpoint
     from models.yolo import Model
 
-    folder = tmp_path / "checkout"
-    for name in ("data/images", "tests/data/people", "models/hub"):
-        shutil.copytree(str(ROOT / name), str(folder / name))
-    for path in (ROOT / "data").glob("*.yaml"):
-        shutil.copy(str(path), str(folder / "data"))
-    (folder / "weights").mkdir()
-    model = randomized(Model(tiny_cfg()))
-    save_checkpoint(folder / "weights" / "yolov5s6_pose.pt", model)
-    return folder
+    return make_checkout(tmp_path / "checkout", randomized(Model(tiny_cfg())))
 
 
 def test_commands_of_the_readme_run_in_order(checkout, monkeypatch):
