@@ -12,7 +12,7 @@ from models.common import activation_name
 MAX_MODULES, MAX_NAME = 10_000, 200  # of a tree, and characters of a name; l6 has 700 and 30
 
 
-class Network(NamedTuple):
+class PublicNetwork(NamedTuple):
     """What the modules say, unchecked but for their form."""
 
     cfg: Cfg
@@ -21,7 +21,7 @@ class Network(NamedTuple):
     meta: Dict[str, Any]  # of the Checkpoint
 
 
-def read_modules(content: Dict[str, Any], tensors: TensorReader) -> Network:
+def read_modules(content: Dict[str, Any], tensors: TensorReader) -> PublicNetwork:
     """The module tree of a checkpoint; the EMA weights if there are any. Raises ValueError."""
     root = content.get("ema") or content.get("model")
     if not isinstance(root, Record) or root.kind != "models.yolo.Model":
@@ -54,7 +54,7 @@ def read_modules(content: Dict[str, Any], tensors: TensorReader) -> Network:
     meta: Dict[str, Any] = {"origin": "public checkpoint"}
     if isinstance(content.get("epoch"), int):
         meta["epoch"] = content["epoch"]
-    return Network(cfg, state, names, meta)
+    return PublicNetwork(cfg, state, names, meta)
 
 
 def _children(record: Any) -> Dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from utils.errors import InputError
-from utils.export.deploy_model import DeployModel, Engine, bound
+from utils.export.deploy_model import DeployEngine, DeployModel, bound
 from utils.files import atomic_path
 from utils.pose.keypoints import Color
 from utils.runtime.backend import EmbeddedNms, format_shape
@@ -56,7 +56,7 @@ topk=-1
 """
 
 
-def check_for_deepstream(model: DeployModel, engine: Optional[Engine]) -> EmbeddedNms:
+def check_for_deepstream(model: DeployModel, engine: Optional[DeployEngine]) -> EmbeddedNms:
     """The NMS inside the model. Raises InputError where gst-nvinfer cannot run it."""
     name = "`onnx` %s: " % model.path
     nms = model.embedded_nms
@@ -82,7 +82,7 @@ def check_for_deepstream(model: DeployModel, engine: Optional[Engine]) -> Embedd
     return nms
 
 
-def batch_size(model: DeployModel, engine: Optional[Engine]) -> int:
+def batch_size(model: DeployModel, engine: Optional[DeployEngine]) -> int:
     """Frames at a time: of the engine, of the ONNX, else 1."""
     if engine is not None and engine.profile is not None:
         return engine.profile[2][0]
@@ -98,7 +98,9 @@ class DeepStreamSettings(NamedTuple):
     cache: Optional[Path]  # calibration of the ONNX
 
 
-def config_text(model: DeployModel, engine: Optional[Engine], settings: DeepStreamSettings) -> str:
+def config_text(
+    model: DeployModel, engine: Optional[DeployEngine], settings: DeepStreamSettings
+) -> str:
     """Content of CONFIG. Raises InputError where gst-nvinfer cannot run the model."""
     nms = check_for_deepstream(model, engine)
     batch = batch_size(model, engine)
@@ -150,7 +152,11 @@ def cmake_text(frame_hw: Tuple[int, int]) -> str:
 
 
 def write_deepstream(
-    folder: Path, model: DeployModel, engine: Optional[Engine], *, settings: DeepStreamSettings
+    folder: Path,
+    model: DeployModel,
+    engine: Optional[DeployEngine],
+    *,
+    settings: DeepStreamSettings,
 ) -> List[str]:
     """Write everything gst-nvinfer needs into `folder`; the names of the files.
 

@@ -16,7 +16,7 @@ from utils.export.deepstream import (
     check_for_deepstream,
     write_deepstream,
 )
-from utils.export.deploy_model import DeployModel, Engine, read_engine, read_model
+from utils.export.deploy_model import DeployEngine, DeployModel, read_engine, read_model
 from utils.export.triton import TritonSettings, check_for_triton, write_triton
 from utils.runtime.writers import safe_name
 
@@ -79,7 +79,7 @@ def deploy(config: DeployConfig) -> None:
 
 
 def _deepstream(
-    config: DeployConfig, model: DeployModel, engine: Optional[Engine], *, folder: Path
+    config: DeployConfig, model: DeployModel, engine: Optional[DeployEngine], *, folder: Path
 ) -> None:
     cache = Path(config.cache_dir) / (model.path.stem + ".cache")
     if config.int8 and not cache.is_file():
@@ -104,7 +104,7 @@ def _deepstream(
 
 
 def _triton(
-    config: DeployConfig, model: DeployModel, engine: Optional[Engine], *, folder: Path
+    config: DeployConfig, model: DeployModel, engine: Optional[DeployEngine], *, folder: Path
 ) -> None:
     settings = TritonSettings(
         name=config.name or safe_name(model.path.stem),

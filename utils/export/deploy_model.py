@@ -44,7 +44,7 @@ class DeployModel(NamedTuple):
         return self.identity.embedded_nms
 
 
-class Engine(NamedTuple):
+class DeployEngine(NamedTuple):
     """An engine that was built of the ONNX."""
 
     path: Path
@@ -87,7 +87,7 @@ def read_model(path: str) -> DeployModel:
     return DeployModel(file, inputs[0], kept, identity, properties, **inside)
 
 
-def read_engine(path: str, model: DeployModel) -> Engine:
+def read_engine(path: str, model: DeployModel) -> DeployEngine:
     """What the side file of an engine says. Raises InputError without one, or of another model."""
     file = Path(path)
     if not file.is_file():
@@ -105,10 +105,10 @@ def read_engine(path: str, model: DeployModel) -> Engine:
                 "`engine` %s: %s %s, but %s has %s; it was built of another model"
                 % (path, key, info[key], model.path.name, ours)
             )
-    return Engine(file, str(info.get("precision", "FP32")), info.get("profile"))
+    return DeployEngine(file, str(info.get("precision", "FP32")), info.get("profile"))
 
 
-def bound(model: DeployModel, engine: Optional[Engine]) -> DeployModel:
+def bound(model: DeployModel, engine: Optional[DeployEngine]) -> DeployModel:
     """The model with the batch and size to which an engine bound it, where its ONNX is dynamic."""
     if engine is None or engine.profile is None:
         return model

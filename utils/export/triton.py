@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from utils.errors import InputError
 from utils.export.deepstream import copy_file
-from utils.export.deploy_model import DeployModel, Engine, Tensor, bound
+from utils.export.deploy_model import DeployEngine, DeployModel, Tensor, bound
 from utils.files import atomic_path
 from utils.runtime.predictor import DEFAULT_SIZE
 from utils.trt.sidecar import FOREIGN_KEYS, KEYS
@@ -28,7 +28,7 @@ class TritonSettings(NamedTuple):
     gpu: Optional[int]  # None: on the CPU
 
 
-def check_for_triton(model: DeployModel, engine: Optional[Engine]) -> None:
+def check_for_triton(model: DeployModel, engine: Optional[DeployEngine]) -> None:
     """Raise InputError for what Triton or our client cannot run."""
     if model.input.dtype not in FLOATS:
         raise InputError(
@@ -43,7 +43,7 @@ def check_for_triton(model: DeployModel, engine: Optional[Engine]) -> None:
 
 
 def triton_config(
-    model: DeployModel, engine: Optional[Engine], settings: TritonSettings
+    model: DeployModel, engine: Optional[DeployEngine], settings: TritonSettings
 ) -> Dict[str, Any]:
     """ModelConfig of Triton (its model_config.proto) as nested dictionaries."""
     inside = bound(model, engine)
@@ -71,7 +71,7 @@ def triton_config(
     return config
 
 
-def max_batch_size(model: DeployModel, engine: Optional[Engine], asked: int) -> int:
+def max_batch_size(model: DeployModel, engine: Optional[DeployEngine], asked: int) -> int:
     """Images at a time; 0: a fixed number, which is part of the shapes."""
     if any(tensor.dims[0] is not None for tensor in (model.input, *model.outputs)):
         return 0
@@ -80,7 +80,7 @@ def max_batch_size(model: DeployModel, engine: Optional[Engine], asked: int) -> 
     return asked
 
 
-def warm_up(model: DeployModel, engine: Optional[Engine], most: int) -> Dict[str, Any]:
+def warm_up(model: DeployModel, engine: Optional[DeployEngine], most: int) -> Dict[str, Any]:
     """A request of zeros before the first real one, which otherwise waits for the start-up."""
     size = model.identity.info.imgsz or (DEFAULT_SIZE, DEFAULT_SIZE)
     usual = (1, 3, *size)
@@ -108,7 +108,7 @@ def _tensor(tensor: Tensor, most: int) -> Dict[str, Any]:
     }
 
 
-def model_file(engine: Optional[Engine]) -> str:
+def model_file(engine: Optional[DeployEngine]) -> str:
     """Name of the model in the folder of its version."""
     return "model.onnx" if engine is None else "model.plan"
 
@@ -138,7 +138,7 @@ def _scalar(value: Any) -> str:
 
 
 def write_triton(
-    folder: Path, model: DeployModel, engine: Optional[Engine], *, settings: TritonSettings
+    folder: Path, model: DeployModel, engine: Optional[DeployEngine], *, settings: TritonSettings
 ) -> Tuple[Path, Dict[str, Any]]:
     """Write `<folder>/<name>/config.pbtxt` and version 1 of the model; the folder and the config.
 

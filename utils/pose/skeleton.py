@@ -104,11 +104,6 @@ def of_model(keys: Mapping[str, Any], nkpt: int) -> Skeleton:
     return read_skeleton({**{k: v for k, v in keys.items() if k in KEYS}, "nkpt": nkpt}).skeleton
 
 
-def same_points(a: Sequence[str], b: Sequence[str]) -> bool:
-    """Whether two lists of keypoint names say the same, but for spelling."""
-    return [keypoint_name(n) for n in a] == [keypoint_name(n) for n in b]
-
-
 def _count(content: Mapping[str, Any], default: int) -> Tuple[int, int]:
     """(keypoints, values of each in a label)."""
     found: List[Tuple[str, int]] = []

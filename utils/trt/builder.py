@@ -18,7 +18,7 @@ from utils.trt.calibrator import raise_calibration_error
 from utils.trt.precision import constrain
 
 
-class Network(NamedTuple):
+class ParsedNetwork(NamedTuple):
     """A parsed ONNX; builder and parser must live as long as the network."""
 
     definition: Any
@@ -26,7 +26,7 @@ class Network(NamedTuple):
     parser: Any
 
 
-def read_network(trt: Tensorrt, path: str, data: bytes) -> Network:
+def read_network(trt: Tensorrt, path: str, data: bytes) -> ParsedNetwork:
     """Parse a serialized ONNX.
 
     Args: path: for messages.
@@ -62,7 +62,7 @@ def read_network(trt: Tensorrt, path: str, data: bytes) -> Network:
             "`onnx` %s: %s cannot parse it (%d errors, printed above); first: %s"
             % (path, trt, len(errors), errors[0][:300])
         )
-    return Network(definition, builder, parser)
+    return ParsedNetwork(definition, builder, parser)
 
 
 def _parser_error(error: Any) -> str:
@@ -97,7 +97,7 @@ class Built(NamedTuple):
     timing_cache: Optional[bytes]
 
 
-def build(trt: Tensorrt, network: Network, settings: BuildSettings) -> Built:
+def build(trt: Tensorrt, network: ParsedNetwork, settings: BuildSettings) -> Built:
     """Build an engine. Raises InputError if this TensorRT or machine cannot."""
     module, log = trt.module, trt.log
     config = network.builder.create_builder_config()
@@ -156,7 +156,7 @@ def _merged(config: Any, cache: Any, path: Optional[Path]) -> Optional[bytes]:
 
 
 def _set_precision(
-    trt: Tensorrt, network: Network, config: Any, *, settings: BuildSettings
+    trt: Tensorrt, network: ParsedNetwork, config: Any, *, settings: BuildSettings
 ) -> None:
     """Flags of 8.5 to 10.x; nothing to do where the ONNX is the precision."""
     if trt.typed:
@@ -188,7 +188,9 @@ def _set_precision(
             config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
 
 
-def _use_dla(trt: Tensorrt, network: Network, config: Any, *, settings: BuildSettings) -> None:
+def _use_dla(
+    trt: Tensorrt, network: ParsedNetwork, config: Any, *, settings: BuildSettings
+) -> None:
     cores = int(getattr(network.builder, "num_DLA_cores", 0))
     if not 0 <= settings.dla < cores:  # type: ignore
         raise InputError("`dla` %s: this machine has %d DLA cores" % (settings.dla, cores))
@@ -197,7 +199,7 @@ def _use_dla(trt: Tensorrt, network: Network, config: Any, *, settings: BuildSet
     config.set_flag(trt.module.BuilderFlag.GPU_FALLBACK)
 
 
-def _add_profile(network: Network, config: Any, settings: BuildSettings) -> None:
+def _add_profile(network: ParsedNetwork, config: Any, settings: BuildSettings) -> None:
     profile = network.builder.create_optimization_profile()
     name = network.definition.get_input(0).name
     assert settings.profile is not None
