@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from utils.dataset.coco_results import Rows, coco_api_figures, result_json
-from utils.evaluation import metrics
-from utils.evaluation.metrics import Scored
+from utils.evaluation import matching, metrics
+from utils.evaluation.matching import Scored
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import SIGMAS
 
@@ -187,12 +187,12 @@ def scored(similarity, scores, **changes):
 
 
 def test_a_person_is_found_once():
-    found = metrics.match([scored([[0.9], [0.95]], [0.8, 0.7])], thresholds=np.array([0.5]))
+    found = matching.match([scored([[0.9], [0.95]], [0.8, 0.7])], thresholds=np.array([0.5]))
     assert found.person.tolist() == [[0, -1]] and found.positives == 1
 
 
 def test_the_better_prediction_takes_the_more_similar_person():
-    found = metrics.match(
+    found = matching.match(
         [scored([[0.6, 0.9], [0.7, 0.95]], [0.8, 0.7])], thresholds=np.array([0.5, 0.65])
     )
     assert found.person.tolist() == [[1, 0], [1, 0]]
@@ -200,7 +200,7 @@ def test_the_better_prediction_takes_the_more_similar_person():
 
 def test_a_crowd_may_be_found_again_and_counts_for_nothing():
     image = scored([[0.9], [0.9]], [0.8, 0.7], ignored=np.array([True]), crowd=np.array([True]))
-    found = metrics.match([image], thresholds=np.array([0.5, 0.75]))
+    found = matching.match([image], thresholds=np.array([0.5, 0.75]))
     assert (found.person == 0).all() and found.ignored.all() and found.positives == 0
     assert metrics.average_precision(found) is None
 
@@ -208,12 +208,12 @@ def test_a_crowd_may_be_found_again_and_counts_for_nothing():
 def test_confidence_curve():
     """Right at 0.9, wrong at 0.8 twice, right at 0.7: of equal scores all or none."""
     image = scored([[0.9, 0], [0, 0], [0, 0], [0, 0.9]], [0.9, 0.8, 0.8, 0.7])
-    curve = metrics.confidence_curve(metrics.match([image]))
+    curve = metrics.confidence_curve(matching.match([image]))
     assert curve.confidence.tolist() == [0.9, 0.8, 0.7]
     assert curve.precision.tolist() == pytest.approx([1, 1 / 3, 0.5])
     assert curve.recall.tolist() == [0.5, 0.5, 1.0]
     assert curve.best() == pytest.approx((0.9, 1.0, 0.5, 2 / 3))
-    nothing = metrics.confidence_curve(metrics.match([]))
+    nothing = metrics.confidence_curve(matching.match([]))
     assert nothing.best() == (0.0, 0.0, 0.0, 0.0)
 
 
@@ -231,9 +231,9 @@ def test_order_of_images_does_not_matter_without_equal_scores():
 
 def test_mean_curve_of_a_class_that_is_silent():
     """Above its best score a class has found nobody, as one without any prediction."""
-    right = metrics.confidence_curve(metrics.match([scored([[0.9]], [0.9])]))
-    none = metrics.confidence_curve(metrics.match([scored(np.zeros((0, 1)), [])]))
-    wrong = metrics.confidence_curve(metrics.match([scored([[0.0]], [0.1])]))
+    right = metrics.confidence_curve(matching.match([scored([[0.9]], [0.9])]))
+    none = metrics.confidence_curve(matching.match([scored(np.zeros((0, 1)), [])]))
+    wrong = metrics.confidence_curve(matching.match([scored([[0.0]], [0.1])]))
     silent, late = metrics.mean_curve([right, none]), metrics.mean_curve([right, wrong])
     for one, other in zip(silent, late):
         assert one.tolist() == other.tolist()

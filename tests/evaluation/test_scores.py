@@ -3,6 +3,8 @@ import pytest
 
 from utils.dataset.coco_results import Rows
 from utils.evaluation import metrics
+from utils.evaluation import scores as scores_module
+from utils.evaluation.matching import BOX_AREAS, POSE_AREAS, match_areas
 from utils.evaluation.scores import Scores
 from utils.pose.ground_truth import GroundTruth
 
@@ -44,3 +46,24 @@ def test_a_missing_image_is_noticed():
     scores.add(1, *image(0))
     with pytest.raises(ValueError, match="1 images were not added"):
         scores.ordered(np.arange(2))
+
+
+def test_matches_do_not_depend_on_what_was_matched_together(monkeypatch):
+    images = [image(i) for i in range(9)]
+    order = np.random.default_rng(0).permutation(9)
+    found = []
+    for at_once in (1, 2, 4, 100):
+        monkeypatch.setattr(scores_module, "AT_ONCE", at_once)
+        scores = Scores(2, SIGMAS, 9)
+        for i in np.random.default_rng(at_once).permutation(9):
+            scores.add(int(i), *images[i])
+        found.append(scores.matches(order))
+        poses, boxes = scores.ordered(order)
+        wanted = match_areas(poses, POSE_AREAS), match_areas(boxes, BOX_AREAS)
+        for mine, theirs in zip(found[-1], wanted):
+            assert list(mine) == list(theirs)
+            for area in mine:
+                for a, b in zip(mine[area], theirs[area]):
+                    for one, other in zip(a[:5], b[:5]):
+                        np.testing.assert_array_equal(one, other)
+                    np.testing.assert_array_equal(a.by_score, np.argsort(-a.scores, kind="stable"))

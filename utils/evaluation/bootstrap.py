@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
-from utils.evaluation import metrics
-from utils.evaluation.metrics import RECALLS, Matches, Scored
+from utils.evaluation.matching import Matches, Scored, match
+from utils.evaluation.metrics import RECALLS
 
 LEVEL = 0.95
 FIGURES = ("AP", "AP50")
@@ -47,7 +47,7 @@ class _Class:
     """Matches of one class, whose images may count several times or not at all."""
 
     def __init__(self, images: Sequence[Scored]):
-        matches: Matches = metrics.match(images)
+        matches: Matches = match(images)
         self.positives = np.array([int((~i.ignored).sum()) for i in images], np.float64)
         image = np.repeat(np.arange(len(images)), [len(i.scores) for i in images])
         order = np.argsort(-matches.scores, kind="stable")

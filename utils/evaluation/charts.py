@@ -10,7 +10,8 @@ import numpy as np
 
 from utils.dataset.labels import Labels
 from utils.evaluation.evaluate import Accuracy
-from utils.evaluation.metrics import RECALLS, THRESHOLDS, Curve
+from utils.evaluation.matching import THRESHOLDS
+from utils.evaluation.metrics import RECALLS, Curve
 from utils.files import atomic_path
 from utils.pose.keypoints import Skeleton
 

@@ -21,7 +21,8 @@ from utils.errors import InputError
 from utils.evaluation import metrics
 from utils.evaluation.agreement import check_model, common_skeleton
 from utils.evaluation.bootstrap import pose_draws
-from utils.evaluation.metrics import Curve, Matches, Precision, Scored
+from utils.evaluation.matching import Matches, Scored
+from utils.evaluation.metrics import Curve, Precision
 from utils.evaluation.scores import Scores
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.ground_truth import GroundTruth
@@ -265,10 +266,9 @@ def measure(  # noqa: PLR0917
             scores.add(i, r, t)
     order = np.argsort(np.asarray(image_ids), kind="stable")
     poses, boxes = scores.ordered(order)
-    pose_matches = [metrics.match(p) for p in poses]
-    box_matches = [metrics.match(b) for b in boxes]
-    pose_curve, pose_rows, pose_precision = _summary(poses, pose_matches, names)
-    box_curve, box_rows, box_precision = _summary(boxes, box_matches, names)
+    pose_matches, box_matches = scores.matches(order)
+    pose_curve, pose_rows, pose_precision = _summary(poses, pose_matches["all"], names)
+    box_curve, box_rows, box_precision = _summary(boxes, box_matches["all"], names)
     confidence = pose_curve.best()[0]
     by_image = [
         _per_image(
@@ -277,7 +277,7 @@ def measure(  # noqa: PLR0917
             order,
             cls=c,
             scored=poses[c],
-            matches=pose_matches[c],
+            matches=pose_matches["all"][c],
             confidence=confidence,
             sigmas=sigmas,
         )

@@ -8,26 +8,24 @@ and persons without a labelled keypoint are nobody's fault, at most 20 poses (10
 count, precision is read off at 101 recalls. The figures equal pycocotools' to 1e-9.
 """
 
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from utils.dataset.coco_results import Rows
+from utils.evaluation.matching import (
+    BOX_AREAS,
+    POSE_AREAS,
+    ByArea,
+    Matches,
+    Scored,
+    match_areas,
+)
 from utils.pose.ground_truth import GroundTruth
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of OKS or IoU
 RECALLS = np.linspace(0.0, 1.0, 101)
 MAX_POSES, MAX_BOXES = 20, 100  # predictions of an image that count, best first
-INF = 1e10
-# px^2, what COCO calls small, medium and large
-AREAS: Dict[str, Tuple[float, float]] = {
-    "all": (0.0, INF),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, INF),
-}
 _TINY = np.spacing(1)
-_CHUNK = 128  # images matched at a time
 
 
 def oks(rows: Rows, ground_truth: GroundTruth, sigmas: Sequence[float]) -> np.ndarray:
@@ -70,17 +68,6 @@ def box_iou(boxes: np.ndarray, ground_truth_boxes: np.ndarray, crowd: np.ndarray
     return np.divide(inter, union, out=np.zeros_like(inter), where=inter > 0)
 
 
-class Scored(NamedTuple):
-    """Predictions of one image and one class beside its ground truth; predictions best first."""
-
-    similarity: np.ndarray  # (D, G) OKS or IoU
-    scores: np.ndarray  # (D,) descending
-    areas: np.ndarray  # (D,) px^2 of the predicted boxes
-    ground_truth_areas: np.ndarray  # (G,) px^2
-    ignored: np.ndarray  # (G,) bool; neither finding nor missing it counts
-    crowd: np.ndarray  # (G,) bool; may be found several times
-
-
 def score_poses(rows: Rows, ground_truth: GroundTruth, sigmas: Sequence[float]) -> Scored:
     """Keypoints of one class. A person without a labelled keypoint is ignored."""
     rows = _best(rows, MAX_POSES)
@@ -120,106 +107,6 @@ def of_class(rows: Rows, ground_truth: GroundTruth, index: int) -> Tuple[Rows, G
     return mine, ground_truth if t.all() else GroundTruth(*(f[t] for f in ground_truth))
 
 
-class Matches(NamedTuple):
-    """Who was found by which prediction, over all images of a class; T thresholds.
-
-    Predictions lie image after image, in each image best first.
-    """
-
-    scores: np.ndarray  # (n,)
-    rank: np.ndarray  # (n,) place in its image, from 0
-    person: np.ndarray  # (T, n) index of the person found in its image, -1 nobody
-    ignored: np.ndarray  # (T, n) bool; neither right nor wrong
-    positives: int  # persons there are to find
-
-
-def match(
-    images: Sequence[Scored], area: str = "all", thresholds: np.ndarray = THRESHOLDS
-) -> Matches:
-    """Give each prediction, best first, the most similar person that is still free.
-
-    Args: area: key of AREAS; persons outside are ignored, and so are predictions outside that
-    found nobody.
-    """
-    parts = [_match_chunk(c, AREAS[area], thresholds) for c in _chunks(images)]
-    if not parts:
-        none = np.zeros((len(thresholds), 0), np.int64)
-        return Matches(np.zeros(0), none[0], none, none.astype(bool), 0)
-    return Matches(
-        np.concatenate([p.scores for p in parts]),
-        np.concatenate([p.rank for p in parts]),
-        np.concatenate([p.person for p in parts], 1),
-        np.concatenate([p.ignored for p in parts], 1),
-        sum(p.positives for p in parts),
-    )
-
-
-def _chunks(images: Sequence[Scored]) -> Iterator[Sequence[Scored]]:
-    for start in range(0, len(images), _CHUNK):
-        yield images[start : start + _CHUNK]
-
-
-def _match_chunk(
-    images: Sequence[Scored], area: Tuple[float, float], thresholds: np.ndarray
-) -> Matches:
-    """Greedy matching of all images and thresholds at once: one step for each rank."""
-    limit = np.minimum(thresholds, 1 - 1e-10)[None, :, None]
-    # whoever resembles nobody enough takes no part
-    near = [np.flatnonzero((i.similarity >= limit.min()).any(1)) for i in images]
-    count, steps = len(images), len(thresholds)
-    most_d = max(len(n) for n in near)
-    most_g = max(i.similarity.shape[1] for i in images)
-    similarity = np.full((count, most_d, most_g), -1.0)  # -1: nobody is there
-    ignored = np.ones((count, most_g), bool)
-    crowd = np.zeros((count, most_g), bool)
-    positives = 0
-    for i, (image, index) in enumerate(zip(images, near)):
-        g = image.similarity.shape[1]
-        similarity[i, : len(index), :g] = image.similarity[index]
-        out = (image.ground_truth_areas < area[0]) | (image.ground_truth_areas > area[1])
-        ignored[i, :g] = image.ignored | out
-        positives += int(g - ignored[i, :g].sum())
-        crowd[i, :g] = image.crowd
-    person = np.full((count, steps, most_d), -1, np.int64)
-    is_ignored = np.zeros((count, steps, most_d), bool)
-    free = np.ones((count, steps, most_g), bool)
-    rows, columns = np.ogrid[:count, :steps]
-    for d in range(most_d):
-        value = np.where(free, similarity[:, None, d], -1.0)  # (images, T, G)
-        value[value < limit] = -1.0
-        real = np.where(ignored[:, None], -1.0, value)
-        best = _last_argmax(real)
-        found = real[rows, columns, best] >= 0
-        other = _last_argmax(value)  # an ignored one only where no real one is left
-        spare = ~found & (value[rows, columns, other] >= 0)
-        best = np.where(spare, other, best)
-        found |= spare
-        person[:, :, d] = np.where(found, best, -1)
-        is_ignored[:, :, d] = spare
-        free[rows, columns, best] &= ~found | crowd[rows, best]
-    all_persons, all_ignored = [], []
-    for i, (image, index) in enumerate(zip(images, near)):
-        whom = np.full((steps, len(image.scores)), -1, np.int64)
-        whom[:, index] = person[i, :, : len(index)]
-        out = (image.areas < area[0]) | (image.areas > area[1])
-        skip = (whom < 0) & out
-        skip[:, index] |= is_ignored[i, :, : len(index)]
-        all_persons.append(whom)
-        all_ignored.append(skip)
-    return Matches(
-        np.concatenate([i.scores for i in images]),
-        np.concatenate([np.arange(len(i.scores)) for i in images]),
-        np.concatenate(all_persons, 1),
-        np.concatenate(all_ignored, 1),
-        positives,
-    )
-
-
-def _last_argmax(values: np.ndarray) -> np.ndarray:
-    """Index of the largest value on the last axis; of equal ones the last, as COCO's loop does."""
-    return values.shape[-1] - 1 - values[..., ::-1].argmax(-1)
-
-
 class Precision(NamedTuple):
     """Precision and recall of a class at T thresholds."""
 
@@ -234,15 +121,18 @@ def average_precision(matches: Matches, most: Optional[int] = None) -> Optional[
     """
     if not matches.positives:
         return None
-    order, right, wrong = _ranked(matches, most)
+    right, wrong = _ranked(matches, most)
     steps = len(matches.person)
     precision, recall = np.zeros((steps, len(RECALLS))), np.zeros(steps)
-    if not len(order):
-        return Precision(precision, recall)
     for t in range(steps):
-        reached = right[t] / matches.positives
-        precise = right[t] / (right[t] + wrong[t] + _TINY)
+        # precision rises, and recall changes, only where a prediction is right
+        at = np.flatnonzero(right[t])
+        if not len(at):
+            continue
+        hits = np.arange(1.0, len(at) + 1)
+        precise = hits / (hits + np.cumsum(wrong[t])[at] + _TINY)
         precise = np.maximum.accumulate(precise[::-1])[::-1]
+        reached = hits / matches.positives
         index = np.searchsorted(reached, RECALLS, side="left")
         inside = index < len(reached)
         precision[t, inside] = precise[index[inside]]
@@ -250,19 +140,20 @@ def average_precision(matches: Matches, most: Optional[int] = None) -> Optional[
     return Precision(precision, recall)
 
 
-def _ranked(
-    matches: Matches, most: Optional[int] = None
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions by descending score: order (n,), and right and wrong so far (T, n)."""
-    use = np.arange(len(matches.scores))
+def _order(matches: Matches) -> np.ndarray:
+    """(n,) predictions by descending score."""
+    if matches.by_score is not None:
+        return matches.by_score
+    return np.argsort(-matches.scores, kind="stable")
+
+
+def _ranked(matches: Matches, most: Optional[int] = None) -> Tuple[np.ndarray, np.ndarray]:
+    """(T, n) bool right and wrong predictions by descending score."""
+    order = _order(matches)
     if most is not None:
-        use = use[matches.rank < most]
-    order = use[np.argsort(-matches.scores[use], kind="stable")]
-    found = matches.person[:, order] >= 0
-    counts = ~matches.ignored[:, order]
-    right = np.cumsum(found & counts, 1).astype(np.float64)
-    wrong = np.cumsum(~found & counts, 1).astype(np.float64)
-    return order, right, wrong
+        order = order[matches.rank[order] < most]
+    found, counts = matches.person >= 0, ~matches.ignored
+    return (found & counts)[:, order], (~found & counts)[:, order]
 
 
 class Curve(NamedTuple):
@@ -283,11 +174,14 @@ class Curve(NamedTuple):
 
 def confidence_curve(matches: Matches, threshold: int = 0) -> Curve:
     """Args: threshold: index of the OKS or IoU threshold."""
-    order, right, wrong = _ranked(matches)
+    order = _order(matches)
     scores = matches.scores[order]
+    found, counts = matches.person[threshold] >= 0, ~matches.ignored[threshold]
+    right = np.cumsum((found & counts)[order]).astype(np.float64)
+    wrong = np.cumsum((~found & counts)[order]).astype(np.float64)
     # between equal scores no threshold can cut
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], [True] * bool(len(scores))))
-    right, wrong, scores = right[threshold][last], wrong[threshold][last], scores[last]
+    right, wrong, scores = right[last], wrong[last], scores[last]
     precision = right / np.maximum(right + wrong, 1)
     recall = right / max(matches.positives, 1)
     f1 = 2 * precision * recall / np.maximum(precision + recall, _TINY)
@@ -299,14 +193,14 @@ BOX_FIGURES = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
 
 
 def pose_figures(
-    classes: Sequence[Sequence[Scored]], matches: Optional[Sequence[Matches]] = None
+    classes: Sequence[Sequence[Scored]], matches: Optional[ByArea] = None
 ) -> Dict[str, float]:
     """COCO's ten keypoint figures of [class][image]; -1 where nobody is to be found.
 
-    Args: matches: match() of each class, if it is known already.
+    Args: matches: match() of POSE_AREAS, if they are known already.
     """
+    by_area = matches or match_areas(classes, POSE_AREAS)
     areas = {"m": "medium", "l": "large"}
-    by_area = _by_area(classes, matches, areas)
     found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
     figures = _figures(found, "AP", areas, mean=_mean_precision)
     figures.update(_figures(found, "AR", areas, mean=_mean_recall))
@@ -314,11 +208,11 @@ def pose_figures(
 
 
 def box_figures(
-    classes: Sequence[Sequence[Scored]], matches: Optional[Sequence[Matches]] = None
+    classes: Sequence[Sequence[Scored]], matches: Optional[ByArea] = None
 ) -> Dict[str, float]:
-    """COCO's twelve box figures of [class][image]; see pose_figures."""
+    """COCO's twelve box figures of [class][image]; see pose_figures. Args: of BOX_AREAS."""
+    by_area = matches or match_areas(classes, BOX_AREAS)
     areas = {"s": "small", "m": "medium", "l": "large"}
-    by_area = _by_area(classes, matches, areas)
     found = {a: [average_precision(m) for m in part] for a, part in by_area.items()}
     figures = _figures(found, "AP", areas, mean=_mean_precision)
     figures.update(_figures(found, "AR", areas, mean=_mean_recall))
@@ -326,13 +220,6 @@ def box_figures(
         parts = [average_precision(m, most) for m in by_area["all"]]
         figures["AR%d" % most] = _mean_recall(parts, slice(None))
     return {name: figures[name] for name in BOX_FIGURES}
-
-
-def _by_area(classes, matches, areas) -> Dict[str, List[Matches]]:
-    by_area = {"all": list(matches) if matches else [match(images) for images in classes]}
-    for area in areas.values():
-        by_area[area] = [match(images, area) for images in classes]
-    return by_area
 
 
 def _figures(by_area, prefix, areas, *, mean) -> Dict[str, float]:

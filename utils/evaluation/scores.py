@@ -3,18 +3,35 @@
 scores = Scores(classes=1, sigmas=SIGMAS, images=98)
 scores.add(index, rows, ground_truth)       # in any order, while the network is at the next image
 poses, boxes = scores.ordered(image_ids)    # [class][image] of Scored
+of_poses, of_boxes = scores.matches(image_ids)
 """
 
-from typing import List, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from utils.dataset.coco_results import Rows
 from utils.evaluation import metrics
-from utils.evaluation.metrics import Scored
+from utils.evaluation.matching import (
+    BOX_AREAS,
+    POSE_AREAS,
+    ByArea,
+    Scored,
+    join,
+    match_areas,
+)
 from utils.pose.ground_truth import GroundTruth
 
 PerClass = List[List[Scored]]
+AT_ONCE = 256  # images whose predictions are matched together
+
+
+class _Matched(NamedTuple):
+    """Images in the order in which they were matched."""
+
+    images: List[int]
+    poses: ByArea
+    boxes: ByArea
 
 
 class Scores:
@@ -23,6 +40,8 @@ class Scores:
     def __init__(self, classes: int, sigmas: Sequence[float], images: int):
         self._classes, self._sigmas = classes, sigmas
         self._found: List[Optional[List[Tuple[Scored, Scored]]]] = [None] * images
+        self._waiting: List[int] = []  # images that are not matched yet
+        self._matched: List[_Matched] = []
 
     def add(self, index: int, rows: Rows, ground_truth: GroundTruth) -> None:
         """Compare what was found in an image with who is there."""
@@ -31,6 +50,21 @@ class Scores:
             r, t = metrics.of_class(rows, ground_truth, c)
             scored.append((metrics.score_poses(r, t, self._sigmas), metrics.score_boxes(r, t)))
         self._found[index] = scored
+        self._waiting.append(index)
+        if len(self._waiting) >= AT_ONCE:
+            self._match()
+
+    def _match(self) -> None:
+        images, self._waiting = self._waiting, []
+        if images:
+            poses, boxes = self.ordered(np.array(images))
+            self._matched.append(
+                _Matched(
+                    images,
+                    match_areas(poses, POSE_AREAS),
+                    match_areas(boxes, BOX_AREAS),
+                )
+            )
 
     def ordered(self, order: np.ndarray) -> Tuple[PerClass, PerClass]:
         """Poses and boxes of [class][image], images in the order given.
@@ -43,3 +77,23 @@ class Scores:
         poses = [[image[c][0] for image in images] for c in range(self._classes)]
         boxes = [[image[c][1] for image in images] for c in range(self._classes)]
         return poses, boxes
+
+    def matches(self, order: np.ndarray) -> Tuple[ByArea, ByArea]:
+        """matching.match_areas of poses and boxes, images in the order given, which holds all."""
+        self._match()
+        images = [i for part in self._matched for i in part.images]
+        place = np.empty(len(images), np.int64)
+        place[images] = np.arange(len(images))
+        poses, boxes = self.ordered(np.array(images, np.int64))
+        return (
+            self._joined([part.poses for part in self._matched], poses, place[order]),
+            self._joined([part.boxes for part in self._matched], boxes, place[order]),
+        )
+
+    def _joined(self, parts: List[ByArea], scored: PerClass, order: np.ndarray) -> ByArea:
+        joined: ByArea = {area: [] for area in (parts[0] if parts else ())}
+        for c, images in enumerate(scored):
+            counts = np.array([len(image.scores) for image in images], np.int64)
+            for area, found in zip(joined, join(parts, c, counts, order=order)):
+                joined[area].append(found)
+        return joined
