@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from models.yolo import Model  # noqa: E402
 from tests.conftest import randomized, tiny_cfg  # noqa: E402
+from utils.errors import InputError  # noqa: E402
 from utils.pose.fixed_nms import NmsSettings  # noqa: E402
 from utils.pose.nms import raw_to_poses  # noqa: E402
 from utils.runtime import fixed_suppression, graph_stream  # noqa: E402
@@ -109,3 +110,22 @@ def test_crowded_images_give_up_the_fixed_sizes(backend, monkeypatch):
             same(found, wanted(backend, images(seed)))
         else:  # NMS is the caller's again
             assert torch.is_tensor(found)
+
+
+def test_a_batch_that_is_too_large_names_one_that_fits(backend, monkeypatch):
+    """Both workers have a batch at a time."""
+    forward = backend._forward
+
+    def limited(pixels):
+        if len(pixels) > 7:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return forward(pixels)
+
+    monkeypatch.setattr(backend, "_forward", limited)
+    with pytest.raises(InputError) as error:
+        backend.find(images(0, 16), SETTINGS)
+    assert str(error.value) == (
+        "`batch_size` 16: the GPU memory does not suffice; choose `batch_size` 2, which fits"
+    )
+    assert backend._streams.qsize() == 2
+    assert len(backend.find(images(0, 2), SETTINGS)) == 2
