@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from escalator.jobs import json_files_of
-from utils.dataset.coco import is_coco, read_coco
+from utils.dataset.coco import CocoData, is_coco, read_coco
 from utils.dataset.data_yaml import read_data
 from utils.dataset.labelme import OUTLINES, is_labelme
 from utils.errors import InputError
@@ -56,7 +56,7 @@ def survey(
             continue  # is told where it is converted
         if is_coco(content):
             coco = read_coco(file, names, nkpt or None, faults=[])
-            lines = _of_categories(content, coco.skeleton.count)
+            lines = _of_categories(content, coco)
             return _told(Points(coco.names, coco.skeleton, lines), file)
         if is_labelme(content):
             shapes.append((file, content["shapes"]))
@@ -70,12 +70,12 @@ def survey(
     return Points(list(names or PERSON), skeleton(count), [])
 
 
-def _of_categories(content: Dict[str, Any], count: int) -> List[str]:
-    """What a COCO JSON has more or less of than its keypoints."""
-    lines = []
-    for entry in content.get("categories") or []:
-        names = entry.get("keypoints") or []
-        if 0 < len(names) < count:
+def _of_categories(content: Dict[str, Any], coco: CocoData) -> List[str]:
+    """What a COCO JSON, read as `coco`, has more or less of than its keypoints."""
+    lines, count = [], coco.skeleton.count
+    for entry in content["categories"]:
+        names = entry.get("keypoints") if entry["id"] in coco.category_ids else None
+        if names and len(names) < count:
             lines.append(
                 "note: %s has %d of the %d keypoints, the others count as not labelled"
                 % (entry.get("name"), len(names), count)

@@ -171,6 +171,13 @@ def test_a_category_with_some_of_the_keypoints_is_padded(tmp_path, capsys):
     assert np.allclose(cat[0], [0.3, 0.5, 1]) and labels.keypoints[..., 2].all(1).sum() == 1
 
 
+def test_categories_that_are_not_chosen_may_say_anything(tmp_path):
+    path = dogs(tmp_path, categories=[
+        {"id": 3, "name": "dog", "keypoints": DOG}, {"id": 4, "name": "cat", "keypoints": 5}
+    ])  # fmt: skip
+    assert survey(str(path), ["dog"]).skeleton.count == 17
+
+
 def test_the_image_beside_its_json_is_meant(tmp_path):
     """As Roboflow exports COCO: train/_annotations.coco.json among the images of train."""
     for part, x in (("train", 20), ("valid", 40)):

@@ -50,6 +50,7 @@ def test_names_of_coco_in_another_order_keep_what_they_mean():
         (["Hips", "RHip", "LHip", "LHand", "RHand"], (0, 2, 1, 4, 3)),
         (["leftHip", "rightHip", "hip.l", "hip.r"], (1, 0, 3, 2)),
         (["l_1", "r_1", "l_2", "wheel"], (1, 0, 2, 3)),  # a letter alone may mean anything
+        (["LHip", "l_hip", "RHip"], None),  # two of one name
         (["Lip", "Rib", "left_right", "r"], None),
         (["tl", "tr"], None),
         (["left_a", "b"], None),  # whose partner is missing

@@ -151,7 +151,8 @@ def flip_of_names(names: Sequence[str]) -> Optional[Tuple[int, ...]]:
             return None
         index.append(k if partner is None else partner)
         sided = sided or partner is not None
-    return tuple(index) if sided else None
+    pairs = all(index[other] == k for k, other in enumerate(index))  # not of LHip, l_hip, RHip
+    return tuple(index) if sided and pairs else None
 
 
 OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
