@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.machine import describe
 from utils.pipeline import one_thread_a_stage
 from utils.runtime import sources
+from utils.runtime.backend import Backend
 from utils.runtime.detector import Detector
 from utils.runtime.live import Arrived
 from utils.runtime.load import load_backend
@@ -90,14 +91,13 @@ class PacedReader:
         self._thread.join(timeout=max(deadline - time.monotonic(), 0))
 
 
-def measure(args: argparse.Namespace, weights: str, half: bool) -> Dict[str, Any]:
+def measure(args: argparse.Namespace, backend: Backend, weights: str) -> Dict[str, Any]:
     """Frames/s and ms from due to poses, of all streams together."""
     one_thread_a_stage()
     PacedReader.streams = args.streams
     sources.LiveReader = PacedReader  # type: ignore  # a camera of which we know when it took what
     addresses = ["%d|%s" % (i, args.source) for i in range(args.streams)]
     source = sources.Source([], [], addresses, reconnect_s=0)
-    backend = load_backend(weights, args.device, half)
     detector = Detector(
         source, Predictor(backend), batch_size=args.batch_size, max_wait_ms=args.max_wait
     )
@@ -162,7 +162,10 @@ def main() -> None:
     parser.add_argument("--json", help="write the figures here")
     args = parser.parse_args()
     print(describe())
-    rows = [measure(args, w, args.half and w.endswith(".pt")) for w in args.weights]
+    rows = []
+    for weights in args.weights:
+        backend = load_backend(weights, args.device, args.half and weights.endswith(".pt"))
+        rows.append(measure(args, backend, weights))
     print(table(rows))
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
