@@ -185,3 +185,25 @@ def test_streams_that_stall_end_when_asked(cameras, tmp_path, kinds, signals):
     videos = list(out.glob("*.mp4"))
     assert len(videos) == expected
     assert all(cv2.VideoCapture(str(video)).read()[0] for video in videos)
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "errors.InputError"])
+def test_a_worker_that_the_same_signal_ended_is_no_fault(tmp_path, error):
+    """A signal to the whole group of processes may end a worker first; main sees its death."""
+    code = (
+        """    import os, signal
+    from utils import errors
+    late = %s('DataLoader worker (pid 1) is killed by signal: Terminated.')
+    if isinstance(late, RuntimeError):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(1)
+        except KeyboardInterrupt: pass
+    raise late
+"""
+        % error
+    )
+    script = tmp_path / "worker.py"
+    script.write_text(HEAD + code + TAIL)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -45,6 +45,8 @@ def run(
             for line in others:
                 print("warning: " + line, file=sys.stderr)
         except InputError as e:
+            if stopping.asked():
+                interrupted()
             fail(with_flags(str(e), parser))
         except BrokenPipeError:  # the reader of our output left, for instance `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,14 +54,21 @@ def run(
         except OSError as e:
             fail("%s: %s" % (e.filename, e.strerror) if e.filename else str(e))
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr, flush=True)
-            stopping.end_if_asked()
-            sys.exit(stopping.EXIT_CODE)
+            interrupted()
         except Exception as e:
+            if stopping.asked(wait_s=0.2):
+                interrupted()
             if out_of_memory(e):
                 fail("the memory does not suffice; use fewer or smaller images at a time (%s)"
                      % one_line(e, 120))  # fmt: skip
             unexpected(e, verbose=verbose)
+
+
+def interrupted() -> NoReturn:
+    """Leave with exit code 130."""
+    print("interrupted", file=sys.stderr, flush=True)
+    stopping.end_if_asked()
+    sys.exit(stopping.EXIT_CODE)
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:

@@ -95,6 +95,19 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
+def asked(wait_s: float = 0.0) -> bool:
+    """Whether a signal to stop came, or comes within `wait_s` seconds.
+
+    One that goes to the whole group of processes may end a worker first, and the error that this
+    makes is no fault.
+    """
+    try:
+        time.sleep(wait_s)
+    except KeyboardInterrupt:
+        return True
+    return _watch is not None and _watch.signals > 0
+
+
 def end_if_asked() -> None:
     """The main thread is done: after a signal nothing else is waited for.
 

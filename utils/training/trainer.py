@@ -136,6 +136,11 @@ class Trainer:
             layer.eval()
         images = torch.rand(spec.batch, 3, *spec.size, device=self.options.device)
         images = images.to(memory_format=torch.channels_last)
+        # The capture makes the nodes that add up gradients on a stream of its own, for good;
+        # PyTorch 2.11 warns of that in each process.
+        quiet = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+        if quiet is not None:
+            quiet(False)
         # the runs before the capture are no training: their statistics are forgotten
         kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
         try:
