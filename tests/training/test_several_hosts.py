@@ -15,7 +15,7 @@ from models.checkpoint import load_checkpoint  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.people import make_people  # noqa: E402
 
-EPOCHS = 3
+EPOCHS = 4
 
 
 def start(folder, project, *words, resume=False):
