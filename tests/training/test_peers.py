@@ -1,6 +1,8 @@
 """Processes as threads that meet in one store."""
 
+import socket
 import threading
+import time
 
 import pytest
 
@@ -79,6 +81,19 @@ def test_why_another_one_ended(error, words):
     first, second = together(waiting, failing)
     assert isinstance(first, InputError) and second is error
     assert str(first) == "process 2 ended: %s; start again" % words
+
+
+def test_one_process_of_a_host_says_it_for_the_others():
+    """A mistake that all processes find is one line on each host."""
+
+    def failing(peers):
+        peers.place = "process %d (%s)" % (peers.ranks.rank + 1, socket.gethostname())
+        while peers.ranks.rank and not peers.store.check(["failed"]):
+            time.sleep(0.01)
+        raise InputError("none.yaml: no such file")
+
+    first, second = together(failing, failing)
+    assert isinstance(first, InputError) and isinstance(second, SystemExit)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ class Peers:
             if self.store is None:
                 raise
             if not _lost(e):
-                self._tell(_reason(e))
+                said = self._tell(_reason(e))
+                if said and isinstance(e, InputError):
+                    raise SystemExit(1) from e
                 raise
             why = self._told() or "another process ended or cannot be reached (%s)" % _reason(e)
             raise InputError("%s; %s" % (why, advice())) from e
@@ -98,12 +100,13 @@ class Peers:
             time.sleep(POLL_S)
         return json.loads(self.store.get(key))
 
-    def _tell(self, reason: str) -> None:
-        def tell() -> None:
-            if not self.store.check([FAILED]):
-                self._set(FAILED, "%s ended: %s" % (self.place, reason))
-
-        _in_time(tell)
+    def _tell(self, reason: str) -> bool:
+        """Say why this process ends; True if another one of this host has said just that."""
+        before = self._told()
+        if not before:
+            text = "%s ended: %s" % (self.place, reason)
+            _in_time(lambda: self._set(FAILED, text))
+        return before.endswith("(%s) ended: %s" % (socket.gethostname(), reason))
 
     def _told(self) -> str:
         """What the process said that ended first; empty if it could not."""
