@@ -20,6 +20,7 @@ from utils.training.distributed import TIMEOUT, Ranks
 
 Value = TypeVar("Value")
 FAILED = "failed"  # key: which process ended, and why
+IS_THERE = "is there/"  # before a key: a counter, above 0 once the key has its value
 POLL_S = 0.05
 ANSWER_S = 5.0  # for the store to answer; the host that has it may be the one that is gone
 
@@ -90,12 +91,17 @@ class Peers:
 
     def _set(self, key: str, value: Any) -> None:
         self.store.set(key, json.dumps(value))
+        self.store.add(IS_THERE + key, 1)
+
+    def _is_there(self, key: str) -> bool:
+        """Without waiting; store.check came with a later PyTorch than the oldest pinned one."""
+        return self.store.add(IS_THERE + key, 0) > 0
 
     def _get(self, key: str) -> Any:
         """Wait for a value. Raises ProcessLost if a process ends instead."""
         until = time.monotonic() + TIMEOUT.total_seconds()
-        while not self.store.check([key]):
-            if self.store.check([FAILED]) or time.monotonic() > until:
+        while not self._is_there(key):
+            if self._is_there(FAILED) or time.monotonic() > until:
                 raise ProcessLost("no answer within %s" % TIMEOUT)
             time.sleep(POLL_S)
         return json.loads(self.store.get(key))
@@ -113,7 +119,7 @@ class Peers:
         found: List[str] = []
 
         def read() -> None:
-            if self.store.check([FAILED]):
+            if self._is_there(FAILED):
                 found.append(str(json.loads(self.store.get(FAILED))))
 
         _in_time(read)
