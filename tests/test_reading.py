@@ -82,6 +82,7 @@ def test_what_is_no_json(tmp_path, content):
         ("a\n---\nb", "another document"),
         ("0x: &a\n  - *a", "deep"),
     ],
+    ids=lambda value: repr(value)[:30],
 )
 def test_what_is_no_plain_yaml(tmp_path, content, words):
     if not words:
