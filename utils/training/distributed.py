@@ -85,7 +85,7 @@ def own_device(text: str, ranks: Ranks) -> "torch.device":
     import torch
 
     if not text.strip() and ranks.world > 1 and torch.cuda.is_available():
-        text = ",".join(map(str, range(ranks.here)))
+        text = ",".join(map(str, range(min(ranks.here, torch.cuda.device_count()))))
     devices = parse_devices(text)
     if devices[0].type == "cpu":
         return devices[0]
