@@ -3,7 +3,7 @@
 # repository root. WEIGHTS='' trains from scratch; another size needs CFG and WEIGHTS of it.
 set -euo pipefail
 
-WEIGHTS=${WEIGHTS:-weights/yolov5s6_pose.pt}
+WEIGHTS=${WEIGHTS-weights/yolov5s6_pose.pt}
 CFG=${CFG:-models/hub/yolov5s6_kpts.yaml}
 DATA=${DATA:-data/custom_kpts.yaml}
 IMG_SIZE=${IMG_SIZE:-640}          # px
