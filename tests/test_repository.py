@@ -38,6 +38,23 @@ def test_heavy_packages_are_imported_where_used(path):
             assert name.split(".")[0] not in LAZY, "%s imports %s" % (path.name, name)
 
 
+NEEDED_LATER = ("utils.tracking", "utils.trt", "utils.quantization", "utils.graph", "models",
+                "utils.runtime.torch_backend")  # fmt: skip
+
+
+def test_detect_starts_with_what_it_needs():
+    """The rest costs a part of the start each; benchmarks/startup.py measures it."""
+    code = "import sys, detect_multi_backend; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=str(ROOT), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.splitlines()
+    assert "utils.runtime.detect" in loaded
+    early = [m for m in loaded if any(m == n or m.startswith(n + ".") for n in NEEDED_LATER)]
+    assert early == []
+
+
 @functools.lru_cache(maxsize=None)
 def script_flags(script):
     """Flags that a script's source, and what it takes its flags from, names."""
