@@ -12,6 +12,7 @@ import cv2
 import pytest
 
 from tests.conftest import ROOT, make_pose_onnx, pose_row
+from utils import stopping
 
 HEAD = """
 import argparse, ctypes, sys, threading, time
@@ -100,6 +101,35 @@ def test_a_clean_up_that_hangs_leaves_no_temporary_file(tmp_path, signals):
     code, stderr, spent = stop_stuck(TEMPORARY, signals, tmp_path / "a.txt")
     assert (code, stderr) == (130, "interrupted\n") and spent < 50
     assert os.listdir(str(tmp_path)) == []
+
+
+IMPORT = """    print('go', flush=True)
+    try: time.sleep(60)
+    except KeyboardInterrupt as e: raise ImportError('initialization failed') from e
+"""
+
+
+def test_what_a_library_makes_of_a_signal_is_no_error():
+    code, stderr, _ = stop_stuck(IMPORT, [signal.SIGTERM])
+    assert (code, stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_while_modules_load_is_one_line(monkeypatch, capsys):
+    usual = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: usual.append(error[1]))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(ROOT / "train.py"))
+    stopping.one_line_while_loading()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    made = ImportError("initialization failed")
+    made.__cause__ = KeyboardInterrupt()
+    sys.excepthook(ImportError, made, None)
+    assert capsys.readouterr().err == "interrupted\n" * 2 and not usual
+    sys.excepthook(ImportError, other := ImportError("none"), None)
+    assert usual == [other]
+    hook = sys.excepthook
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/somewhere/else.py")
+    stopping.one_line_while_loading()
+    assert sys.excepthook is hook
 
 
 class Cameras(http.server.ThreadingHTTPServer):

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NoReturn, Optional, Set,
 from utils import outputs, stopping
 from utils.errors import InputError, InputWarning, one_line, printable
 
+stopping.one_line_while_loading()
 UNEXPECTED = 70  # exit code of a fault of ours; EX_SOFTWARE of sysexits.h
 # Said in the one line of an error, or of no use; before OpenCV is imported.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -44,24 +45,28 @@ def run(
                 main(args)
             for line in others:
                 print("warning: " + line, file=sys.stderr)
-        except InputError as e:
-            if stopping.asked():
+        except (Exception, KeyboardInterrupt) as e:
+            # a module that is being loaded makes an ImportError of a signal
+            foreseen = isinstance(e, (InputError, OSError))
+            if isinstance(e, KeyboardInterrupt) or stopping.asked(0.0 if foreseen else 0.2):
                 interrupted()
-            fail(with_flags(str(e), parser))
-        except BrokenPipeError:  # the reader of our output left, for instance `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except OSError as e:
-            fail("%s: %s" % (e.filename, e.strerror) if e.filename else str(e))
-        except KeyboardInterrupt:
-            interrupted()
-        except Exception as e:
-            if stopping.asked(wait_s=0.2):
-                interrupted()
-            if out_of_memory(e):
-                fail("the memory does not suffice; use fewer or smaller images at a time (%s)"
-                     % one_line(e, 120))  # fmt: skip
-            unexpected(e, verbose=verbose)
+            _end_with(e, parser, verbose=verbose)
+
+
+def _end_with(error: Exception, parser: argparse.ArgumentParser, *, verbose: bool) -> NoReturn:
+    """Leave with one line about an error."""
+    if isinstance(error, InputError):
+        fail(with_flags(str(error), parser))
+    if isinstance(error, BrokenPipeError):  # the reader of our output left, for instance `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    if isinstance(error, OSError):
+        named = "%s: %s" % (error.filename, error.strerror)
+        fail(named if error.filename else str(error))
+    if out_of_memory(error):
+        fail("the memory does not suffice; use fewer or smaller images at a time (%s)"
+             % one_line(error, 120))  # fmt: skip
+    unexpected(error, verbose=verbose)
 
 
 def interrupted() -> NoReturn:

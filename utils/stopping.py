@@ -14,7 +14,9 @@ import signal
 import sys
 import threading
 import time
-from typing import Iterator, Optional
+from pathlib import Path
+from types import TracebackType
+from typing import Iterator, Optional, Type
 
 from utils import files
 
@@ -95,6 +97,30 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
 
 
+def one_line_while_loading() -> None:
+    """Ctrl-C while a script still loads its modules: one line instead of a traceback.
+
+    Nothing happens in programs that are no script of ours.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or Path(__file__).resolve().parents[1] not in Path(script).resolve().parents:
+        return
+    usual = sys.excepthook
+
+    def show(
+        kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]
+    ) -> None:
+        cause: Optional[BaseException] = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__  # a module makes an ImportError of it
+        if cause is None:
+            usual(kind, error, trace)
+        else:
+            print("interrupted", file=sys.stderr)
+
+    sys.excepthook = show
+
+
 def asked(wait_s: float = 0.0) -> bool:
     """Whether a signal to stop came, or comes within `wait_s` seconds.
 
@@ -114,7 +140,7 @@ def end_if_asked() -> None:
     Threads that hang in a library would be; and libraries crash where they are taken down while a
     thread is in them.
     """
-    if _watch is not None and _watch.signals:
+    if asked():
         end_now(said=True)
 
 
