@@ -64,7 +64,7 @@ def typed(words):
     script, *flags = words[1:]
     for i, word in enumerate(flags[:-1]):
         assert word != "--cfg" or (ROOT / flags[i + 1]).is_file(), flags[i + 1]
-        if word in SMALL and (script, word) != ("models/export_TRT.py", "--batch-size"):
+        if word in SMALL and (word != "--batch-size" or script == "train.py"):
             flags[i + 1] = SMALL[word]
     flags += [w for w in MORE.get(script, []) if w not in flags]
     if script == "test_multi_backend.py" and "study" in flags:
