@@ -44,7 +44,7 @@ PUBLISHED = (
 OURS = Path(__file__).resolve().parents[1] / "weights"
 # The authors state no hashes of theirs.
 KNOWN: Dict[str, str] = {  # what comes with this repository
-    "yolov5n6_pose.pt": "ba6e0dea8b8d697218df9e346a64d99d973daeb2720b0f5fa918cce9449e6b0e",
+    "yolov5n6_pose.pt": "0d2242c1530859d2e2813f9d1db954168926df9619cdee60661531b178b8a212",
     "yolov5s6_pose.pt": "01ee25830d4e6d20ff02cf8d110b0a7dcdce24df7a895ff892db01a0d53b0a3e",
 }
 
