@@ -55,12 +55,11 @@ def layer_times(trt: Tensorrt, plan: bytes, memory: DeviceMemory) -> Dict[str, f
     """{layer: GPU time in ms} on random input; see Engine.layer_milliseconds."""
     network = Engine(trt, plan, memory, cuda_graph=False)
     rng = np.random.default_rng(0)  # zeros may run faster than images
-    feed = {
-        tensor.name: rng.random(
-            network.profile.common if network.profile else tensor.shape, np.float32
-        ).astype(tensor.dtype)
-        for tensor in network.inputs
-    }
+    feed = {}
+    for tensor in network.inputs:
+        shape = network.profile.common if network.profile else tensor.shape
+        values = rng.random(shape, np.float32) * (255 if tensor.dtype == np.uint8 else 1)
+        feed[tensor.name] = values.astype(tensor.dtype)
     network(feed)
     return network.layer_milliseconds()
 
