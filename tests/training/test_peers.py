@@ -96,6 +96,37 @@ def test_one_process_of_a_host_says_it_for_the_others():
     assert isinstance(first, InputError) and isinstance(second, SystemExit)
 
 
+def test_a_mistake_that_all_find_at_once_is_one_line():
+    barrier = threading.Barrier(4)
+
+    def failing(peers):
+        peers.place = "process %d (%s)" % (peers.ranks.rank + 1, socket.gethostname())
+
+        class Store:  # nobody writes before all want to
+            def __getattr__(self, name):
+                return getattr(store, name)
+
+            def compare_set(self, *words):
+                barrier.wait(60)
+                return store.compare_set(*words)
+
+        store, peers.store = peers.store, Store()
+        raise InputError("none.yaml: no such file")
+
+    found = together(*[failing] * 4)
+    assert [type(e) for e in found].count(InputError) == 1
+    assert [type(e) for e in found].count(SystemExit) == 3
+
+
+def test_who_ended_first_stays_in_a_store_of_the_network():
+    """The store of torchrun does as the one of these tests."""
+    store = dist.TCPStore("127.0.0.1", 0, 1, True)
+    for prefix in ("", "/worker/attempt_0"):
+        inside = dist.PrefixStore(prefix, store)
+        assert inside.compare_set("failed", "", "first") == b"first"
+        assert inside.compare_set("failed", "", "second") == b"first"
+
+
 @pytest.mark.parametrize(
     "error, words",
     [

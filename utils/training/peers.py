@@ -108,11 +108,16 @@ class Peers:
 
     def _tell(self, reason: str) -> bool:
         """Say why this process ends; True if another one of this host has said just that."""
-        before = self._told()
-        if not before:
-            text = "%s ended: %s" % (self.place, reason)
-            _in_time(lambda: self._set(FAILED, text))
-        return before.endswith("(%s) ended: %s" % (socket.gethostname(), reason))
+        text = "%s ended: %s" % (self.place, reason)
+        kept: List[str] = []
+
+        def write() -> None:  # in one step: all may find the same mistake at the same time
+            kept.append(json.loads(self.store.compare_set(FAILED, "", json.dumps(text))))
+            self.store.add(IS_THERE + FAILED, 1)
+
+        _in_time(write)
+        same = "(%s) ended: %s" % (socket.gethostname(), reason)
+        return bool(kept) and kept[0] != text and kept[0].endswith(same)
 
     def _told(self) -> str:
         """What the process said that ended first; empty if it could not."""
