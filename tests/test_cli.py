@@ -53,8 +53,12 @@ def test_verbose_shows_the_traceback_of_a_bug(capsys):
 
 
 def test_lack_of_memory_is_no_bug(capsys):
-    assert exit_code(lambda args: np.zeros(1 << 50)) == 1
-    assert capsys.readouterr().err.startswith("error: the memory does not suffice; ")
+    def gpu(args):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    for main in (lambda args: np.zeros(1 << 50), gpu):
+        assert exit_code(main) == 1
+        assert capsys.readouterr().err.startswith("error: the memory does not suffice; ")
 
 
 def test_control_characters_are_shown_escaped(capsys):

@@ -83,8 +83,10 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the computer did not suffice; PyTorch says so in words alone."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    """Whether the memory of the computer or of a GPU did not suffice; PyTorch, pycuda and CUDA say
+    so in words alone."""
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in words)
 
 
 def unexpected(error: BaseException, *, verbose: bool = False) -> NoReturn:
