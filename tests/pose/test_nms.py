@@ -1,3 +1,5 @@
+import threading
+import types
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +187,28 @@ def test_class_of_equal_products_is_the_surest():
     (on_gpu,) = nms._raw_to_poses_cuda(torch.from_numpy(rows), 2, 1e-45, **limits)
     (poses,) = nms.raw_to_poses(rows, 2, 1e-45, **limits)
     assert poses.classes.tolist() == on_gpu.classes.tolist() == [1]
+
+
+def test_nms_waits_for_the_stream_that_makes_the_raw_output(monkeypatch):
+    """A conversion of the output may have been started there a moment ago."""
+    torch = pytest.importorskip("torch")
+    done, made = [], []
+
+    class Stream:
+        def __init__(self, device, priority):
+            made.append(device)
+
+        def wait_stream(self, other):
+            done.append(other)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "stream on %s" % device)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: done.append("entered"))
+    monkeypatch.setattr(nms, "_local", threading.local())
+    for device in ("cuda:0", "cuda:0", "cuda:1"):
+        nms._urgent_stream(types.SimpleNamespace(is_cuda=True, device=device))
+        assert done[-2:] == ["stream on " + device, "entered"]
+    assert made == ["cuda:0", "cuda:1"]
 
 
 def test_gpu_memory_that_does_not_suffice_is_an_input_error(monkeypatch):

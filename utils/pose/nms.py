@@ -129,13 +129,17 @@ def table_to_poses(table: np.ndarray) -> Poses:
 
 
 def _urgent_stream(raw: Any) -> Any:
-    """Context of a CUDA stream whose small kernels need not queue behind another network."""
+    """Context of a CUDA stream whose small kernels need not queue behind another network.
+
+    It waits for the stream of the caller, who may have made `raw` there a moment ago.
+    """
     import torch
 
     if not raw.is_cuda:
         return contextlib.nullcontext()
-    if not hasattr(_local, "stream"):
-        _local.stream = torch.cuda.Stream(raw.device, priority=-1)
+    if getattr(_local, "device", None) != raw.device:
+        _local.device, _local.stream = raw.device, torch.cuda.Stream(raw.device, priority=-1)
+    _local.stream.wait_stream(torch.cuda.current_stream(raw.device))
     return torch.cuda.stream(_local.stream)
 
 

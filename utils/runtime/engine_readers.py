@@ -76,6 +76,22 @@ class TorchReader:
 
         return read
 
+    def whole(self, engine: Ran, raw_name: str) -> Reading:
+        """See `reading`: the raw output in our layout, made on the stream of the engine.
+
+        On another one it would be read while the engine writes the next output to that memory.
+        """
+
+        def read(name: str) -> Any:
+            if name != raw_name:
+                return None
+            buffer, shape = engine.output(name)
+            raw = self._memory.view(buffer, shape, engine.dtype(name))
+            ours = self._ours(raw)
+            return ours.clone() if ours is raw else ours
+
+        return read
+
     def _packed(self, key: Any, raw: Any, suppress: Any) -> Any:
         if key not in self._graphs:
             self._seen[key] = self._seen.get(key, 0) + 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from utils.pose.fixed_nms import NmsSettings
 from utils.runtime.backend import Backend, Found, Output
-from utils.runtime.engine_readers import Ran, Reader
+from utils.runtime.engine_readers import Ran, Reader, TorchReader
 from utils.trt.device_memory import DeviceMemory
 from utils.trt.engine import RUNS_BEFORE_GRAPH
 
@@ -68,6 +68,10 @@ class GpuBackend(Backend):
         self._check_input(images)
         if self.runner is None:
             return self._run_on_host(images)
+        raw = self._outputs[0]
+        foreign = self.layout is not None and not self.layout.suppressed
+        if foreign and isinstance(self._reader, TorchReader):
+            return self._run(images, self._reader.whole(self.runner, raw))[raw]
         found = self._run(images)
         return self._read([found[name] for name in self._outputs])
 
