@@ -15,9 +15,13 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from tests.conftest import make_pose_onnx, pose_row  # noqa: E402
-from utils.errors import InputError  # noqa: E402
+from tests.foreign_net import make_foreign  # noqa: E402
+from utils.errors import InputError, InputWarning  # noqa: E402
+from utils.graph.nms import add_nms  # noqa: E402
+from utils.graph.nms_forms import Nms  # noqa: E402
 from utils.graph.pixels import add_pixels  # noqa: E402
 from utils.pose.fixed_nms import NmsSettings  # noqa: E402
+from utils.pose.layout import Layout  # noqa: E402
 from utils.runtime import onnx_backend, onnx_session  # noqa: E402
 from utils.runtime.load import load_backend  # noqa: E402
 from utils.runtime.onnx_backend import OnnxBackend  # noqa: E402
@@ -110,16 +114,16 @@ def open_cuda(monkeypatch, memory):
     real = onnx_session.open_session
 
     def open_session(path, gpu, *, throughput=False, graphs=True, fails=""):
-        made = real(path, -1)
+        made = real(path, -1)._replace(workers=2 if throughput else 1)
         if gpu < 0:
             return made
         opened.append(Session(made.session, memory, fails))
         return made._replace(session=opened[-1], on_cuda=True, memory=memory, graphs=graphs)
 
-    def open_backend(path, fails=""):
+    def open_backend(path, fails="", throughput=False):
         patched = functools.partial(open_session, fails=fails)
         monkeypatch.setattr(onnx_backend, "open_session", patched)
-        return OnnxBackend(Path(path), 0)
+        return OnnxBackend(Path(path), 0, throughput)
 
     monkeypatch.setattr(onnx_backend, "DEVICE", "cpu")
     return types.SimpleNamespace(backend=open_backend, opened=opened)
@@ -189,6 +193,41 @@ def test_low_thresholds_take_the_raw_output_from_the_gpu(tmp_path, open_cuda):
     same(Predictor(backend, conf_thres=0.001)(images(1, (64, 64))), wanted)
 
 
+@pytest.mark.parametrize("form", ["values", "rows"])
+def test_the_raw_output_of_others_is_converted_in_the_call(tmp_path, open_cuda, monkeypatch, form):
+    """On the stream of the engine, that is under its lock: outside of it the next call may have
+    taken the memory that the conversion reads. What comes back is a copy."""
+    path = make_foreign(tmp_path / "x.onnx", **({"form": form} if form == "rows" else {}))
+    backend, reference = open_cuda.backend(path), load_backend(str(path), "cpu")
+    inside, real = [], Layout.to_raw
+
+    def to_raw(layout, output):
+        if torch.is_tensor(output):
+            inside.append(backend._bound._lock.locked())
+        return real(layout, output)
+
+    monkeypatch.setattr(Layout, "to_raw", to_raw)
+    first, second = np.random.default_rng(0).random((2, 1, 3, 128, 128), np.float32)
+    found = backend(first)
+    wanted = reference(first)
+    backend(second)
+    np.testing.assert_array_equal(found.numpy(), wanted)
+    assert len(inside) == 2 and all(inside)
+
+
+@pytest.mark.parametrize("inside, workers", [(False, 2), (True, 1)])
+def test_sessions_that_are_not_bound_take_one_call_at_a_time(tmp_path, open_cuda, inside, workers):
+    """ONNX Runtime: no Run() of several threads with CUDA graphs."""
+    limits = {"conf_thres": 0.3, "iou_thres": 0.5, "topk": 5} if inside else {}
+    path = make_pose_onnx(tmp_path / "x.onnx", crowd(20), None, None, **limits)
+    if inside:
+        model = onnx.load(str(path))
+        add_nms(model, 1, Nms("static", 0.3, 0.5, 5, 20))
+        onnx.save(model, str(path))
+    backend = open_cuda.backend(path, throughput=True)
+    assert (backend.runner is None) == inside and backend.workers == workers
+
+
 @pytest.mark.parametrize("memory", ["torch", "pycuda"], indirect=True)
 def test_calls_of_several_threads(tmp_path, open_cuda):
     path = make_pose_onnx(tmp_path / "x.onnx", crowd(40))
@@ -252,34 +291,76 @@ def test_a_fixed_batch_that_is_too_large(tmp_path, open_cuda):
         open_cuda.backend(path, fails="2")
 
 
-def test_provider_options_and_what_is_tried(tmp_path, monkeypatch):
+@pytest.fixture
+def runtime(monkeypatch):
+    """An ONNX Runtime with CUDA. Its InferenceSession raises what `fails` has for "graph", "cuda"
+    and "cpu"; what was asked for is in `asked`."""
+    asked, fails = [], {}
+
+    def open_session(model, options, providers, enable_fallback):
+        assert not enable_fallback  # no CPU but where we say so
+        cuda = providers[0][1] if len(providers) > 1 else None
+        kind = "cpu" if cuda is None else "graph" if "enable_cuda_graph" in cuda else "cuda"
+        asked.append(cuda)
+        if kind in fails:
+            raise fails[kind]
+        return types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"] * bool(cuda))
+
+    made = types.SimpleNamespace(
+        __version__="1.31.1",
+        SessionOptions=types.SimpleNamespace,
+        get_available_providers=lambda: ["CUDAExecutionProvider"],
+        preload_dlls=lambda: print("noise"),
+        InferenceSession=open_session,
+        asked=asked,
+        fails=fails,
+        memory=types.SimpleNamespace(stream=77),
+    )
+    monkeypatch.setattr(onnx_session, "import_onnxruntime", lambda path: made)
+    monkeypatch.setattr(onnx_session, "find_memory", lambda gpu: (made.memory, []))
+    return made
+
+
+@pytest.fixture
+def some_file(tmp_path):
+    return make_pose_onnx(tmp_path / "x.onnx", crowd(3))
+
+
+def test_provider_options_and_what_is_tried(some_file, runtime, capfd):
     """CUDA graphs are asked for first, on our stream, without TF32; then without graphs."""
-    asked = []
-
-    class Runtime:
-        __version__ = "1.31.1"
-        SessionOptions = staticmethod(lambda: types.SimpleNamespace())
-        get_available_providers = staticmethod(lambda: ["CUDAExecutionProvider"])
-        preload_dlls = staticmethod(lambda: print("noise"))
-
-        @staticmethod
-        def InferenceSession(model, options, providers, **more):
-            asked.append((providers[0][1], more))
-            if "enable_cuda_graph" in providers[0][1]:
-                raise ValueError("This session cannot use the graph capture feature")
-            return types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"])
-
-    memory = types.SimpleNamespace(stream=77)
-    monkeypatch.setattr(onnx_session, "import_onnxruntime", lambda path: Runtime)
-    monkeypatch.setattr(onnx_session, "find_memory", lambda gpu: (memory, []))
-    opened = onnx_session.open_session(tmp_path / "x.onnx", 1)
+    runtime.fails["graph"] = ValueError("This session cannot use the graph capture feature")
+    opened = onnx_session.open_session(some_file, 1)
     plain = {"device_id": 1, "use_tf32": 0, "user_compute_stream": 77}
-    assert asked == [
-        ({**plain, "enable_cuda_graph": 1}, {"enable_fallback": 0}),
-        (plain, {}),
-    ]
-    assert opened.memory is memory and opened.on_cuda and not opened.graphs
-    monkeypatch.setattr(onnx_session, "find_memory", lambda gpu: (None, ["no torch"]))
-    asked.clear()
-    opened = onnx_session.open_session(tmp_path / "x.onnx", None)
-    assert asked == [({"device_id": 0, "use_tf32": 0}, {})] and opened.memory is None
+    assert runtime.asked == [{**plain, "enable_cuda_graph": 1}, plain]
+    assert opened.memory is runtime.memory and opened.on_cuda and not opened.graphs
+    runtime.memory = None
+    runtime.asked.clear()
+    opened = onnx_session.open_session(some_file, None)
+    assert runtime.asked == [{"device_id": 0, "use_tf32": 0}] and opened.memory is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_cuda_that_does_not_start_is_told_with_its_reason(some_file, runtime):
+    error = RuntimeError("CUDA failure 35: driver version is insufficient")
+    runtime.fails.update(graph=error, cuda=error)
+    with pytest.raises(InputError, match="`device` 0: .*did not start .*failure 35.*cpu$"):
+        onnx_session.open_session(some_file, 0)
+    with pytest.warns(InputWarning, match="failure 35.*running on the CPU"):
+        opened = onnx_session.open_session(some_file, None)
+    assert not opened.on_cuda and not opened.graphs and opened.memory is None
+    assert runtime.asked[-1] is None
+
+
+def test_a_model_that_the_memory_cannot_hold_does_not_go_to_the_cpu(some_file, runtime):
+    runtime.fails.update(dict.fromkeys(("graph", "cuda"), RuntimeError("CUDA out of memory")))
+    for gpu in (0, None):
+        with pytest.raises(InputError, match="GPU memory does not suffice for the model"):
+            onnx_session.open_session(some_file, gpu)
+    assert None not in runtime.asked
+
+
+def test_a_rewritten_model_that_cannot_be_loaded_is_one_line(some_file, runtime, monkeypatch):
+    runtime.fails.update(dict.fromkeys(("graph", "cuda", "cpu"), NotImplementedError("no\nkernel")))
+    monkeypatch.setattr(onnx_session, "portable_model", lambda path: b"rewritten")
+    with pytest.raises(InputError, match="cannot load it; export or copy it again .*no kernel"):
+        onnx_session.open_session(some_file, None)

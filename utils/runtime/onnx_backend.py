@@ -13,7 +13,7 @@ from utils.runtime.backend import (
     largest_that_runs,
     too_large,
 )
-from utils.runtime.bound_session import BoundSession
+from utils.runtime.bound_session import TYPES, BoundSession
 from utils.runtime.engine_readers import open_reader
 from utils.runtime.gpu_backend import GpuBackend
 from utils.runtime.metadata import DEFAULT_STRIDE, identify, is_fp16
@@ -49,6 +49,8 @@ class OnnxBackend(GpuBackend):
             self._guarded(self._bound.record, shape, shape=shape)
             self.graph_refused = self._bound.graph_refused
             if self.graph_refused is not None:  # the stream may be left in the recording
+                # its memory on the GPU goes before the next one takes it
+                del opened, self.session, self.runner, self._bound, self._reader, self._memory
                 opened = open_session(path, gpu, throughput=throughput, graphs=False)
                 self._adopt(path, opened, gpu or 0)
         where = "CUDA:%d" % (gpu or 0) if opened.on_cuda else "CPU"
@@ -74,7 +76,10 @@ class OnnxBackend(GpuBackend):
         # how many detections leave an embedded NMS may depend on the image
         fixed = all(isinstance(d, int) for o in self.session.get_outputs() for d in o.shape)
         raw = self.embedded_nms is None and (self.layout is None or not self.layout.suppressed)
-        if opened.memory is None or not (raw or fixed):
+        bindable = all(o.type in TYPES for o in self.session.get_outputs())
+        if opened.memory is None or not (raw or fixed) or not bindable:
+            # calls on one stream, and of a session that may record graphs: one after the other
+            self.workers = 1 if self.on_gpu else self.workers
             return
         pixels = open_pixels(opened.memory)
         self.runner = self._bound = BoundSession(
@@ -167,6 +172,11 @@ class OnnxBackend(GpuBackend):
             return (
                 "the GPU memory does not suffice for the model's fixed batch of %d; export it for "
                 "fewer images" % self.batch
+            )
+        if self.static_hw is not None and shape[0] == 1:
+            return (
+                "the GPU memory does not suffice for the model; end other programs on this GPU, "
+                "or export it for a smaller `img_size`"
             )
         kind = np.uint8 if shape[-1] == 3 and self.takes_pixels else np.float32
 

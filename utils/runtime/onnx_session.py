@@ -6,7 +6,18 @@ import mmap
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 from utils.device import available_cores
 from utils.errors import InputError, InputWarning, one_line
@@ -18,6 +29,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, RunOptions
 
 MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for s6 at 640
+CPU = ["CPUExecutionProvider"]
 GRAPH_ID = "gpu_graph_id"  # of a run; since 1.18
 PLAIN_RUN, GRAPH_RUN = "-1", "1"
 Answer = TypeVar("Answer")
@@ -91,20 +103,20 @@ def open_session(
     choices = [
         _cuda_options(gpu or 0, memory, graph=g) for g in ((True, False) if graphs else (False,))
     ]
-    made, swapped, choice = _load(onnxruntime, path, options, choices=choices if use_cuda else [{}])
-    # ONNX Runtime goes on with the CPU if the CUDA libraries do not load.
-    on_cuda = "CUDAExecutionProvider" in made.get_providers()
+    made, swapped = _load(onnxruntime, path, options, choices=choices if use_cuda else [])
+    # ONNX Runtime leaves CUDA out without a word if its libraries do not load.
+    on_cuda = "CUDAExecutionProvider" in made.session.get_providers()
     if use_cuda and not on_cuda:
-        message = (
-            "the CUDA provider of onnxruntime-gpu %s did not start "
-            "(driver, CUDA or cuDNN missing?)" % onnxruntime.__version__
+        message = "the CUDA provider of onnxruntime-gpu %s did not start (%s)" % (
+            onnxruntime.__version__,
+            made.refused or "driver, CUDA or cuDNN missing?",
         )
         if gpu is not None:
             raise InputError("`device` %d: %s; use `device` cpu" % (gpu, message))
         warnings.warn("%s; running on the CPU" % message, InputWarning, stacklevel=2)
         memory = None
-    graphs = "enable_cuda_graph" in choice and on_cuda
-    return OpenSession(made, on_cuda, workers, swapped, memory, graphs)
+    graphs = "enable_cuda_graph" in made.choice and on_cuda
+    return OpenSession(made.session, on_cuda, workers, swapped, memory, graphs)
 
 
 def run_options(
@@ -143,9 +155,9 @@ def _memory(onnxruntime: Any, gpu: int) -> Optional[DeviceMemory]:
     return memory
 
 
-def _cuda_options(gpu: int, memory: Optional[DeviceMemory], *, graph: bool) -> dict:
+def _cuda_options(gpu: int, memory: Optional[DeviceMemory], *, graph: bool) -> Dict[str, Any]:
     # FP32 means FP32: the default would round convolutions to TF32.
-    options = {"device_id": gpu, "use_tf32": 0}
+    options: Dict[str, Any] = {"device_id": gpu, "use_tf32": 0}
     if memory is not None:
         options["user_compute_stream"] = memory.stream
     if graph:
@@ -153,42 +165,66 @@ def _cuda_options(gpu: int, memory: Optional[DeviceMemory], *, graph: bool) -> d
     return options
 
 
-def _load(onnxruntime: Any, path: Path, options: Any, *, choices: List[dict]) -> Any:
-    """(session, whether TensorRT's NMS was replaced, the choice of CUDA options that it took)."""
+class _Loaded(NamedTuple):
+    """What came of the choices of CUDA options."""
 
-    def first(model: Any) -> Any:
-        for choice in choices:
-            providers: List[Any] = ["CPUExecutionProvider"]
-            if choice:
-                providers.insert(0, ("CUDAExecutionProvider", choice))
-            last = choice is choices[-1]
-            try:
-                # no detour over a session without CUDA while another choice is left
-                fallback = {} if last else {"enable_fallback": 0}
-                made = onnxruntime.InferenceSession(model, options, providers=providers, **fallback)
-                return made, choice
-            except Exception:  # its exceptions share no base class but Exception
-                if last:
-                    raise
-        raise AssertionError
+    session: "InferenceSession"
+    choice: Dict[str, Any]  # that it took; {}: no CUDA
+    refused: str  # what CUDA said where it was tried in vain
 
+
+def _load(
+    onnxruntime: Any, path: Path, options: Any, *, choices: List[Dict[str, Any]]
+) -> Tuple[_Loaded, bool]:
+    """The session, and whether TensorRT's NMS was replaced. Raises InputError.
+
+    Args: choices: of CUDA options; none: the CPU alone.
+    """
+    on_gpu = bool(choices)
     try:
-        made, choice = first(str(path))
-        return made, False, choice
+        return _first(onnxruntime, str(path), options, choices=choices), False
     except Exception as e:  # its exceptions share no base class but Exception
         model = portable_model(path)
-        if model is None and choices[0] and is_out_of_memory(e):
-            raise InputError(
-                "`weights` %s: the GPU memory does not suffice for the model; end other programs "
-                "on this GPU, or choose another `device` (%s)" % (path, one_line(e))
-            ) from e
         if model is None:
-            raise InputError(
-                "`weights` %s: ONNX Runtime cannot load it; export or copy it again (%s)"
-                % (path, one_line(e))
-            ) from e
-        made, choice = first(model)
-        return made, True, choice
+            raise _cannot_load(path, e, on_gpu=on_gpu) from e
+    try:
+        return _first(onnxruntime, model, options, choices=choices), True
+    except Exception as e:
+        raise _cannot_load(path, e, on_gpu=on_gpu) from e
+
+
+def _cannot_load(path: Path, error: Exception, *, on_gpu: bool) -> InputError:
+    if on_gpu and is_out_of_memory(error):
+        return InputError(
+            "`weights` %s: the GPU memory does not suffice for the model; end other programs "
+            "on this GPU, or choose another `device` (%s)" % (path, one_line(error))
+        )
+    return InputError(
+        "`weights` %s: ONNX Runtime cannot load it; export or copy it again (%s)"
+        % (path, one_line(error))
+    )
+
+
+def _first(
+    onnxruntime: Any, model: Union[str, bytes], options: Any, *, choices: List[Dict[str, Any]]
+) -> _Loaded:
+    """The first choice that works, the CPU alone at last. Raises what ONNX Runtime raises."""
+    refused = ""
+    for choice in choices:
+        providers: List[Any] = [("CUDAExecutionProvider", choice), *CPU]
+        try:
+            made = _open(onnxruntime, model, options, providers=providers)
+            return _Loaded(made, choice, "")
+        except Exception as e:  # its exceptions share no base class but Exception
+            if is_out_of_memory(e):
+                raise
+            refused = one_line(e)
+    return _Loaded(_open(onnxruntime, model, options, providers=CPU), {}, refused)
+
+
+def _open(onnxruntime: Any, model: Union[str, bytes], options: Any, *, providers: List[Any]) -> Any:
+    # By itself it would go on with the CPU, in a call too, and say so on stdout.
+    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def portable_model(path: Path) -> Optional[bytes]:
