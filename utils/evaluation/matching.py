@@ -18,7 +18,6 @@ AREAS: Dict[str, Tuple[float, float]] = {
     "large": (96.0**2, INF),
 }
 POSE_AREAS, BOX_AREAS = ("all", "medium", "large"), ("all", "small", "medium", "large")
-POSE_AREAS, BOX_AREAS = ("all", "medium", "large"), ("all", "small", "medium", "large")
 _CHUNK = 128  # images matched at a time
 
 
