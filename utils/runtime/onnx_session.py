@@ -32,6 +32,7 @@ MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for
 CPU = ["CPUExecutionProvider"]
 GRAPH_ID = "gpu_graph_id"  # of a run; since 1.18
 PLAIN_RUN, GRAPH_RUN = "-1", "1"
+RUN_ERROR = 500  # characters; the reason is behind the node, a file and a function of C++
 Answer = TypeVar("Answer")
 
 
@@ -41,7 +42,8 @@ OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED")
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a run or the loading of a model failed for the memory of the GPU."""
-    return any(text in str(error) for text in OUT_OF_MEMORY)
+    said = "%s %s" % (error, error.__cause__)  # a RunError is cut off
+    return any(text in said for text in OUT_OF_MEMORY)
 
 
 class RunError(Exception):
@@ -136,7 +138,7 @@ def guarded(run: Callable[..., Answer], *arguments: object) -> Answer:
     try:
         return run(*arguments)
     except Exception as e:
-        raise RunError(one_line(e)) from e
+        raise RunError(one_line(e, RUN_ERROR)) from e
 
 
 def _version(onnxruntime: Any) -> Any:
