@@ -29,8 +29,7 @@ from utils.runtime.predictor import Predictor  # noqa: E402
 from utils.trt.host_pool import HostPool  # noqa: E402
 from utils.trt.memory import PycudaMemory, TorchMemory  # noqa: E402
 
-
-# as ONNX Runtime 1.24 says it
+# As long as what ONNX Runtime says: the reason comes last.
 OUT_OF_MEMORY = (
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running "
     "FusedConv node. Name:'/model.33/m_kpt.0/m_kpt.0.9/conv/Conv' Status Message: "
