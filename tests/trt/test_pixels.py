@@ -63,6 +63,22 @@ def test_through_pycuda(memory, dtype):
     np.testing.assert_array_equal(found, wanted(images, dtype))
 
 
+def test_arrays_on_their_way_are_kept_and_then_used_again(memory):
+    """Copies are made when the stream gets to them: the stand-in waits for synchronize."""
+    with memory.active():
+        buffers = [memory.allocate(400) for _ in range(6)]
+        for i, buffer in enumerate(buffers):
+            memory.upload(buffer, np.full(100, i, np.float32))
+        found = [memory.download(buffer, (100,), np.dtype(np.float32)) for buffer in buffers]
+        memory.synchronize()
+        assert [set(values) for values in found] == [{float(i)} for i in range(6)]
+        made = len(memory.host._blocks)
+        for i in range(40):  # the batches of a calibration
+            memory.upload(buffers[0], np.full(100, i, np.float32))
+            memory.synchronize()
+    assert len(memory.host._blocks) == made == 12
+
+
 def test_memory_that_does_not_suffice(memory, monkeypatch):
     monkeypatch.setenv("FAKE_MEMORY", "1000000")
     with memory.active(), pytest.raises(GpuMemoryError, match="does not suffice for 2 MB more"):

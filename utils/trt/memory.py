@@ -11,10 +11,10 @@ all of them can live in one process. (`pycuda.autoinit` makes a second context; 
 of one are invalid in the other.)
 """
 
-import collections
 import contextlib
 import ctypes
-from typing import TYPE_CHECKING, Any, Callable, Deque, Iterator, List, Optional, Tuple
+import itertools
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -205,7 +205,8 @@ class PycudaMemory:
             self._stream = driver.Stream()
         self.stream = int(self._stream.handle)
         self.host = HostPool(self._page_locked)
-        self._staged: Deque[np.ndarray] = collections.deque(maxlen=STAGED)
+        self._staged: Dict[int, np.ndarray] = {}  # by number, oldest first
+        self._numbers = itertools.count()
 
     def _page_locked(self, size: int) -> np.ndarray:
         with self.active():
@@ -248,8 +249,9 @@ class PycudaMemory:
         if not self.host.holds(array):  # the copy of a copy, which is kept until it is done
             staged = self.host.array(array.shape, array.dtype)
             staged[...] = array
-            array = staged
-            self._staged.append(staged)
+            array = self._staged[next(self._numbers)] = staged
+            if len(self._staged) > STAGED:
+                self._staged.pop(next(iter(self._staged)))
         self._driver.memcpy_htod_async(buffer.memory, array, self._stream)
 
     def download(self, buffer: Buffer, shape: Tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -261,7 +263,10 @@ class PycudaMemory:
 
     def synchronize(self) -> None:
         """Wait for the stream."""
+        staged = list(self._staged)  # others may be put there meanwhile
         self._stream.synchronize()
+        for number in staged:
+            self._staged.pop(number, None)
 
     def mark(self) -> Mark:
         """A place on the stream."""
