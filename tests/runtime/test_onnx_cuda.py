@@ -311,9 +311,13 @@ def runtime(monkeypatch):
         cuda = providers[0][1] if len(providers) > 1 else None
         kind = "cpu" if cuda is None else "graph" if "enable_cuda_graph" in cuda else "cuda"
         asked.append(cuda)
-        if kind in fails:
+        if kind in fails and made.__version__ == "1.19.2" and isinstance(fails[kind], RuntimeError):
+            print("*** EP Error ***\nEP Error %s when using CUDA\nFalling back" % fails[kind])
+            cuda = None
+        elif kind in fails:
             raise fails[kind]
-        return types.SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"] * bool(cuda))
+        names = ["CUDAExecutionProvider"] * bool(cuda)
+        return types.SimpleNamespace(get_providers=lambda: names, disable_fallback=lambda: None)
 
     made = types.SimpleNamespace(
         __version__="1.31.1",
@@ -349,7 +353,9 @@ def test_provider_options_and_what_is_tried(some_file, runtime, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_cuda_that_does_not_start_is_told_with_its_reason(some_file, runtime):
+@pytest.mark.parametrize("version", ["1.19.2", "1.24.4"])
+def test_cuda_that_does_not_start_is_told_with_its_reason(some_file, runtime, capfd, version):
+    runtime.__version__ = version
     error = RuntimeError("CUDA failure 35: driver version is insufficient")
     runtime.fails.update(graph=error, cuda=error)
     with pytest.raises(InputError, match="`device` 0: .*did not start .*failure 35.*cpu$"):
@@ -357,10 +363,12 @@ def test_cuda_that_does_not_start_is_told_with_its_reason(some_file, runtime):
     with pytest.warns(InputWarning, match="failure 35.*running on the CPU"):
         opened = onnx_session.open_session(some_file, None)
     assert not opened.on_cuda and not opened.graphs and opened.memory is None
-    assert runtime.asked[-1] is None
+    assert runtime.asked[-1] is None and capfd.readouterr() == ("", "")
 
 
-def test_a_model_that_the_memory_cannot_hold_does_not_go_to_the_cpu(some_file, runtime):
+@pytest.mark.parametrize("version", ["1.19.2", "1.24.4"])
+def test_a_model_that_the_memory_cannot_hold_does_not_go_to_the_cpu(some_file, runtime, version):
+    runtime.__version__ = version
     runtime.fails.update(dict.fromkeys(("graph", "cuda"), RuntimeError("CUDA out of memory")))
     for gpu in (0, None):
         with pytest.raises(InputError, match="GPU memory does not suffice for the model"):

@@ -225,8 +225,14 @@ def _first(
 
 
 def _open(onnxruntime: Any, model: Union[str, bytes], options: Any, *, providers: List[Any]) -> Any:
-    # By itself it would go on with the CPU, in a call too, and say so on stdout.
-    return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    """Raises what ONNX Runtime raises. By itself it would go on with the CPU, in a call too."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):  # 1.19 knows no `enable_fallback`: it prints the error
+        made = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    if said.getvalue():
+        raise RuntimeError(said.getvalue().replace("*", ""))
+    made.disable_fallback()
+    return made
 
 
 def portable_model(path: Path) -> Optional[bytes]:
