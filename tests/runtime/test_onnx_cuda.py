@@ -316,6 +316,7 @@ def runtime(monkeypatch):
             cuda = None
         elif kind in fails:
             raise fails[kind]
+        print(made.aside, end="")
         names = ["CUDAExecutionProvider"] * bool(cuda)
         return types.SimpleNamespace(get_providers=lambda: names, disable_fallback=lambda: None)
 
@@ -328,6 +329,7 @@ def runtime(monkeypatch):
         asked=asked,
         fails=fails,
         memory=types.SimpleNamespace(stream=77),
+        aside="",
     )
     monkeypatch.setattr(onnx_session, "import_onnxruntime", lambda path: made)
     monkeypatch.setattr(onnx_session, "find_memory", lambda gpu: (made.memory, []))
@@ -351,6 +353,9 @@ def test_provider_options_and_what_is_tried(some_file, runtime, capfd):
     opened = onnx_session.open_session(some_file, None)
     assert runtime.asked == [{"device_id": 0, "use_tf32": 0}] and opened.memory is None
     assert capfd.readouterr() == ("", "")
+    runtime.aside = "warning: a stream was lost\n"  # another thread says so meanwhile
+    assert onnx_session.open_session(some_file, 0).on_cuda
+    assert capfd.readouterr() == (runtime.aside, "")
 
 
 @pytest.mark.parametrize("version", ["1.19.2", "1.24.4"])

@@ -32,6 +32,7 @@ MAX_WORKERS = 8  # each holds the activations of one inference, about 0.2 GB for
 CPU = ["CPUExecutionProvider"]
 GRAPH_ID = "gpu_graph_id"  # of a run; since 1.18
 PLAIN_RUN, GRAPH_RUN = "-1", "1"
+FALLBACK = "EP Error"  # begins what it prints where it goes on with the CPU
 RUN_ERROR = 500  # characters; the reason is behind the node, a file and a function of C++
 Answer = TypeVar("Answer")
 
@@ -229,8 +230,9 @@ def _open(onnxruntime: Any, model: Union[str, bytes], options: Any, *, providers
     said = io.StringIO()
     with contextlib.redirect_stdout(said):  # 1.19 knows no `enable_fallback`: it prints the error
         made = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
-    if said.getvalue():
+    if FALLBACK in said.getvalue():
         raise RuntimeError(said.getvalue().replace("*", ""))
+    print(said.getvalue(), end="")  # of another thread
     made.disable_fallback()
     return made
 
