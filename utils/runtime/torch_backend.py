@@ -15,14 +15,13 @@ from utils.pose.fixed_nms import NmsSettings
 from utils.pose.nms import raw_to_poses
 from utils.runtime.backend import Backend, Found, Output, largest_that_runs, too_large
 from utils.runtime.fixed_suppression import FixedSuppression
+from utils.runtime.gpu_backend import GPU_WORKERS
 from utils.runtime.graph_stream import GraphStream
 from utils.trt.engine import RUNS_BEFORE_GRAPH
 from utils.trt.host_pool import HostPool
 
 if TYPE_CHECKING:
     from models.yolo import Model
-
-GPU_WORKERS = 2  # PyTorch: while one computes, the other copies
 
 
 class TorchBackend(Backend):
