@@ -135,6 +135,8 @@ def session_rate(weights: str, device: str, batch: Optional[np.ndarray]) -> floa
     cuda = ("CUDAExecutionProvider", {"device_id": device, "use_tf32": 0})
     providers = ["CPUExecutionProvider"] if device == "cpu" else [cuda, "CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(weights, providers=providers)
+    if len(session.get_providers()) < len(providers):  # it would go on with the CPU
+        raise SystemExit("CUDA of ONNX Runtime did not start")
     given = session.get_inputs()[0]
     if given.type != "tensor(uint8)" and batch.dtype == np.uint8:
         batch = batch.transpose(0, 3, 1, 2)[:, ::-1] / np.float32(255)
