@@ -15,10 +15,12 @@ from utils.training.train_set import TrainSet
 from utils.training.trainer import Trainer, TrainerOptions
 
 
-def make_trainer(folder: Path, cfg: Any, options: TrainerOptions, **changes: Any) -> Trainer:
+def make_trainer(
+    folder: Path, cfg: Any, options: TrainerOptions, *, hyp: Any = None, **changes: Any
+) -> Trainer:
     """Three epochs of two batches of 4 images, 128 px; 16 batches are one update.
 
-    Args: cfg: of the network. changes: of the Spec.
+    Args: cfg: of the network. hyp: changes of data/hyp.scratch.yaml. changes: of the Spec.
     """
     import torch
 
@@ -39,6 +41,6 @@ def make_trainer(folder: Path, cfg: Any, options: TrainerOptions, **changes: Any
     anchors = (model.head.anchors * model.head.stride.view(-1, 1, 1)).numpy().astype(float)
     spec = Spec((128, 128), 4, anchors, [8, 16, 32, 64], workers=0)
     spec = spec._replace(flip_index=model.skeleton.flip_index, **changes)
-    hyp = read_hyp(ROOT / "data" / "hyp.scratch.yaml")
-    batches = TrainBatches(train_set, hyp, spec, epochs=options.epochs)
-    return Trainer(model, batches, hyp, options=options)
+    used = read_hyp(ROOT / "data" / "hyp.scratch.yaml")._replace(**(hyp or {}))
+    batches = TrainBatches(train_set, used, spec, epochs=options.epochs)
+    return Trainer(model, batches, used, options=options)

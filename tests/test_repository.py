@@ -13,7 +13,15 @@ from tests.conftest import ROOT
 FOLDERS = ("benchmarks", "deploy", "escalator", "models", "tests", "utils")
 SOURCES = sorted([*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
 # of train.py and export_INT8.py --distill alone, which need torch anyway
-TRAINING = ("ema.py", "loss.py", "trainer.py", "distill.py", "torch_graph.py", "head_loss.py")
+TRAINING = (
+    "ema.py",
+    "freezing.py",
+    "loss.py",
+    "trainer.py",
+    "distill.py",
+    "torch_graph.py",
+    "head_loss.py",
+)
 SHARED_MODULES = [p for p in SOURCES if ROOT / "utils" in p.parents and p.name not in TRAINING]
 LAZY = {"torch", "torchvision", "onnxruntime", "onnx", "tensorrt", "pycuda"}
 LAZY |= {"tensorrt_rtx"}

@@ -17,7 +17,7 @@ def test_shipped_files(name):
 def test_defaults_of_newer_keys():
     hyp = read_hyp(SCRATCH)
     assert (hyp.zoom, hyp.obj_oks) == (1.0, 0.0)
-    assert (hyp.collage, hyp.blank, hyp.close_mosaic) == (0.0, 0.0, 0.0)
+    assert (hyp.collage, hyp.blank, hyp.close_mosaic, hyp.close_norm) == (0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

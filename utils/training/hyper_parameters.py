@@ -50,10 +50,12 @@ class Hyp(NamedTuple):
     collage: float = 0.0  # probability that an image smaller than the size is one of several
     blank: float = 0.0  # probability that an image shows nothing at all
     close_mosaic: float = 0.0  # share of the run, at its end, without mosaic and mixup
+    close_norm: float = 0.0  # share of the run, at its end, normalised as validation does
 
 
 PROBABILITIES = (
     "flipud", "fliplr", "mosaic", "mixup", "obj_oks", "collage", "blank", "close_mosaic",
+    "close_norm",
 )  # fmt: skip
 # (lowest, highest) of the others that have bounds
 BOUNDS: Dict[str, Tuple[float, float]] = {

@@ -23,6 +23,7 @@ from utils.training import distributed
 from utils.training.batches import TrainBatch, TrainBatches
 from utils.training.distributed import Ranks
 from utils.training.ema import Ema
+from utils.training.freezing import freeze, keep_statistics
 from utils.training.hyper_parameters import Hyp
 from utils.training.loss import PARTS, PoseLoss
 from utils.training.schedule import Schedule
@@ -74,6 +75,8 @@ class Trainer:
         self.gpu = device.type == "cuda"
         self.model = model.to(device).train()
         self.frozen = freeze(model, options.freeze)
+        self.statistics_until = round(options.epochs * (1 - hyp.close_norm))
+        self.statistics_kept = False  # those of normalisation: running instead of the batch's
         self.ema = Ema(self.model)
         self.dtype = torch.float32
         if self.gpu and options.amp:
@@ -167,6 +170,9 @@ class Trainer:
         suffice.
         """
         batches, options = self.batches, self.options
+        if epoch >= self.statistics_until and not self.statistics_kept:
+            self.frozen += keep_statistics(self.model, options.ranks)
+            self.statistics_kept = True
         self.network.train()
         for layer in self.frozen:
             layer.eval()  # statistics of layers that do not learn stay, too
@@ -366,15 +372,6 @@ def to_device(batch: TrainBatch, device: torch.device) -> Tuple[torch.Tensor, Ta
     if batch.blended:
         images = blend(plan, images)
     return images, Targets(*map(move, batch.matches))
-
-
-def freeze(model: Model, layers: int) -> List[nn.Module]:
-    """Make the first `layers` layers constant; returns them."""
-    frozen = list(model.model)[:layers]
-    for layer in frozen:
-        for parameter in layer.parameters():
-            parameter.requires_grad_(False)
-    return frozen
 
 
 def make_optimizer(model: Model, hyp: Hyp, decay: float, *, adam: bool) -> torch.optim.Optimizer:
