@@ -81,6 +81,11 @@ def test_boxes_are_cut_and_counted():
         ({"keypoints": POINTS, "class": 1}, "class 1, expected 0 to 0"),
         ({"keypoints": POINTS, "bbox": [1, 2, 3, 4], "area": "big"}, "area big: expected px"),
         ({"points": POINTS}, "neither keypoints nor bbox; its keys: points"),
+        (
+            {"keypoint": POINTS, "bbox": [1, 2, 3, 4]},
+            "no keypoints, but keypoint;",
+        ),
+        ({"keypoints": POINTS, "box": [1, 2, 3, 4]}, "no bbox, but box; if that is a slip"),
         ([1, 2], "expected keypoints and bbox"),
     ],
 )

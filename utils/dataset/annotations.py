@@ -13,6 +13,7 @@ bbox [] or none: from the keypoints; "class" and "area" if known), or a file of 
 """
 
 from collections import Counter
+from difflib import get_close_matches
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -28,6 +29,7 @@ OUTSIDE = 0.02
 # COCO's annotators leave at the sides and feet of people with most keypoints; heads need more.
 MARGIN = 0.1
 MAX_VALUE = 1e9  # px
+KEYS = ("keypoints", "bbox", "class", "area")  # of a person in our own format
 THINNEST = 0.1  # px; a box of less has nothing on it
 
 # What is counted on the way, as the summary prints it
@@ -98,6 +100,12 @@ def _person(entry: Any, nc: int, nkpt: int) -> Row:
     if "keypoints" not in entry and "bbox" not in entry:
         keys = ", ".join(shown(key) for key in list(entry)[:10])
         raise ValueError("neither keypoints nor bbox; its keys: %s" % keys)
+    for key in {"keypoints", "bbox"} - set(entry):
+        similar = get_close_matches(key, [k for k in entry if k not in KEYS], 1, 0.75)
+        if similar:  # unread, it would cost all keypoints or boxes without a word
+            raise ValueError(
+                "no %s, but %s; if that is a slip, correct it" % (key, shown(similar[0]))
+            )
     cls = entry.get("class", 0)
     if type(cls) is not int or not 0 <= cls < nc:
         raise ValueError("class %s, expected 0 to %d" % (shown(cls), nc - 1))
