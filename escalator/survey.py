@@ -18,9 +18,11 @@ from utils.errors import InputError
 from utils.pose.keypoints import COCO, COCO_NAMES, Skeleton, keypoint_name, skeleton
 from utils.pose.skeleton import read_skeleton
 from utils.reading import read_json
+from utils.words import counted
 
 PERSON = ["person"]
 ENOUGH = 50  # files of our own format that are looked at
+FEW = 5  # of so many labels a point that is there once may be a slip
 SELDOM = 0.05  # a point that is there so seldom beside the others may be a slip
 SHOWN = 40  # names in a line
 
@@ -171,9 +173,9 @@ def _points_of_labels(
         raise InputError("the points of labelme: %s" % e) from e
     most = max(counts.values())
     lines = [
-        "note: point %s is there only %d times (first in %s); if it is a slip, correct it, or let "
-        "`data` name the keypoints" % (label, counts[label], first[label])
+        "note: point %s is there only %s (first in %s); if it is a slip, correct it, or let "
+        "`data` name the keypoints" % (label, counted(counts[label], "time"), first[label])
         for label in labels
-        if counts[label] < SELDOM * most
+        if counts[label] < max(SELDOM * most, 2 if most >= FEW else 0)
     ]
     return skel, lines
