@@ -154,3 +154,18 @@ def test_a_config_of_flags(parser):
 
     args = parser.parse_args(["--img", "5", "--no-fit"])
     assert cli.config_of(Config, args, more="x") == Config(5, fit=False, more="x")
+
+
+@pytest.mark.parametrize(
+    "typed, hint",
+    [(["--conf-tres", "1"], "; did you mean --conf-thres?"),
+     (["--conf_thres=1"], "; did you mean --conf-thres?"),
+     (["--quux"], ""), (["x"], "")],
+)  # fmt: skip
+def test_a_misspelt_flag_gets_a_suggestion(capsys, typed, hint):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--conf-thres", type=float)
+    with pytest.raises(SystemExit) as leave:
+        cli.run(lambda args: None, parser, typed)
+    expected = "error: unrecognized arguments: %s%s (--help shows all flags)\n"
+    assert leave.value.code == 1 and capsys.readouterr().err == expected % (" ".join(typed), hint)

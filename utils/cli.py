@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
+import functools
 import os
 import re
 import sys
@@ -32,7 +34,7 @@ def run(
     one line. 70: a fault of ours, one line that names the file with the traceback. 130:
     interrupted, see utils/stopping.py.
     """
-    parser.error = _usage_error  # type: ignore  # one line, as every other error
+    parser.error = functools.partial(_usage_error, parser)  # type: ignore  # one line, as others
     with printable_streams(), stopping.watched():
         args = parser.parse_args(argv)
         verbose = bool(getattr(args, "verbose", False))
@@ -202,7 +204,12 @@ def show_warnings(
     return found
 
 
-def _usage_error(message: str) -> None:
+def _usage_error(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """Leave with one line; for an unknown flag it names the one that is spelt most alike."""
+    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+    if unknown:
+        for flag in difflib.get_close_matches(unknown.group(1), parser._option_string_actions, 1):
+            message += "; did you mean %s?" % flag
     fail(message + " (--help shows all flags)")
 
 
