@@ -25,8 +25,8 @@ from utils.pose.keypoints import COCO, Skeleton
 from utils.pose.letterbox import HW
 from utils.reading import read_json
 
-NO_IMAGE = "images that are not there, sizes taken from the JSON"
-RESIZED = "images of another size than the JSON says, annotations scaled to them"
+NO_IMAGE = "images missing, sizes taken from the JSON"
+RESIZED = "images of another size than the JSON says, annotations scaled"
 NO_JSON = "images without a JSON, left out"
 SAME_SHAPE = 0.01  # two sizes are of one shape up to this difference of their aspect ratios
 

@@ -1,5 +1,6 @@
 """What a conversion did: counts, what was changed on the way, what failed."""
 
+import re
 import sys
 from collections import Counter
 from typing import List, Mapping
@@ -7,6 +8,7 @@ from typing import List, Mapping
 from utils.errors import InputError
 from utils.words import counted
 
+PLURAL = re.compile(r"\b(?:boxes|(crowd|file|image|person|point|shape)s)\b")
 SHOWN = 100  # messages about what failed; more of them say nothing new
 
 
@@ -33,19 +35,29 @@ class Tally:
         Args: done: what the images became, such as `label files in labels`.
         """
         print(
-            "%d %s: %s, %s without persons"
-            % (self.images, done, counted(self.persons, "person"), counted(self.empty, "image"))
+            "%s: %s, %s without persons"
+            % (
+                _counted(self.images, done),
+                counted(self.persons, "person"),
+                counted(self.empty, "image"),
+            )
         )
         for note, count in self.notes.items():
             if count:
-                print("  %d %s" % (count, note))
+                print("  " + _counted(count, note))
         sys.stdout.flush()
         for fault in self.faults[:SHOWN]:
             print("failed: " + fault, file=sys.stderr)
         if len(self.faults) > SHOWN:
             print("failed: and %d more" % (len(self.faults) - SHOWN), file=sys.stderr)
         if self.faults:
-            raise InputError(
-                "%d files or persons could not be converted (see above); the rest was"
-                % len(self.faults)
-            )
+            many = len(self.faults)
+            what = "1 file or person" if many == 1 else "%d files or persons" % many
+            raise InputError("%s could not be converted (see above); the rest was" % what)
+
+
+def _counted(number: int, things: str) -> str:
+    """`2 label files in labels`, `1 label file in labels`."""
+    if number == 1:
+        things = PLURAL.sub(lambda m: m.group(1) or "box", things, count=1)  # not in paths
+    return "%d %s" % (number, things)

@@ -19,7 +19,7 @@ from utils.reading import is_integer, shown
 
 OUTLINES = ("rectangle", "polygon")
 HIDDEN = ("occluded", "hidden", "invisible")
-OTHER_TYPES = "shapes of labelme that are no rectangle, polygon or point"
+OTHER_TYPES = "shapes of labelme other than rectangles, polygons and points"
 OTHER_NAMES = "shapes of labelme of another class"
 
 

@@ -153,9 +153,10 @@ def describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:
 
 def epoch_line(row: Dict[str, float], epochs: int) -> str:
     """An epoch for people."""
-    text = "epoch %d/%d  loss %.4f (box %.4f kpt %.4f obj %.4f)  %.0f images/s" % (
+    speed = row["images_per_s"]
+    text = "epoch %d/%d  loss %.4f (box %.4f kpt %.4f obj %.4f)  %.*f images/s" % (
         row["epoch"], epochs, row["loss"], row["box"], row["kpt"], row["obj"],
-        row["images_per_s"])  # fmt: skip
+        0 if speed >= 10 else 1, speed)  # fmt: skip
     if row["memory_gb"]:
         text += "  %.1f GB (%.1f reserved)" % (row["memory_gb"], row["reserved_gb"])
     if "kpt_ap" in row:

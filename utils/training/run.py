@@ -27,6 +27,7 @@ from utils.training.resume import check_state, resumed, resumed_alike
 from utils.training.train_set import TrainSet, draws_by_need, fault_lines, read_train_set
 from utils.training.trainer import Trainer, TrainerOptions
 from utils.training.validation import PLAIN_LIMIT, validate
+from utils.words import counted
 
 if TYPE_CHECKING:
     import torch
@@ -142,8 +143,9 @@ def prepare(config: TrainConfig, peers: Peers, device: "torch.device") -> Prepar
         trainer.restore(model, state)
         progress.take_up(state)
     ranks.say(
-        "%d processes, batch %d, %d steps an epoch, %s on %s, results in %s"
-        % (ranks.world, config.batch_size, trainer.batches.steps, trainer.precision,
+        "%s, batch %d, %s an epoch, %s on %s, results in %s"
+        % (counted(ranks.world, "process"), config.batch_size,
+           counted(trainer.batches.steps, "step"), trainer.precision,
            distributed.device_name(device), folder)
     )  # fmt: skip
     if ranks.first and state is None:
