@@ -117,7 +117,7 @@ def test_too_old(fake, monkeypatch):
 def test_not_installed(monkeypatch):
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match="pip install tensorrt .* JetPack"):
+    with pytest.raises(InputError, match="pip install -r requirements-tensorrt.txt.* JetPack"):
         api.import_tensorrt()
 
 

@@ -26,8 +26,8 @@ from utils.errors import InputError, one_line
 OLDEST = (8, 5)
 NO_SCALE = "Missing scale and zero-point for"
 INSTALL = (
-    "TensorRT is not installed (%s); on a PC: pip install tensorrt (GeForce RTX cards also: "
-    "tensorrt-rtx-cu13); on a Jetson it comes with JetPack: sudo apt install "
+    "TensorRT is not installed (%s); on a PC: pip install -r "
+    "requirements-tensorrt.txt; on a Jetson it comes with JetPack: sudo apt install "
     "python3-libnvinfer-dev, and python3 -m venv --system-site-packages"
 )
 LIBRARY = (
