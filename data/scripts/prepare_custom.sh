@@ -9,6 +9,7 @@ ROOT=${ROOT:-data/custom_kpts}
 SPLIT=${SPLIT:-0.7 0.2 0.1}        # train val test
 PYTHON=${PYTHON:-python}
 DATA=data/custom_kpts.yaml
+IDS=                               # --ids: numbers beside keypoints that are not COCO's
 
 $PYTHON escalator/json2yolo.py --json_dir "$ROOT/annotations" --label_dir "$ROOT/labels"
 # shellcheck disable=SC2086  # three words
@@ -19,11 +20,12 @@ for task in train val; do
 done
 if [ -f "$ROOT/labels/keypoints.yaml" ]; then
     DATA=$ROOT/data.yaml
+    IDS=--ids
     {
         printf 'path: .\ntrain: train.txt\nval: val.txt\ntest: test.txt\n'
         printf '%s-annotations: annotations-trainval/person_keypoints_%s.json\n' train train val val
         grep -v '^#' "$ROOT/labels/keypoints.yaml"
     } > "$DATA"
 fi
-$PYTHON escalator/visual.py --data_root "$ROOT" --data_file train.txt --visual_num 5 --save_dir runs/visual
+$PYTHON escalator/visual.py --data_root "$ROOT" --data_file train.txt --visual_num 5 --save_dir runs/visual ${IDS:+"$IDS"}
 $PYTHON escalator/check.py --data "$DATA"
