@@ -9,6 +9,7 @@ import numpy as np
 from utils.errors import InputError, InputWarning
 from utils.export.onnx_export import add_metadata
 from utils.graph.nms_forms import MAX_TOPK, Nms
+from utils.words import counted
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -134,4 +135,4 @@ def describe_nms(nms: Nms, poses: int) -> str:
     text = "embedded NMS (%s): conf %g, iou %g, at most %d poses" % nms[:4]
     if nms.form == "static":
         text += ", from the best %d boxes, chains up to %d" % (nms.candidates, nms.steps)
-    return text + "; finds what NMS outside finds (%d poses)" % poses
+    return text + "; finds what NMS outside finds (%s)" % counted(poses, "pose")

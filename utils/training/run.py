@@ -128,8 +128,10 @@ def prepare(config: TrainConfig, peers: Peers, device: "torch.device") -> Prepar
         peers.check_alike("data", facts.of_data(train_set, model, hyp))
     for fault in fault_lines(train_set):
         ranks.warn(fault)
-    ranks.say("%s: %d training images, %d persons; %d validation images"
-              % (config.data, train_set.count, train_set.persons, eval_set.count))  # fmt: skip
+    images = counted(train_set.count, "training image")
+    seen = counted(eval_set.count, "validation image")
+    persons = counted(train_set.persons, "person")
+    ranks.say("%s: %s, %s; %s" % (config.data, images, persons, seen))
     if not (config.noautoanchor or config.resume):
         ranks.say(fit_anchors(model, train_set, hyp, size=size, replace=not config.weights))
     spec = batch_spec(config, model, size=size, ranks=ranks, pin=device.type == "cuda")
