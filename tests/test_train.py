@@ -32,6 +32,7 @@ from utils.errors import InputError  # noqa: E402
 from utils.training import validation  # noqa: E402
 from utils.training.config import TrainConfig  # noqa: E402
 from utils.training.hyper_parameters import read_hyp  # noqa: E402
+from utils.training.loss import PARTS  # noqa: E402
 from utils.training.network import build_model, fit_anchors  # noqa: E402
 from utils.training.progress import epoch_line  # noqa: E402
 from utils.training.trainer import Trainer  # noqa: E402
@@ -102,10 +103,17 @@ def test_people_in_plain_grey_are_told(score, told):
 
     found = validation.plain_score(Predictor())
     assert found == score
-    row = dict.fromkeys(("epoch", "loss", "box", "kpt", "obj", "images_per_s", "memory_gb",
-                         "reserved_gb"), 1)  # fmt: skip
+    row = dict.fromkeys(("epoch", "loss", *PARTS, "images_per_s", "memory_gb", "reserved_gb"), 1)
     text = epoch_line({**row, "plain_score": found}, 3)
     assert text.endswith("sees people in plain grey (score 0.90)") == told
+
+
+def test_the_parts_of_an_epoch_line_add_up():
+    row = {"epoch": 1, "loss": 0.75, "box": 0.125, "kpt": 0.25, "kpt_conf": 0.125, "obj": 0.25,
+           "cls": 0.0, "images_per_s": 40.0, "memory_gb": 0.0}  # fmt: skip
+    told = "loss 0.7500 (box 0.1250 kpt 0.2500 kpt_conf 0.1250 obj 0.2500)  40 images/s"
+    assert epoch_line(row, 3) == "epoch 1/3  " + told
+    assert "obj 0.2500 cls 0.0010)" in epoch_line({**row, "cls": 1e-3}, 3)
 
 
 def test_the_weights_are_tested_and_exported(finished, people):

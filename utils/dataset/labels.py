@@ -319,7 +319,9 @@ def list_images(path: Union[str, Path]) -> List[str]:
     if path.is_dir():
         images = [f for f in walk_files(path) if Path(f).suffix.lower() in IMAGE_SUFFIXES]
         if not images:
-            raise InputError("%s: no images in this folder" % path)
+            raise InputError(
+                "%s: no images in this folder (%s)" % (path, ", ".join(sorted(IMAGE_SUFFIXES)))
+            )
         return images
     if not path.is_file():
         raise InputError("%s: no such list file or folder of images" % path)

@@ -16,6 +16,7 @@ from utils.outputs import check_all_replaceable
 from utils.training import run_log
 from utils.training.config import TrainConfig
 from utils.training.distributed import Ranks
+from utils.training.loss import PARTS
 from utils.training.trainer import Trainer, to_device
 from utils.training.validation import PLAIN_LIMIT
 
@@ -152,10 +153,11 @@ def describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:
 
 
 def epoch_line(row: Dict[str, float], epochs: int) -> str:
-    """An epoch for people."""
+    """An epoch for people; the parts in brackets add up to the loss."""
     speed = row["images_per_s"]
-    text = "epoch %d/%d  loss %.4f (box %.4f kpt %.4f obj %.4f)  %.*f images/s" % (
-        row["epoch"], epochs, row["loss"], row["box"], row["kpt"], row["obj"],
+    parts = ["%s %.4f" % (part, row[part]) for part in PARTS if part != "cls" or row[part] > 5e-5]
+    text = "epoch %d/%d  loss %.4f (%s)  %.*f images/s" % (
+        row["epoch"], epochs, row["loss"], " ".join(parts),
         0 if speed >= 10 else 1, speed)  # fmt: skip
     if row["memory_gb"]:
         text += "  %.1f GB (%.1f reserved)" % (row["memory_gb"], row["reserved_gb"])
