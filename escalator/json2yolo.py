@@ -152,12 +152,16 @@ def _convert_all(
 
 
 def convert(target: Target) -> Done:
-    """Write the label file of one image."""
+    """Write the label file of one image; none where no person of it could be read.
+
+    An empty file would tell training that nobody is there.
+    """
     loaded = load(target.job)
-    if loaded.hw is not None:
+    usable = loaded.hw is not None and (loaded.ground_truth.count > 0 or not loaded.faults)
+    if usable and loaded.hw is not None:
         write_labels(target.label, ground_truth_to_labels(loaded.ground_truth, loaded.hw))
     return Done(
-        loaded.hw is not None,
+        usable,
         loaded.ground_truth.count,
         loaded.faults,
         loaded.notes,
