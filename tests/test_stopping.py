@@ -117,7 +117,7 @@ def test_what_a_library_makes_of_a_signal_is_no_error():
 def test_ctrl_c_while_modules_load_is_one_line(monkeypatch, capsys):
     usual = []
     monkeypatch.setattr(sys, "excepthook", lambda *error: usual.append(error[1]))
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(ROOT / "train.py"))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(ROOT / "train.py"), raising=False)
     stopping.one_line_while_loading()
     sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
     made = ImportError("initialization failed")
@@ -127,7 +127,7 @@ def test_ctrl_c_while_modules_load_is_one_line(monkeypatch, capsys):
     sys.excepthook(ImportError, other := ImportError("none"), None)
     assert usual == [other]
     hook = sys.excepthook
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/somewhere/else.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/somewhere/else.py", raising=False)
     stopping.one_line_while_loading()
     assert sys.excepthook is hook
 

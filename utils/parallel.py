@@ -9,6 +9,7 @@ Processes, not threads: parsing a small file is Python's own work, which threads
 
 import collections
 import concurrent.futures
+import gc
 import os
 import signal
 import threading
@@ -45,6 +46,7 @@ def parallel_map(
         return
     chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
     pending: Deque[concurrent.futures.Future] = collections.deque()
+    before_fork()
     started = (outputs.writer(), os.getpid())
     with concurrent.futures.ProcessPoolExecutor(workers, None, _start, started) as pool:
         bar = None
@@ -76,8 +78,23 @@ def _run(function: Callable[[S], T], items: Sequence[S]) -> List[T]:
     return [function(item) for item in items]
 
 
+def before_fork() -> None:
+    """Free what nobody needs, before processes inherit it; see `after_fork`."""
+    gc.collect()
+
+
+def after_fork() -> None:
+    """Leave what was inherited alone.
+
+    A library's object may wait for its threads where it is freed, and those exist only in the
+    process that made it: ONNX Runtime's sessions would hang here.
+    """
+    gc.freeze()
+
+
 def _start(writer: outputs.Writer, parent: int) -> None:
     """A worker leaves Ctrl-C and `docker stop` to the process that started it, and ends with it."""
+    after_fork()
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError, one_line
+from utils.parallel import after_fork, before_fork
 from utils.training.assembler import AHEAD, HELD, POOL, Assembler, BatchJob, Spec, TrainBatch
 from utils.training.hyper_parameters import Hyp
 from utils.training.pixel_ring import PixelRing
@@ -110,6 +111,7 @@ class TrainBatches:
         if ring is not None and spec.pin and not ring.pin():
             print("note: the memory of the batches cannot be page-locked; copies are slower")
         jobs = _Lazy(lambda: self._with_slots(epoch, ring))
+        before_fork()
         loader = DataLoader(
             self._assembler,  # type: ignore  # a map from jobs to batches
             batch_size=None,
@@ -179,5 +181,6 @@ def _as_it_is(batch: Any) -> Any:
 def _start_worker(worker: int) -> None:
     import signal
 
+    after_fork()
     cv2.setNumThreads(0)  # one process is one core; OpenCV's threads would fight
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
