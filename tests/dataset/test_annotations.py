@@ -85,7 +85,9 @@ def test_boxes_are_cut_and_counted():
             {"keypoint": POINTS, "bbox": [1, 2, 3, 4]},
             "no keypoints, but keypoint;",
         ),
-        ({"keypoints": POINTS, "box": [1, 2, 3, 4]}, "no bbox, but box; if that is a slip"),
+        ({"keypoints": POINTS, "box": [1, 2, 3, 4]}, "no bbox, but box; if that is meant, rename"),
+        ({"Joints": POINTS, "bbox": [1, 2, 3, 4]}, "no keypoints, but Joints; if that is meant"),
+        ({"KEYPOINTS": POINTS, "bbox": [1, 2, 3, 4]}, "no keypoints, but KEYPOINTS; if"),
         ([1, 2], "expected keypoints and bbox"),
     ],
 )
@@ -95,6 +97,13 @@ def test_a_bad_person_is_named_and_the_others_stay(entry, reason):
     assert fit.ground_truth.count == 2
     assert len(fit.faults) == 1
     assert fit.faults[0].startswith("person 2: ") and reason in fit.faults[0]
+
+
+@pytest.mark.parametrize("nc, faults", [(1, 0), (2, 1)])
+def test_a_class_of_another_name_matters_where_there_are_several(nc, faults):
+    entry = {"keypoints": POINTS, "bbox": [40, 10, 50, 60], "class_id": 1}
+    told = an.fit(an.parse_persons([entry], nc, 17), HW).faults
+    assert len(told) == faults and all("no class, but class_id; if" in n for n in told)
 
 
 @pytest.mark.parametrize("text", ["", "[", '{"a": 1}', "3", '"x"', "[" * 100000])

@@ -30,6 +30,11 @@ OUTSIDE = 0.02
 MARGIN = 0.1
 MAX_VALUE = 1e9  # px
 KEYS = ("keypoints", "bbox", "class", "area")  # of a person in our own format
+OTHER_NAMES = {  # that other tools and people give them
+    "keypoints": ("kpts", "kps", "joints", "points", "landmarks", "pose"),
+    "bbox": ("box", "rect", "xywh"),
+    "class": ("class_id", "category_id", "category", "label", "cls"),
+}
 THINNEST = 0.1  # px; a box of less has nothing on it
 
 # What is counted on the way, as the summary prints it
@@ -100,12 +105,7 @@ def _person(entry: Any, nc: int, nkpt: int) -> Row:
     if "keypoints" not in entry and "bbox" not in entry:
         keys = ", ".join(shown(key) for key in list(entry)[:10])
         raise ValueError("neither keypoints nor bbox; its keys: %s" % keys)
-    for key in {"keypoints", "bbox"} - set(entry):
-        similar = get_close_matches(key, [k for k in entry if k not in KEYS], 1, 0.75)
-        if similar:  # unread, it would cost all keypoints or boxes without a word
-            raise ValueError(
-                "no %s, but %s; if that is a slip, correct it" % (key, shown(similar[0]))
-            )
+    _check_names(entry, nc)
     cls = entry.get("class", 0)
     if type(cls) is not int or not 0 <= cls < nc:
         raise ValueError("class %s, expected 0 to %d" % (shown(cls), nc - 1))
@@ -114,6 +114,21 @@ def _person(entry: Any, nc: int, nkpt: int) -> Row:
         raise ValueError("area %s: expected px, at least 0" % shown(area))
     area = np.nan if area is None else float(area)
     return parse_box(entry.get("bbox")), cls, parse_keypoints(entry.get("keypoints"), nkpt), area
+
+
+def _check_names(entry: Dict[str, Any], nc: int) -> None:
+    """Raise ValueError for a key that means another one, which nobody would read.
+
+    It would cost all keypoints, boxes or classes without a word.
+    """
+    others = {str(k).lower(): str(k) for k in entry if k not in KEYS}
+    wanted = ("keypoints", "bbox") + (("class",) if nc > 1 else ())
+    for key in (key for key in wanted if key not in entry):
+        meant = [n for n in (key, *OTHER_NAMES[key]) if n in others]
+        meant = meant or get_close_matches(key, others, 1, 0.75)
+        if meant:
+            raise ValueError("no %s, but %s; if that is meant, rename it to %s"
+                             % (key, shown(others[meant[0]]), key))  # fmt: skip
 
 
 def parse_box(values: object) -> np.ndarray:
