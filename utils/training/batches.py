@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError, one_line
-from utils.parallel import after_fork, before_fork
+from utils.parallel import after_fork
 from utils.training.assembler import AHEAD, HELD, POOL, Assembler, BatchJob, Spec, TrainBatch
 from utils.training.hyper_parameters import Hyp
 from utils.training.pixel_ring import PixelRing
@@ -111,7 +111,6 @@ class TrainBatches:
         if ring is not None and spec.pin and not ring.pin():
             print("note: the memory of the batches cannot be page-locked; copies are slower")
         jobs = _Lazy(lambda: self._with_slots(epoch, ring))
-        before_fork()
         loader = DataLoader(
             self._assembler,  # type: ignore  # a map from jobs to batches
             batch_size=None,
