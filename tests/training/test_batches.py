@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -81,6 +84,20 @@ def test_too_little_shared_memory_is_an_error_before_it_is_used(train_set, monke
     with pytest.raises(InputError, match=r"`workers` 2: .* GB of shared memory, .*--shm-size 8g"):
         next(make(train_set, workers=2).epoch(0))
     next(make(train_set, workers=0).epoch(0))
+
+
+def test_processes_end_without_the_garbage_collector(train_set):
+    """It takes the queues of a loader first; then PyTorch waits five seconds for each process."""
+    gc.collect()
+    gc.disable()
+    try:
+        batches = make(train_set, workers=2)
+        assert next(batches.epoch(0)).size == (64, 64)
+        gone = weakref.ref(batches), weakref.ref(batches._stream)
+        del batches
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_run_taken_up_sees_the_same(train_set):

@@ -10,6 +10,7 @@ taken up again sees what it would have seen, whatever the number of workers.
 """
 
 import collections
+import weakref
 from typing import Any, Deque, Dict, Iterator, List, Optional
 
 import cv2
@@ -110,7 +111,10 @@ class TrainBatches:
         ring = self._assembler.open_ring()
         if ring is not None and spec.pin and not ring.pin():
             print("note: the memory of the batches cannot be page-locked; copies are slower")
-        jobs = _Lazy(lambda: self._with_slots(epoch, ring))
+        # Not `self`: in a cycle the loader would be freed by the garbage collector, which takes its
+        # queues first, and then it waits five seconds for each process.
+        batches = weakref.ref(self)
+        jobs = _Lazy(lambda: _with_slots(batches, epoch, ring))
         loader = DataLoader(
             self._assembler,  # type: ignore  # a map from jobs to batches
             batch_size=None,
@@ -122,13 +126,6 @@ class TrainBatches:
             worker_init_fn=_start_worker,
         )
         return iter(loader)
-
-    def _with_slots(self, epoch: int, ring: Optional[PixelRing]) -> Iterator[BatchJob]:
-        """All jobs to come, each with a slot that is free when it is given to a worker."""
-        for e in range(epoch, self.epochs):
-            for job in self._jobs(e):
-                slot = None if ring is None else ring.take()
-                yield job if slot is None else job._replace(slot=slot)
 
     def order(self, epoch: int) -> np.ndarray:
         """(steps, batch) image indices of this process.
@@ -161,6 +158,22 @@ class TrainBatches:
             own = np.arange(begin - low, begin - low + spec.batch)
             jobs.append(BatchJob(epoch, step, own, order[low : low + width], mosaic))
         return jobs
+
+
+def _with_slots(
+    batches: "weakref.ref[TrainBatches]", epoch: int, ring: Optional[PixelRing]
+) -> Iterator[BatchJob]:
+    """All jobs to come, each with a slot that is free when it is given to a worker."""
+    while True:
+        owner = batches()
+        if owner is None or epoch >= owner.epochs:
+            return
+        jobs = owner._jobs(epoch)
+        del owner
+        for job in jobs:
+            slot = None if ring is None else ring.take()
+            yield job if slot is None else job._replace(slot=slot)
+        epoch += 1
 
 
 class _Lazy:
