@@ -9,9 +9,8 @@ import pytest
 
 from utils.dataset.labels import read_labels
 from utils.quantization.cache import read_cache
-from utils.runtime.backend import EmbeddedNms
 from utils.runtime.load import load_backend
-from utils.runtime.metadata import identify
+from utils.runtime.metadata import EmbeddedNms, identify
 from utils.trt.sidecar import read_info
 
 EARLIER = Path(__file__).parent / "data" / "earlier"

@@ -5,8 +5,9 @@ from tests.conftest import make_pose_onnx, pose_row
 from utils.errors import InputError, InputWarning
 from utils.pose.detections import Detections
 from utils.pose.keypoints import COCO
-from utils.runtime.backend import Backend, EmbeddedNms
+from utils.runtime.backend import Backend
 from utils.runtime.load import load_backend
+from utils.runtime.metadata import EmbeddedNms
 from utils.runtime.predictor import Predictor, resolve_size
 
 

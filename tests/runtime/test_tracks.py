@@ -9,7 +9,8 @@ from tests.runtime.test_sources import encode, video
 from tests.scripts import run_inside
 from utils.errors import InputWarning
 from utils.pose import nms
-from utils.runtime.backend import Backend, EmbeddedNms
+from utils.runtime.backend import Backend
+from utils.runtime.metadata import EmbeddedNms
 from utils.runtime.sources import Frame, Source
 from utils.runtime.tracks import Tracks, check_sequence, thresholds
 from utils.runtime.writers import ResultWriter, label_text

@@ -9,7 +9,8 @@ from utils.errors import InputError
 from utils.export.deploy_model import DeployEngine, DeployModel, bound
 from utils.files import atomic_path
 from utils.pose.keypoints import Color
-from utils.runtime.backend import EmbeddedNms, format_shape
+from utils.runtime.backend import format_shape
+from utils.runtime.metadata import EmbeddedNms
 
 SOURCES = Path(__file__).resolve().parents[2] / "deploy" / "deepstream"
 FILES = ("nvdsinfer_yolo_pose.cpp", "nvdsinfer_yolo_pose.h", "CMakeLists.txt", "pose_probe.py")

@@ -7,8 +7,8 @@ from utils.errors import InputError, one_line
 from utils.graph.fp16 import has_qdq
 from utils.graph.nms import has_efficientnms
 from utils.pose.layout import decode_text
-from utils.runtime.backend import EmbeddedNms, format_shape
-from utils.runtime.metadata import Identity, identify
+from utils.runtime.backend import format_shape
+from utils.runtime.metadata import EmbeddedNms, Identity, identify
 from utils.trt.sidecar import info_path, read_info
 
 # of ONNX's tensor types, the words of Triton and TensorRT

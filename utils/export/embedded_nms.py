@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, Optional, Protocol, Tuple
 
 import numpy as np
 
@@ -13,12 +13,6 @@ from utils.words import counted
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-    from utils.export.checkpoint import ExportConfig
-    from utils.export.onnx_import import ImportConfig
-
-    # Both name the fields: in Python 3.8 no base class can add them behind one without a default.
-    WithNms = Union[ExportConfig, ImportConfig]
 
 SPARE = 64  # candidates more than boxes above the threshold, which rounding may add to
 PLUGIN_MIN_CONF = 0.01  # NVIDIA's advice for EfficientNMS
@@ -33,13 +27,29 @@ NMS_PARAMETERS = {
 }  # of ExportConfig and ImportConfig -> field of Nms; the defaults are those of Nms
 
 
-def nms_settings(config: "WithNms") -> Nms:
+class WithNms(Protocol):
+    """What ExportConfig and ImportConfig have in common.
+
+    Both name the fields: in Python 3.8 no base class can add them behind one without a default.
+    """
+
+    @property
+    def end2end(self) -> bool: ...
+
+    @property
+    def nms_candidates(self) -> Optional[int]: ...
+
+    @property
+    def nms_steps(self) -> Optional[int]: ...
+
+
+def nms_settings(config: WithNms) -> Nms:
     """The NMS that an ExportConfig or ImportConfig asks for. Raises InputError."""
     given = {field: getattr(config, name) for name, field in NMS_PARAMETERS.items()}
     return Nms(**{k: v for k, v in given.items() if v is not None}).resolved()
 
 
-def check_nms(config: "WithNms") -> None:
+def check_nms(config: WithNms) -> None:
     """Raise InputError for parameters of NMS that do not go together, warn of a slow choice."""
     nms = nms_settings(config)
     if not config.end2end:

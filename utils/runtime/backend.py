@@ -11,7 +11,6 @@ from typing import (
     Callable,
     Iterable,
     List,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -25,11 +24,11 @@ from utils.pose.keypoints import Skeleton
 from utils.pose.layout import Layout
 from utils.pose.letterbox import MAX_SIZE
 from utils.pose.poses import Poses
+from utils.runtime.metadata import EmbeddedNms, Identity
 
 if TYPE_CHECKING:
     from utils.arrays import Array
     from utils.pose.fixed_nms import NmsSettings
-    from utils.runtime.metadata import Identity
 
 # What a model says of a batch: (B, N, 5 + nc + 3K) raw predictions, or Detections of embedded NMS
 Output = Union["Array", Detections]
@@ -48,26 +47,6 @@ def check_input_dims(dims: Sequence[Optional[int]]) -> None:
         raise ValueError(
             "input %s: expected at most %d images of at most %d px a side, %d megapixels together"
             % (format_shape(dims), MAX_BATCH, MAX_SIZE, MAX_PIXELS / 1e6)
-        )
-
-
-class EmbeddedNms(NamedTuple):
-    """NMS that is inside a model; nothing at run time changes it.
-
-    Other exporters do not record the thresholds: None.
-    """
-
-    conf_thres: Optional[float]
-    iou_thres: Optional[float]
-    topk: int  # poses an image at most
-
-    def __str__(self) -> str:
-        if self.conf_thres is None:
-            return "embedded NMS (thresholds not recorded, at most %d poses)" % self.topk
-        return "embedded NMS (conf %g, iou %g, at most %d poses)" % (
-            self.conf_thres,
-            self.iou_thres or 0.0,
-            self.topk,
         )
 
 
@@ -172,7 +151,7 @@ class Backend:
             shape = [shape[0], shape[3], shape[1], shape[2]]
         self.input_shape = tuple(shape)  # type: ignore
 
-    def _set_identity(self, found: "Identity") -> None:
+    def _set_identity(self, found: Identity) -> None:
         """Adopt what utils/runtime/metadata.py read off the file."""
         self.names, self.nkpt, self.stride, self.imgsz, self.skeleton = found.info
         self.embedded_nms, self.layout, self._outputs = (

@@ -8,7 +8,6 @@ from utils.pose.keypoints import COCO_NAMES, Skeleton
 from utils.pose.layout import SUPPRESSED_ROWS, WAY_OUT, Dims, Layout, decode_text, find_layout
 from utils.pose.letterbox import MAX_SIZE
 from utils.reading import is_integer, shown
-from utils.runtime.backend import EmbeddedNms
 
 DEFAULT_STRIDE = 64
 
@@ -21,6 +20,26 @@ class ModelInfo(NamedTuple):
     stride: int
     imgsz: Optional[Tuple[int, int]]
     skeleton: Skeleton
+
+
+class EmbeddedNms(NamedTuple):
+    """NMS that is inside a model; nothing at run time changes it.
+
+    Other exporters do not record the thresholds: None.
+    """
+
+    conf_thres: Optional[float]
+    iou_thres: Optional[float]
+    topk: int  # poses an image at most
+
+    def __str__(self) -> str:
+        if self.conf_thres is None:
+            return "embedded NMS (thresholds not recorded, at most %d poses)" % self.topk
+        return "embedded NMS (conf %g, iou %g, at most %d poses)" % (
+            self.conf_thres,
+            self.iou_thres or 0.0,
+            self.topk,
+        )
 
 
 class Identity(NamedTuple):

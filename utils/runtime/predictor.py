@@ -18,7 +18,8 @@ from utils.pose.detections import MAX_PX, Detections
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.letterbox import HW, Letterbox
 from utils.pose.poses import Poses
-from utils.runtime.backend import Backend, EmbeddedNms, Found
+from utils.runtime.backend import Backend, Found
+from utils.runtime.metadata import EmbeddedNms
 
 DEFAULT_SIZE = 640
 DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
