@@ -35,7 +35,7 @@ import cv2
 import numpy as np
 
 from benchmarks import live_streams
-from benchmarks.machine import describe
+from benchmarks.machine import calls_per_second, describe
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 from utils.runtime.video_file import AvEncoder, OpenCvEncoder
@@ -142,13 +142,7 @@ def session_rate(weights: str, device: str, batch: Optional[np.ndarray]) -> floa
         batch = batch.transpose(0, 3, 1, 2)[:, ::-1] / np.float32(255)
     dtype = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8}.get(given.type, np.float32)
     feed = {given.name: np.ascontiguousarray(batch, dtype)}
-    for _ in range(5):
-        session.run(None, feed)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < BARE_S:
-        session.run(None, feed)
-        count += 1
-    return count / (time.perf_counter() - started)
+    return calls_per_second(lambda: session.run(None, feed), BARE_S, warm_up=5)
 
 
 def frames_of(source: str, most: int) -> List[np.ndarray]:

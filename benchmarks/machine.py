@@ -1,9 +1,11 @@
-"""What the figures were measured on: one line for docs/benchmarks.md."""
+"""What benchmarks share: the machine in one line for docs/benchmarks.md, the rate of a call."""
 
 import datetime
 import os
 import platform
+import time
 from pathlib import Path
+from typing import Any, Callable
 
 
 def describe() -> str:
@@ -23,3 +25,14 @@ def describe() -> str:
         platform.python_version(),
         datetime.date.today().isoformat(),
     )
+
+
+def calls_per_second(call: Callable[[], Any], seconds: float, *, warm_up: int) -> float:
+    """How often a second a call ends, one after the other, after some that do not count."""
+    for _ in range(warm_up):
+        call()
+    count, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        call()
+        count += 1
+    return count / (time.perf_counter() - started)

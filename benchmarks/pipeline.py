@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import onnxruntime
 
-from benchmarks.machine import describe
+from benchmarks.machine import calls_per_second, describe
 
 
 def detect_fps(weights: str, source: str) -> dict:
@@ -40,13 +39,7 @@ def session_fps(weights: str, seconds: float) -> float:
     info = session.get_inputs()[0]
     dtype = np.float16 if "16" in info.type else np.float32
     feed = {info.name: np.random.default_rng(0).random(info.shape).astype(dtype)}
-    for _ in range(3):
-        session.run(None, feed)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        session.run(None, feed)
-        count += 1
-    return count / (time.perf_counter() - started)
+    return calls_per_second(lambda: session.run(None, feed), seconds, warm_up=3)
 
 
 def main() -> None:

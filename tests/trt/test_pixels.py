@@ -1,8 +1,5 @@
 """Pixels become the input of a network, with the bits of letterbox.to_batch."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,7 +7,7 @@ from tests.trt import ptx
 from utils.pose.letterbox import fit, to_batch
 from utils.trt import pixels as trt_pixels
 from utils.trt import row_filter
-from utils.trt.memory import GpuMemoryError, PycudaMemory
+from utils.trt.memory import GpuMemoryError
 from utils.trt.pixels import KERNELS, PTX, THREADS, PycudaPixels, TorchPixels, planes_shape
 
 DTYPES = [np.float32, np.float16]
@@ -40,14 +37,6 @@ def test_through_pytorch(dtype):
         upload.upload(buffer, images, kind)
         found = memory.view(buffer, planes_shape(images), kind).numpy()
         np.testing.assert_array_equal(found, wanted(images, dtype))
-
-
-@pytest.fixture
-def memory(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
-    for name in [n for n in sys.modules if n.split(".")[0] == "pycuda"]:
-        monkeypatch.delitem(sys.modules, name)
-    return PycudaMemory(0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,19 +1,7 @@
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from utils.trt.memory import PycudaMemory
 from utils.trt.row_filter import FIRST_CAPACITY, RowFilter
-
-
-@pytest.fixture
-def memory(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
-    for name in [n for n in sys.modules if n.split(".")[0] == "pycuda"]:
-        monkeypatch.delitem(sys.modules, name)
-    return PycudaMemory(0)
 
 
 def rows_of(memory, row_filter, raw, threshold):

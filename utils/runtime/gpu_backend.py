@@ -65,8 +65,8 @@ class GpuBackend(Backend):
         return None if self.runner is None else self.runner.milliseconds()
 
     def __call__(self, images: np.ndarray) -> Output:
-        self._check_input(images)
         if self.runner is None:
+            self._check_input(images)  # `_run` does so itself
             return self._run_on_host(images)
         raw = self._outputs[0]
         foreign = self.layout is not None and not self.layout.suppressed
