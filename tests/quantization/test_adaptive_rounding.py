@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from onnx import numpy_helper  # noqa: E402
 
 from tests.small_net import make_small_net, run_onnx  # noqa: E402
 from utils.errors import InputError  # noqa: E402
+from utils.export import onnx_export  # noqa: E402
 from utils.graph.analysis import Graph  # noqa: E402
 from utils.graph.fp16 import to_fp16  # noqa: E402
 from utils.quantization import adaptive_rounding  # noqa: E402
@@ -122,6 +125,18 @@ def test_without_images_nothing_is_done(tmp_path):
     before = model.SerializeToString()
     adaptive_rounding.round_weights(model, [])
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_export_shows_a_bar_on_a_terminal_only(tmp_path, monkeypatch, terminal):
+    model = load(tmp_path)
+    count = len(Graph(model).convs)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("sys.stderr", stream)
+    onnx_export.to_fp16(model, [pixels(0)])
+    shown = stream.getvalue()
+    assert ("%d/%d" % (count, count) in shown) == terminal and bool(shown) == terminal
 
 
 def test_a_model_that_cannot_run(tmp_path):

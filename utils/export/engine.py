@@ -177,7 +177,8 @@ def round_weights(config: EngineConfig, source: OnnxFile, profile: Optional[Prof
     try:
         hw = source.hw if profile is None else (profile.common[2], profile.common[3])
         assert hw is not None  # a file without a size has a profile
-        adaptive_rounding.prepare(source.model, adaptive_rounding.sample_images(hw))
+        images = adaptive_rounding.sample_images(hw)
+        adaptive_rounding.prepare(source.model, images, progress=True)
     except InputError as e:
         if config.round:
             raise InputError("`round` %s: %s" % (config.round, e)) from e

@@ -97,7 +97,7 @@ def to_fp16(graph: "ModelProto", images: Sequence[np.ndarray]) -> None:
     from utils.graph import fp16
     from utils.quantization import adaptive_rounding
 
-    adaptive_rounding.prepare(graph, images)
+    adaptive_rounding.prepare(graph, images, progress=True)
     fp16.to_fp16(graph, fp16_input=True)
 
 

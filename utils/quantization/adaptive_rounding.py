@@ -33,15 +33,17 @@ PREFIX = "half/"  # of everything that is put into the graph
 SAMPLE_IMAGES = Path(__file__).resolve().parents[2] / "data" / "images"
 
 
-def prepare(model: "ModelProto", images: Sequence[np.ndarray]) -> None:
+def prepare(model: "ModelProto", images: Sequence[np.ndarray], *, progress: bool = False) -> None:
     """Get a float32 ONNX ready for FP16, in place: exact_pixels, then round_weights.
 
     It computes the same, in float32 and in FP16, of images with 8 bits a colour.
 
+    Args: progress: show a bar on a terminal.
+
     Raises InputError if ONNX Runtime is not there or cannot run the model.
     """
     exact_pixels(model)
-    round_weights(model, images)
+    round_weights(model, images, progress=progress)
 
 
 def sample_images(hw: Tuple[int, int], more: Sequence[str] = ()) -> List[np.ndarray]:
@@ -121,33 +123,47 @@ def _alone(graph: Graph, conv: Any, index: int) -> bool:
     return name in graph.constants and len(graph.readers[name]) == 1
 
 
-def round_weights(model: "ModelProto", images: Sequence[np.ndarray]) -> None:
+def round_weights(
+    model: "ModelProto", images: Sequence[np.ndarray], *, progress: bool = False
+) -> None:
     """Make weights and biases of the convolutions FP16 numbers, in place; they stay float32.
 
-    Args: images: (1, 3, H, W) float32 RGB 0..1, all of one size.
+    Args:
+        images: (1, 3, H, W) float32 RGB 0..1, all of one size.
+        progress: show a bar on a terminal.
 
     A constant that several nodes share is left to be rounded to the nearest, and without images
     all are. Raises InputError if ONNX Runtime is not there or cannot run the model.
     """
-    from onnx import numpy_helper
+    from tqdm import tqdm
 
     if not images:
         return
 
     graph = Graph(model)
     convs = [conv for conv in graph.convs if _alone(graph, conv, 1)]
-    for start in range(0, len(convs), AT_ONCE):
-        part = convs[start : start + AT_ONCE]
-        for conv, seen in zip(part, _inputs(model, graph, part, images=images)):
-            own = _alone(graph, conv, 2)
-            weights = numpy_helper.to_array(graph.constants[conv.input[1]]).astype(np.float64)
-            bias = np.zeros(len(weights))
-            if own:
-                bias = numpy_helper.to_array(graph.constants[conv.input[2]]).astype(np.float64)
-            done = _round_conv(weights, bias, seen, groups=attribute(conv, "group", 1))
-            for name, value in zip(conv.input[1 : 3 if own else 2], done):
-                value = value.astype(np.float32)
-                graph.constants[name].CopyFrom(numpy_helper.from_array(value, name))
+    hidden = None if progress else True  # None: shown on a terminal
+    with tqdm(total=len(convs), desc="round", unit="convolution", disable=hidden) as bar:
+        for start in range(0, len(convs), AT_ONCE):
+            part = convs[start : start + AT_ONCE]
+            for conv, seen in zip(part, _inputs(model, graph, part, images=images)):
+                _round_in_place(graph, conv, seen)
+                bar.update()
+
+
+def _round_in_place(graph: Graph, conv: Any, seen: np.ndarray) -> None:
+    """The weights of a convolution, and its bias unless others read it. seen (N, C, k, k)."""
+    from onnx import numpy_helper
+
+    own = _alone(graph, conv, 2)
+    weights = numpy_helper.to_array(graph.constants[conv.input[1]]).astype(np.float64)
+    bias = np.zeros(len(weights))
+    if own:
+        bias = numpy_helper.to_array(graph.constants[conv.input[2]]).astype(np.float64)
+    done = _round_conv(weights, bias, seen, groups=attribute(conv, "group", 1))
+    for name, value in zip(conv.input[1 : 3 if own else 2], done):
+        value = value.astype(np.float32)
+        graph.constants[name].CopyFrom(numpy_helper.from_array(value, name))
 
 
 def _inputs(
