@@ -103,7 +103,7 @@ def test_compare_and_report(folder):
     with open(runs / "compare.csv", newline="") as file:
         good, bad = csv.DictReader(file)
     assert good["file"] == "good.onnx" and good["kpt AP"] == "1.0000"
-    assert bad["change"].startswith("-") and bad["precision"] == "FP32"
+    assert bad["kpt AP vs first row"].startswith("-") and bad["precision"] == "FP32"
     assert (runs / "compare.md").read_text() in done.stdout
     assert cv2.imread(str(runs / "compare.png")) is not None
     assert cv2.imread(str(runs / "bad.onnx" / "worst.jpg")) is not None
@@ -169,7 +169,9 @@ def test_nms_inside_and_outside_at_the_same_thresholds(folder, asked, conf):
     assert done.returncode == 0, done.stderr
     outside, inside = results(folder)["compare"]["nms"]
     for entry in (outside, inside):
-        assert (entry["conf"], entry["iou"], entry["change"]) == (conf, 0.3, 0)
+        assert (entry["conf"], entry["iou"], entry["kpt_ap_vs_outside"]) == (conf, 0.3, 0)
+    with open(folder / "runs" / "exp" / "compare-nms.csv", newline="") as file:
+        assert [row["kpt AP vs outside"] for row in csv.DictReader(file)] == ["+0.0000"] * 2
 
 
 def test_nms_outside_is_tested_as_the_others_are(folder):
