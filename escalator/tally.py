@@ -29,15 +29,15 @@ class Tally:
         self.empty += not persons
         self.notes.update(notes)
 
-    def finish(self, done: str) -> None:
+    def finish(self, result: str) -> None:
         """Print what was done. Raises InputError if anything failed.
 
-        Args: done: what the images became, such as `label files in labels`.
+        Args: result: what the images became, such as `label files in labels`.
         """
         print(
             "%s: %s, %s without persons"
             % (
-                _counted(self.images, done),
+                _counted(self.images, result),
                 counted(self.persons, "person"),
                 counted(self.empty, "image"),
             )
@@ -53,7 +53,9 @@ class Tally:
         if self.faults:
             many = len(self.faults)
             what = "1 file or person" if many == 1 else "%d files or persons" % many
-            raise InputError("%s could not be converted (see above); the rest was" % what)
+            was = "was" if self.images == 1 else "were"
+            done = "%s %s" % (counted(self.images, "image"), was) if self.images else "no image was"
+            raise InputError("%s could not be converted (see above); %s converted" % (what, done))
 
 
 def _counted(number: int, things: str) -> str:
