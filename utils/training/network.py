@@ -50,7 +50,11 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
         lines.append(transfer(checkpoint.model, model, config))
         if model.head.nc == 1:
             model.head.settle_class()
-            lines.append("one class: its probability starts at 1")
+            lines.append(
+                "the data have one class, so a class probability tells nothing: it is set to 1, "
+                "and the score of a person is its objectness; scores can be higher than with %s"
+                % config.weights
+            )
     else:
         lines.append("no `weights`: from scratch")
     return model, lines
