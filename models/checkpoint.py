@@ -120,13 +120,15 @@ def save_checkpoint(
         tmp.write_bytes(data.getbuffer())
 
 
-def load_checkpoint(path: Union[str, Path]) -> Checkpoint:
+def load_checkpoint(path: Union[str, Path], parameter: str = "weights") -> Checkpoint:
     """Read one of our checkpoints or a public one.
 
-    Raises InputError (one line, names the file) for a missing, truncated, hostile or foreign
-    file.
+    Args: parameter: the name of what `path` was given as, for errors; empty: of nothing.
+
+    Raises InputError (one line, names parameter and file) for a missing, truncated, hostile or
+    foreign file.
     """
-    return _read(path, _from_any)
+    return _read(path, _from_any, parameter)
 
 
 def load_training_state(path: Union[str, Path]) -> Tuple[Checkpoint, TrainingState]:
@@ -134,11 +136,11 @@ def load_training_state(path: Union[str, Path]) -> Tuple[Checkpoint, TrainingSta
 
     Raises InputError as load_checkpoint, and for a checkpoint that cannot be trained on.
     """
-    found = _read(path, _with_training)
+    found = _read(path, _with_training, "resume")
     if found is None:
         raise InputError(
-            "%s: no state of an unfinished run in it; if the run is finished, train on with "
-            "`weights`" % path
+            "`resume` %s: no state of an unfinished run in it; if the run is finished, train on "
+            "with `weights`" % path
         )
     return found
 
@@ -160,12 +162,25 @@ def _with_training(
     return _from_own(content, tensors), TrainingState(dict(training["plain"]), state)
 
 
-def _read(path: Union[str, Path], convert: Callable[[Dict[str, Any], TensorReader], Any]) -> Any:
+def _read(
+    path: Union[str, Path],
+    convert: Callable[[Dict[str, Any], TensorReader], Any],
+    parameter: str,
+) -> Any:
     """convert(content, tensors) of an archive. Raises InputError, see load_checkpoint."""
-    path = Path(path)
+    try:
+        return _read_file(Path(path), convert)
+    except InputError as e:
+        raise InputError("`%s` %s" % (parameter, e) if parameter else str(e)) from e
+
+
+def _read_file(path: Path, convert: Callable[[Dict[str, Any], TensorReader], Any]) -> Any:
+    """As _read; its errors begin with the file."""
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise InputError("%s: %s, expected a .pt checkpoint" % (path, what))
+        what = "a folder" if path.is_dir() else "no such file"
+        raise InputError(
+            "%s: %s; expected a .pt checkpoint, such as weights/yolov5s6_pose.pt" % (path, what)
+        )
     check_file(path, "checkpoint")
     try:
         with _open_zip(path) as archive:

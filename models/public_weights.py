@@ -82,7 +82,7 @@ def verify(path: Path, wanted: str) -> None:
     except ImportError as e:
         raise InputError("a .pt needs PyTorch to be read; pip install torch (%s)" % e) from e
 
-    model = load_checkpoint(path).model
+    model = load_checkpoint(path, "").model
     print(
         "%s: %.1f M parameters, %d keypoints, classes %s"
         % (path, model.parameter_count() / 1e6, model.nkpt, ", ".join(model.names))

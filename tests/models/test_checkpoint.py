@@ -265,13 +265,18 @@ def test_damaged_directory(tmp_path, model, change):
         end = data.rfind(b"PK\x06\x06")
         data[end + 40 : end + 48] = b"\xfe" * 7 + b"\x7f"
     (tmp_path / "x.pt").write_bytes(data)
-    with pytest.raises(InputError, match=r"x\.pt: truncated or not a checkpoint"):
+    with pytest.raises(InputError, match=r"^`weights` .*x\.pt: truncated or not a checkpoint"):
         load_checkpoint(tmp_path / "x.pt")
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
+    wanted = (
+        r"^`weights` .*none\.pt: no such file; expected a \.pt checkpoint, such as weights/yolo"
+    )
+    with pytest.raises(InputError, match=wanted):
         load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(InputError, match=r"^/.*none\.pt: no such file"):
+        load_checkpoint(tmp_path / "none.pt", "")
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,12 @@ class DataYaml(NamedTuple):
     def _existing(self, key: str, entry: str) -> str:
         if not os.path.exists(entry):
             below = "below path %s nor " % self.root if self.root else ""
+            advice = "correct the path, or take the key out"
+            if key in TASKS:
+                advice = "correct the path, or make the list (escalator/split.py)"
             raise InputError(
-                "%s: %s: %s is neither %sbeside the yaml file nor in the working directory"
-                % (self.path, key, entry, below)
+                "%s: %s: %s is neither %sbeside the yaml file nor in the working directory; %s"
+                % (self.path, key, entry, below, advice)
             )
         return entry
 

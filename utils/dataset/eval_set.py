@@ -77,7 +77,7 @@ def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> 
     missing = [p for p in paths if not os.path.isfile(p)]
     if missing:
         raise InputError(
-            "%s, %s: %d of %d images do not exist, first %s"
+            "%s, %s: %d of %d images do not exist, first %s; escalator/check.py lists all"
             % (data.path, task, len(missing), len(paths), missing[0])
         )
     declared = data.declared

@@ -37,7 +37,7 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
     except (InputError, ValueError) as e:
         raise InputError("`cfg` %s" % e) from e
     if cfg.get("ch", 3) != 3:
-        raise InputError("`cfg` %s: ch %s, images have 3 channels" % (config.cfg, cfg["ch"]))
+        raise InputError("`cfg` %s: ch %s, expected 3 (RGB)" % (config.cfg, cfg["ch"]))
     try:
         model = Model(cfg, nc=nc, nkpt=data.nkpt)
     except ValueError as e:
@@ -127,8 +127,8 @@ def check_freeze(model: Model, layers: int) -> None:
     """Raise InputError if all layers were to stay as they are."""
     if layers >= len(model.model):
         raise InputError(
-            "`freeze` %d: the network has %d layers, and the last has to learn"
-            % (layers, len(model.model))
+            "`freeze` %d: the network has %d layers, and the last has to learn; expected at most %d"
+            % (layers, len(model.model), len(model.model) - 1)
         )
 
 

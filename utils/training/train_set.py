@@ -22,6 +22,7 @@ from utils.errors import InputError, one_line
 from utils.files import atomic_path
 from utils.pipeline import parallel_map
 from utils.reading import check_file, read_bytes
+from utils.words import counted
 
 CACHE_VERSION = 3
 MIN_SIDE = 8  # px; smaller images cannot be trained on
@@ -75,21 +76,21 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
     labelled = sum(bool(t) for t in texts)
     if spoilt and 2 * len(spoilt) > labelled:
         raise InputError(
-            "%s: %d of %d label files cannot be used, first %s"
+            "%s: %d of %d label files cannot be used, first %s; escalator/check.py lists all"
             % (data.path, len(spoilt), labelled, spoilt[0].faults[0])
         )
     _check_classes(data, paths, entries)
     good = [i for i, entry in enumerate(entries) if entry.hw != (0, 0)]
     if not good:
         raise InputError(
-            "%s: none of %d training images can be used, first %s"
+            "%s: none of %d training images can be used, first %s; escalator/check.py lists all"
             % (data.path, len(paths), faults[0])
         )
     labels = [entries[i].labels for i in good]
     if not sum(item.count for item in labels):
         raise InputError(
-            "%s: nobody is labelled on %d training images; %s is where the labels of the first "
-            "would be" % (data.path, len(good), label_path(paths[good[0]]))
+            "%s: nobody is labelled on %d training images; the labels of the first are expected in "
+            "%s" % (data.path, len(good), label_path(paths[good[0]]))
         )
     if single_class:
         labels = [item._replace(classes=np.zeros_like(item.classes)) for item in labels]
@@ -110,8 +111,14 @@ def _check_classes(data: DataYaml, paths: Sequence[str], entries: Sequence[_Entr
         highest = int(entry.labels.classes.max(initial=-1))
         if highest >= data.nc:
             raise InputError(
-                "%s: class %d, but %s has %d (names: %s), numbered from 0"
-                % (label_path(path), highest, data.path, data.nc, ", ".join(data.names[:5]))
+                "%s: class %d, but %s has %s (%s), numbered from 0; correct the label or names"
+                % (
+                    label_path(path),
+                    highest,
+                    data.path,
+                    counted(data.nc, "class"),
+                    ", ".join(data.names[:5]),
+                )
             )
 
 
