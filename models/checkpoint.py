@@ -46,6 +46,7 @@ from utils.reading import check_file
 
 FORMAT = "yolo-pose-checkpoint"
 VERSION = 1
+SHIPPED = "weights/yolov5s6_pose.pt"
 
 
 class Checkpoint(NamedTuple):
@@ -168,19 +169,19 @@ def _read(
     parameter: str,
 ) -> Any:
     """convert(content, tensors) of an archive. Raises InputError, see load_checkpoint."""
+    path = Path(path)
     try:
-        return _read_file(Path(path), convert)
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no such file"
+            usual = "runs/train/exp/weights/last.pt" if parameter == "resume" else SHIPPED
+            raise InputError("%s: %s; expected a .pt checkpoint, such as %s" % (path, what, usual))
+        return _read_file(path, convert)
     except InputError as e:
         raise InputError("`%s` %s" % (parameter, e) if parameter else str(e)) from e
 
 
 def _read_file(path: Path, convert: Callable[[Dict[str, Any], TensorReader], Any]) -> Any:
     """As _read; its errors begin with the file."""
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise InputError(
-            "%s: %s; expected a .pt checkpoint, such as weights/yolov5s6_pose.pt" % (path, what)
-        )
     check_file(path, "checkpoint")
     try:
         with _open_zip(path) as archive:

@@ -227,7 +227,7 @@ def test_loss_not_finite(people, tmp_path, monkeypatch):
         (["--freeze", "34"], "`freeze` 34: the network has 34 layers"),
         (["--img-size", "128", "256", "128"], "expected one number or height width"),
         (["--evolve"], "`evolve` is not available"),
-        (["--resume", "none.pt"], "`resume` none.pt: no such file"),
+        (["--resume", "none.pt"], "`resume` none.pt: no such file; expected .*last.pt$"),
         (["--label-smoothing", "2"], "`label_smoothing` 2"),
         (["--cfg", ""], "`cfg`: expected a network"),
     ],
