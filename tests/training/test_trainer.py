@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import types
 
 import pytest
 
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from tests.conftest import tiny_cfg  # noqa: E402
 from tests.small_train import make_trainer  # noqa: E402
+from utils.errors import InputError  # noqa: E402
 from utils.training.trainer import TrainerOptions  # noqa: E402
 
 
@@ -56,6 +58,8 @@ def graphs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "Stream", object)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    card = types.SimpleNamespace(total_memory=80 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
 
 
 def make(folder):
@@ -83,6 +87,32 @@ def test_gradients_of_replays_add_up(tmp_path, graphs):
         found.append([p.grad for p in trainer._parameters()] + buffers)
     whole = [torch.cat([t.flatten() for t in tensors]) for tensors in found]
     assert float((whole[0] - whole[1]).norm()) < 2e-2 * float(whole[1].norm())
+
+
+@pytest.mark.parametrize(
+    "share, memory",
+    [
+        (None, "80 GB of GPU memory"),  # a PyTorch that does not say it
+        (1.0, "80 GB of GPU memory"),
+        (0.05, "the 4.0 of 80 GB of GPU memory that PyTorch is limited to"),
+    ],
+)
+def test_too_little_memory_names_the_limit_that_held(tmp_path, graphs, monkeypatch, share, memory):
+    trainer = make(tmp_path)
+    if share is None:
+        monkeypatch.delattr(torch.cuda, "get_per_process_memory_fraction", raising=False)
+    else:
+        monkeypatch.setattr(
+            torch.cuda, "get_per_process_memory_fraction", lambda _: share, raising=False
+        )
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "_step", full)
+    with pytest.raises(InputError) as fault:
+        trainer.train_epoch(0)
+    assert memory + " do not suffice at " in str(fault.value)
 
 
 def test_an_update_forgets_gradients_in_place(tmp_path):

@@ -105,6 +105,22 @@ def device_name(device: "torch.device") -> str:
     return "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
+def memory_limit(device: "torch.device") -> str:
+    """How much memory of its GPU this process may take, such as `80 GB of GPU memory`.
+
+    Releases of PyTorch without get_per_process_memory_fraction do not tell of a limit.
+    """
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory / 1e9
+    share_of = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+    share = 1.0 if share_of is None else share_of(device)
+    if share < 1:
+        text = "the %.1f of %.0f GB of GPU memory that PyTorch is limited to"
+        return text % (share * total, total)
+    return "%.0f GB of GPU memory" % total
+
+
 def join_group(ranks: Ranks, *, gpu: bool, store: Optional["Store"] = None) -> None:
     """Connect with the others: NCCL on GPUs, gloo on CPUs.
 

@@ -294,10 +294,9 @@ class Trainer:
         """Batch sizes that fit are guessed from the one that did not."""
         world = self.options.ranks.world
         batch = self.batches.spec.batch
-        total = torch.cuda.get_device_properties(self.options.device).total_memory
-        return (
-            "`batch_size` %d: %.0f GB of GPU memory do not suffice at %dx%d; try `batch_size` %d"
-            % (batch * world, total / 1e9, *self.batches.spec.size, max(batch // 2, 1) * world)
+        memory = distributed.memory_limit(self.options.device)
+        return "`batch_size` %d: %s do not suffice at %dx%d; try `batch_size` %d" % (
+            (batch * world, memory, *self.batches.spec.size, max(batch // 2, 1) * world)
         )
 
     def _bar(self, epoch: int) -> Any:
