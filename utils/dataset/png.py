@@ -5,7 +5,8 @@ image = cv2.imdecode(plain_png(data), cv2.IMREAD_COLOR)
 libpng tells faults and oddities on stderr, from C and without the name of the file: of a damaged
 image, but also of each good one with a colour profile that it does not like. So chunks that do not
 concern the pixels are left out, and a file whose check sums are wrong is refused before. Costs
-about 2 % of the decoding. Format: www.w3.org/TR/png-3.
+about 2 % of the decoding. Where a faulty encoder wrote wrong data with right check sums, libpng
+still prints a line before our error. Format: www.w3.org/TR/png-3.
 """
 
 import zlib
