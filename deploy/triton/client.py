@@ -2,6 +2,7 @@
 
     python deploy/triton/client.py --url localhost:8000 --model yolov5s6_pose --images data/images
     python deploy/triton/client.py --model yolov5s6_pose --images data/images --output runs/triton
+    python deploy/triton/client.py --model yolov5s6_pose --images frames --track --output tracks
 
 The model comes from models/export_deploy.py --triton. Needs pip install tritonclient[http].
 TritonBackend works wherever the toolkit takes a backend: Predictor(TritonBackend(url, model)).
@@ -26,7 +27,9 @@ from utils.pose.drawing import draw_poses
 from utils.runtime.backend import Backend
 from utils.runtime.metadata import identify
 from utils.runtime.predictor import Predictor
+from utils.runtime.tracks import thresholds
 from utils.runtime.writers import write_image
+from utils.tracking.tracker import Tracker, TrackerConfig
 
 
 class TritonBackend(Backend):
@@ -82,18 +85,29 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="name in the model repository")
     add("--images", default="data/images", help="folder or list file [data/images]")
     add("--conf-thres", type=float, help="score threshold, 0..1 [0.25, or that of the model]")
+    add("--track", action="store_true", help="the images are frames of one video, in the order of "
+        "their names or of the list: IDs that persist over them")  # fmt: skip
     add("--output", metavar="DIR", help="write the images with their poses there")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    predictor = Predictor(TritonBackend(args.url, args.model), conf_thres=args.conf_thres)
+    backend = TritonBackend(args.url, args.model)
+    conf_thres, tracker = args.conf_thres, None
+    if args.track:
+        high, conf_thres = thresholds(backend, args.conf_thres, TrackerConfig.low_thres)
+        tracker = Tracker(TrackerConfig(high, conf_thres), backend.skeleton.sigmas)
+    predictor = Predictor(backend, conf_thres=conf_thres)
     for path in list_images(args.images):
         image = read_image(path)
-        (poses,) = predictor([image])
-        print("%s: %d persons" % (path, poses.count))
+        (poses,), ids = predictor([image]), None
+        text = "persons"
+        if tracker is not None:
+            poses, ids = tracker.update(poses)
+            text += ", IDs " + (" ".join(map(str, ids)) or "none")
+        print("%s: %d %s" % (path, poses.count, text))
         if args.output:
-            draw_poses(image, poses, predictor.backend.names, skel=predictor.backend.skeleton)
+            draw_poses(image, poses, backend.names, skel=backend.skeleton, ids=ids)
             write_image(Path(args.output) / (Path(path).stem + ".jpg"), image)
 
 

@@ -17,6 +17,7 @@ from utils.dataset.images import read_image
 from utils.errors import InputError
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
+from utils.runtime.writers import write_image
 
 HW = (96, 160)
 
@@ -245,6 +246,17 @@ def test_client_finds_what_detect_finds(model_config, tmp_path, kind):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("persons") == len(list((tmp_path / "out").iterdir())) == 3
+        for i in range(3):
+            write_image(tmp_path / "frames" / ("%d.png" % i), images[0])
+        done = run_inside(
+            "deploy/triton/client.py", "--url", url, "--model", "pose", "--track",
+            "--images", tmp_path / "frames", "--output", tmp_path / "tracks",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        ids = " ".join(str(i + 1) for i in range(ours[0].count))
+        found = "%d persons, IDs %s" % (ours[0].count, ids)
+        lines = [line for line in done.stdout.splitlines() if ", IDs " in line]
+        assert [line.split(": ")[1] for line in lines] == [found] * 3
         wrong = run_inside("deploy/triton/client.py", "--url", url, "--model", "other")
         assert wrong.returncode == 1 and "no model other there" in wrong.stderr
         gone = TritonBackend(url, "pose")
