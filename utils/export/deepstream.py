@@ -9,6 +9,7 @@ from utils.errors import InputError
 from utils.export.deploy_model import DeployEngine, DeployModel, bound
 from utils.files import atomic_path
 from utils.pose.keypoints import Color
+from utils.quantization.cache import HEADERS, format_cache, read_cache
 from utils.runtime.backend import format_shape
 from utils.runtime.metadata import EmbeddedNms
 
@@ -152,6 +153,16 @@ def cmake_text(frame_hw: Tuple[int, int]) -> str:
     return text
 
 
+def cache_text(path: Path) -> str:
+    """A calibration cache as the calibrator of gst-nvinfer takes it; the version stays.
+
+    It is an IInt8EntropyCalibrator2, and TensorRT ignores a cache of another kind. Raises
+    InputError if the file is none.
+    """
+    cache = read_cache(path)
+    return format_cache(cache._replace(algorithm=HEADERS["Entropy"])).decode("utf-8")
+
+
 def write_deepstream(
     folder: Path,
     model: DeployModel,
@@ -172,7 +183,8 @@ def write_deepstream(
     }
     copies = [SOURCES / name for name in FILES if name not in texts]
     copies += [model.path] if _is_static(model) else []
-    copies += [settings.cache] if settings.cache is not None else []
+    if settings.cache is not None:
+        texts[settings.cache.name] = cache_text(settings.cache)
     copies += [engine.path] if engine is not None else []
     for name, text in texts.items():
         with atomic_path(folder / name) as tmp:
