@@ -67,7 +67,7 @@ def default_and_help(action: argparse.Action) -> Tuple[str, str]:
     """The default and the rest of the help, which names it in brackets where it is not plain."""
     text = " ".join((action.help or "").split()) % vars(action)
     if isinstance(action.const, bool) and action.nargs == 0:
-        on = action.default is action.const
+        on = action.default is action.const or text.endswith("[default]")
         return "on" if on else "off", re.sub(r"\s*\[default\]$", "", text)
     found = re.search(r"\s*\[([^\[\]]+)\]$", text)
     default = action.default

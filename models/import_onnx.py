@@ -37,7 +37,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--onnx", required=True, help="ONNX of another exporter, without NMS inside")
     add("--half", action="store_true", help="FP16 weights, input and convolutions; needs no GPU")
-    add("--simplify", action="store_true", help="run onnx-simplifier")
+    add("--simplify", action="store_true", help="fold constants and merge nodes (onnxslim)")
     add("--check-image", default=ImportConfig.check_image, metavar="FILE",
         help="image of the comparison [the first of data/images]")  # fmt: skip
     flags.add_nms(parser)

@@ -1,5 +1,6 @@
 """The documents keep their promises: commands parse, imports exist, links lead somewhere."""
 
+import argparse
 import ast
 import contextlib
 import functools
@@ -191,6 +192,14 @@ def test_cli_page_has_every_script():
         if "def get_args_parser" in path.read_text(encoding="utf-8")
     ]
     assert set(with_parser) == set(sections), "docs/make_cli.py: SCRIPTS"
+
+
+def test_a_switch_whose_help_says_default_is_on():
+    parser = argparse.ArgumentParser()
+    on = parser.add_argument("--pad", action="store_true", default=None, help="pad [default]")
+    off = parser.add_argument("--crop", action="store_true", help="crop")
+    assert generator().default_and_help(on) == ("on", "pad")
+    assert generator().default_and_help(off) == ("off", "crop")
 
 
 @pytest.mark.parametrize("script", generator().SCRIPTS)

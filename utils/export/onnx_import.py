@@ -47,7 +47,7 @@ class ImportConfig:
 
     onnx: str  # with raw predictions, of another exporter
     half: bool = False  # FP16 weights, input and convolutions
-    simplify: bool = False  # run onnx-simplifier
+    simplify: bool = False  # fold constants and merge nodes (onnxslim)
     check_image: str = ""  # of the comparison [the first of data/images]
     end2end: bool = False  # embed NMS
     # With end2end; None: the default of Nms
