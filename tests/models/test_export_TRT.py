@@ -21,6 +21,7 @@ pytest.importorskip("onnxruntime")
 from tests.conftest import ROOT  # noqa: E402
 from tests.scripts import run_inside  # noqa: E402
 from tests.small_net import make_small_net  # noqa: E402
+from utils.quantization import adaptive_rounding  # noqa: E402
 
 FAKES = ROOT / "tests" / "fakes"
 VERSIONS = ["v85", "v86", "v10", "v11"]
@@ -278,6 +279,14 @@ def test_fp16_weights_are_rounded_here(tmp_path, version, monkeypatch):
     text = good(run(version, *export))
     assert "rounded to the nearest FP16: fine rounding needs onnxruntime" in text
     bad(run(version, *export, "--round", "cancel"), "--round cancel", "pip install onnxruntime")
+
+
+def test_code_copied_without_data_images_rounds_to_the_nearest_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptive_rounding, "SAMPLE_IMAGES", tmp_path / "images")
+    export = ["models/export_TRT.py", "--onnx", make_small_net(tmp_path / "x.onnx"), "--fp16"]
+    text = good(run("v85", *export))
+    assert "rounded to the nearest FP16: no images in %s" % (tmp_path / "images") in text
+    bad(run("v85", *export, "--round", "cancel"), "--round cancel", "no images in")
 
 
 @pytest.mark.parametrize("version", ["v85", "v11"])

@@ -47,7 +47,10 @@ def prepare(model: "ModelProto", images: Sequence[np.ndarray], *, progress: bool
 
 
 def sample_images(hw: Tuple[int, int], more: Sequence[str] = ()) -> List[np.ndarray]:
-    """(1, 3, height, width) float32 of the images in data/images, and of further files."""
+    """(1, 3, height, width) float32 of the images in data/images, and of further files.
+
+    Raises InputError if there are none.
+    """
     from utils.dataset.images import IMAGE_SUFFIXES
     from utils.quantization.images import read_batch
 
@@ -55,6 +58,8 @@ def sample_images(hw: Tuple[int, int], more: Sequence[str] = ()) -> List[np.ndar
         p.resolve() for p in sorted(SAMPLE_IMAGES.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES
     ]
     files += [p for p in (Path(name).resolve() for name in more) if p not in files]
+    if not files:
+        raise InputError("no images in %s, on which rounding errors could cancel" % SAMPLE_IMAGES)
     return [read_batch([str(file)], hw, letterboxed=True) for file in files]
 
 
