@@ -81,7 +81,9 @@ def test_what_is_missing_is_an_error_when_asked_for(folder):
         InputError, match=r"val: none.txt is neither beside .*; correct the path, or"
     ):
         data.images("val")
-    with pytest.raises(InputError, match="val-annotations: x.json is neither beside"):
+    with pytest.raises(
+        InputError, match=r"val-annotations: x.json is neither .*json2coco.py\), or drop"
+    ):
         data.annotations("val")
 
 

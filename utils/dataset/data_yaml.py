@@ -88,7 +88,7 @@ class DataYaml(NamedTuple):
     def _existing(self, key: str, entry: str) -> str:
         if not os.path.exists(entry):
             below = "below path %s nor " % self.root if self.root else ""
-            advice = "correct the path, or take the key out"
+            advice = "correct the path, make it (escalator/json2coco.py), or drop the key"
             if key in TASKS:
                 advice = "correct the path, or make the list (escalator/split.py)"
             raise InputError(
