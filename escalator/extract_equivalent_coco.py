@@ -19,6 +19,7 @@ if not __package__:
 
 from utils import cli
 from utils.dataset.labels import read_list
+from utils.errors import InputError
 from utils.files import atomic_path
 
 
@@ -36,9 +37,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_lines(path: str) -> List[str]:
-    """The lines of a list file, each once. Raises InputError."""
-    return list(dict.fromkeys(read_list(path)))
+def read_lines(path: str, parameter: str) -> List[str]:
+    """The lines of a list file, each once. Raises InputError, which names the parameter."""
+    try:
+        return list(dict.fromkeys(read_list(path)))
+    except InputError as e:
+        text = "`%s` %s; expected a list file, one image path a line, as escalator/split.py writes"
+        raise InputError(text % (parameter, e)) from e
 
 
 def choose(lines: List[str], count: int, seed: int) -> List[str]:
@@ -49,7 +54,8 @@ def choose(lines: List[str], count: int, seed: int) -> List[str]:
 
 
 def main(args: argparse.Namespace) -> None:
-    custom, coco = read_lines(args.custom_data), read_lines(args.coco_data)
+    custom = read_lines(args.custom_data, "custom_data")
+    coco = read_lines(args.coco_data, "coco_data")
     chosen = choose(coco, len(custom), args.seed)
     source = Path(args.coco_data)
     path = source.with_name(source.stem + "-equiv" + source.suffix)

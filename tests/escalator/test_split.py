@@ -147,4 +147,5 @@ def test_equivalent_coco(tmp_path):
     assert done.returncode == 0 and "warning" in done.stdout
     coco.write_text("\n")
     done = run_script("escalator/extract_equivalent_coco.py", *flags)
-    assert done.returncode == 1 and "error: %s: an empty list" % coco in done.stderr
+    error = "error: --coco_data %s: an empty list; expected a list file" % coco
+    assert done.returncode == 1 and done.stderr.startswith(error)
