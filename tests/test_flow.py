@@ -81,7 +81,7 @@ def test_prepare_train_export_detect_test(custom):
          "--compare", "--project", custom / "runs", "--name", "test")  # fmt: skip
     found = json.loads((custom / "runs" / "test" / "results.json").read_text("utf-8"))
     pt, onnx = found["compare"]["files"]
-    assert onnx["change"] == pytest.approx(0, abs=1e-6) and onnx["box_ap"] >= 0
+    assert onnx["kpt_ap_vs_first"] == pytest.approx(0, abs=1e-6) and onnx["box_ap"] >= 0
     assert (custom / "runs" / "test" / "report.html").is_file()
 
 
