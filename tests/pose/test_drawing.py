@@ -1,8 +1,10 @@
+import cv2
 import numpy as np
 import pytest
 
+from utils.pose import drawing
 from utils.pose.drawing import Tile, contact_sheet, default_line_width, draw_poses, id_color
-from utils.pose.keypoints import LEFT_COLOR, RIGHT_COLOR
+from utils.pose.keypoints import CENTER_COLOR, COCO, LEFT_COLOR, RIGHT_COLOR
 from utils.pose.poses import Poses, empty_poses
 
 
@@ -90,3 +92,59 @@ def test_ids_have_colours_and_numbers_of_their_own():
     colors = [id_color(i) for i in range(1, 9)]
     apart = [np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colors) for b in colors[:i]]
     assert min(apart) > 40
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7])
+@pytest.mark.parametrize("colors", [None, tuple((9 * k, 255 - 5 * k, 40) for k in range(17))])
+def test_one_call_a_colour_draws_what_line_and_circle_draw(width, colors):
+    skel, rng = COCO._replace(colors=colors), np.random.default_rng(width)
+    limbs = [(skel.limb_color(*limb), limb) for limb in skel.limbs]
+    for _ in range(5):
+        image, wanted = canvas(90, 120), canvas(90, 120)
+        points = rng.uniform(-10, 120, (17, 2))
+        points[3] = np.nan
+        confidence = rng.uniform(0, 1, (17, 1))
+        keypoints = np.concatenate([points, confidence], 1).astype(np.float32)
+        drawing.draw_keypoints(image, keypoints, skel, width=width, kpt_thres=0.4)
+        shown = (keypoints[:, 2] > 0.4) & np.isfinite(points).all(1)
+        fixed = [tuple(p) for p in drawing._fixed(keypoints[:, :2])]
+        style = cv2.LINE_AA, drawing.SHIFT
+        layers = drawing._layers(skel)[0]
+        if colors is None:
+            assert [c for c, _ in layers] == [CENTER_COLOR, LEFT_COLOR, RIGHT_COLOR]
+        for color, _ in layers:
+            for a, b in [limb for c, limb in limbs if c == color]:
+                if shown[a] and shown[b]:
+                    cv2.line(wanted, fixed[a], fixed[b], color, width, *style)
+        for color, _ in drawing._layers(skel)[1]:
+            for k in np.flatnonzero(shown):
+                if skel.color(k) == color:
+                    cv2.circle(wanted, fixed[k], (width + 1) << drawing.SHIFT, color, -1, *style)
+        assert wanted.any() and (image == wanted).all()
+
+
+def test_a_person_takes_few_calls(monkeypatch):
+    class Counting:
+        calls = 0
+
+        def __getattr__(self, name):
+            Counting.calls += name.islower()  # not the constants
+            return getattr(cv2, name)
+
+    monkeypatch.setattr(drawing, "cv2", Counting())
+    points = np.random.default_rng(0).uniform(0, 400, (17, 2))
+    image = canvas(400, 400)
+    draw_poses(image, person(points), ["person"])  # the size of the text is looked up once
+    first = Counting.calls
+    draw_poses(image, person(points), ["person"])
+    assert 0 < Counting.calls - first <= 9  # box, 3 colours of limbs and points each, label
+
+
+def test_the_better_of_two_persons_is_in_front():
+    image, points = canvas(60, 60), np.full((17, 2), -1e4)
+    points[5] = (30, 30)
+    both = zip(person(points, (-9, -9, -5, -5)), person(points, (-9, -9, -5, -5)))
+    poses = Poses(*map(np.concatenate, both))
+    poses.keypoints[1, 6], poses.keypoints[1, 5] = poses.keypoints[1, 5].copy(), (-1e4, -1e4, 0.9)
+    draw_poses(image, poses, ["x"], labels=False, line_width=4)
+    assert tuple(image[30, 30]) == LEFT_COLOR  # the first; right would be on top within one person

@@ -1,13 +1,18 @@
-"""Drawing poses on images. The colours of left and right are in keypoints.py."""
+"""Drawing poses on images. The colours of left and right are in keypoints.py.
+
+In few calls of OpenCV: each gives the interpreter's lock up and has to wait for it again, which
+takes longer than the drawing itself when other threads decode, infer and encode.
+"""
 
 import colorsys
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+import functools
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from utils.pose.ground_truth import GroundTruth
-from utils.pose.keypoints import Skeleton, skeleton
+from utils.pose.keypoints import Color, Skeleton, skeleton
 from utils.pose.poses import Poses
 
 # BGR, one a class, repeated when they run out
@@ -91,17 +96,55 @@ def draw_box(
 def draw_keypoints(
     image: np.ndarray, keypoints: np.ndarray, skel: Skeleton, *, width: int, kpt_thres: float
 ) -> None:
-    """Limbs and points of one person, (K, 3) x y confidence."""
+    """Limbs and points of one person, (K, 3) x y confidence.
+
+    One call for the limbs and one for the points of each colour. The result is that of cv2.line
+    and cv2.circle, but where a limb crosses one of another colour the later colour is on top.
+    """
     shown = (keypoints[:, 2] > kpt_thres) & np.isfinite(keypoints).all(1)
-    points = _fixed(keypoints[:, :2])
+    points = _fixed_array(keypoints[:, :2])
+    limbs, dots = _layers(skel)
+    for color, ends in limbs:
+        lines = list(points[ends[shown[ends].all(1)]])
+        if lines:
+            _polylines(image, lines, color, closed=False, width=width)
+    for color, numbers in dots:
+        discs = list(points[numbers[shown[numbers]], None])
+        if discs:  # a closed line of one point is its round cap: the disc of cv2.circle
+            _polylines(image, discs, color, closed=True, width=2 * (width + 1))
+
+
+def _polylines(
+    image: np.ndarray, lines: List[np.ndarray], color: Color, *, closed: bool, width: int
+) -> None:
+    """Args: lines: (k, 2) int32 each, fixed point."""
+    cv2.polylines(
+        image, lines, isClosed=closed, color=color, thickness=width, lineType=cv2.LINE_AA,
+        shift=SHIFT,
+    )  # fmt: skip
+
+
+_Layers = List[Tuple[Color, np.ndarray]]
+
+
+@functools.lru_cache(maxsize=16)
+def _layers(skel: Skeleton) -> Tuple[_Layers, _Layers]:
+    """Limbs (m, 2) and points (m,) of each colour, from the back to the front.
+
+    The colour of the last limb comes last, so that few crossings look different than with one limb
+    after the other; points as their colours come.
+    """
+    limbs: Dict[Color, List[Tuple[int, int]]] = {}
     for a, b in skel.limbs:
-        if shown[a] and shown[b]:
-            ends = tuple(points[a]), tuple(points[b])
-            cv2.line(image, *ends, skel.limb_color(a, b), width, cv2.LINE_AA, SHIFT)
-    radius = (width + 1) << SHIFT
-    for k in np.flatnonzero(shown).tolist():
-        center = tuple(points[k])
-        cv2.circle(image, center, radius, skel.color(k), -1, cv2.LINE_AA, SHIFT)
+        color = skel.limb_color(a, b)
+        limbs[color] = [*limbs.pop(color, []), (a, b)]
+    dots: Dict[Color, List[int]] = {}
+    for k in range(skel.count):
+        dots.setdefault(skel.color(k), []).append(k)
+    return (
+        [(color, np.array(ends)) for color, ends in limbs.items()],
+        [(color, np.array(numbers)) for color, numbers in dots.items()],
+    )
 
 
 def draw_ground_truth(
@@ -159,7 +202,7 @@ def draw_label(
     """Text on a filled patch above the box, inside the image."""
     text = _ascii(text)
     scale, thickness = max(width / 3.0, 0.4), max(width - 1, 1)
-    (text_w, text_h), _ = cv2.getTextSize(text, _FONT, scale, thickness)
+    text_w, text_h = _text_size(text, scale, thickness)
     pad = max(width, 2)
     box = np.clip(np.nan_to_num(box), -1e5, 1e5)
     x = int(min(max(box[0], 0), max(image.shape[1] - text_w - 2 * pad, 0)))
@@ -170,19 +213,31 @@ def draw_label(
     )
 
 
+@functools.lru_cache(maxsize=1024)
+def _text_size(text: str, scale: float, thickness: int) -> Tuple[int, int]:
+    """Width and height in px."""
+    (w, h), _ = cv2.getTextSize(text, _FONT, scale, thickness)
+    return w, h
+
+
 def _ascii(text: str) -> str:
     """What OpenCV can draw; file names that are not UTF-8 would end the process."""
     return text.encode("ascii", "replace").decode("ascii")
 
 
 def _fixed(values: np.ndarray) -> List:
-    """Pixels -> OpenCV fixed point, clipped far outside any image against overflow.
+    """_fixed_array as (nested) lists of int."""
+    return _fixed_array(values).tolist()
+
+
+def _fixed_array(values: np.ndarray) -> np.ndarray:
+    """Pixels -> OpenCV fixed point (int32), clipped far outside any image against overflow.
 
     Continuous coordinates have (0, 0) at the corner of the first pixel, OpenCV at its centre.
     """
     values = np.nan_to_num(values, nan=-1e5, posinf=1e5, neginf=-1e5)
     pixels = np.clip(values - 0.5, -1e5, 1e5)
-    return np.rint(pixels * (1 << SHIFT)).astype(int).tolist()
+    return np.rint(pixels * (1 << SHIFT)).astype(np.int32)
 
 
 class Tile(NamedTuple):
