@@ -26,7 +26,7 @@ from benchmarks.machine import describe
 from utils.graph.nms import OUTPUTS, add_nms, swap_efficientnms
 from utils.graph.nms_forms import BOUNDS, Nms
 from utils.pose import nms as outside
-from utils.pose.nms import below
+from utils.pose.greedy import below, greedy_nms
 
 
 def random_set(seed: int) -> np.ndarray:
@@ -123,7 +123,7 @@ def stress(count: int, steps: int) -> None:
             poses = outside.rows_to_poses(rows, 1)
             order = np.argsort(-poses.scores, kind="stable")
             order = order[poses.scores[order] > conf]
-            exact = order[outside.greedy_nms(poses.boxes[order], iou, None, max_det=1000)].tolist()
+            exact = order[greedy_nms(poses.boxes[order], iou, None, max_det=1000)].tolist()
             want = exact[:300]
             needed.append(steps_needed(poses.boxes[order], iou))
             sets, kept = sets + 1, kept + len(want)

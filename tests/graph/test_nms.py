@@ -14,7 +14,8 @@ from utils.graph.nms import (  # noqa: E402
     swap_efficientnms,
 )
 from utils.graph.nms_forms import MAX_TOPK, below  # noqa: E402
-from utils.pose.nms import greedy_nms, raw_to_poses  # noqa: E402
+from utils.pose.greedy import greedy_nms  # noqa: E402
+from utils.pose.nms import raw_to_poses  # noqa: E402
 
 F32 = np.float32
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.graph.nodes import Nodes
-from utils.pose.nms import below
+from utils.pose.greedy import below
 
 FORMS = ("efficientnms", "static")
 PLUGIN = "EfficientNMS_ONNX_TRT"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from utils.pose.nms import keep_rounds, suppression_matrix, table_to_poses
+from utils.pose.greedy import keep_rounds, suppression_matrix
+from utils.pose.nms import table_to_poses
 from utils.pose.poses import Poses
 
 if TYPE_CHECKING:
@@ -88,9 +89,8 @@ class FixedNms:
         labels, scores = torch.gather(labels, 1, order), torch.gather(scores, 1, order)
         centre, half = rows[..., :2], rows[..., 2:4] / 2
         boxes = torch.cat([centre - half, centre + half], 2)
-        suppresses = suppression_matrix(
-            boxes, labels, iou_thres=settings.iou_thres, agnostic=settings.agnostic
-        )
+        within = None if settings.agnostic or nc == 1 else labels
+        suppresses = suppression_matrix(boxes, within, iou_thres=settings.iou_thres)
         keep, previous = keep_rounds(passed, suppresses, passed, rounds=ROUNDS)
         settled = (keep == previous).all(1)
         keep = keep & (keep.cumsum(1) <= settings.max_det)

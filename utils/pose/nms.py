@@ -2,12 +2,13 @@
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
 from utils.errors import InputError
 from utils.pose.detections import Detections
+from utils.pose.greedy import MAX_PAIRS, greedy_nms, greedy_nms_torch
 from utils.pose.poses import Poses, cxcywh_to_xyxy, empty_poses
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from utils.arrays import Array
 
 MAX_CANDIDATES = 30000  # best candidates of an image that enter NMS
-MAX_PAIRS = 1 << 25  # on a GPU: pairs of boxes looked at together, about 0.7 GB
-ROUNDS = 4  # on a GPU: between two looks whether anything still changes
 # (B, N, 5 + nc + 3K) raw predictions, or one (n, 5 + nc + 3K) array an image
 Rows = Union["Array", Sequence[np.ndarray]]
 _local = threading.local()
@@ -76,50 +75,71 @@ def _raw_to_poses_cuda(
     """raw_to_poses where the tensor lives: one copy to the host for the whole batch."""
     import torch
 
+    poses = [empty_poses((raw.shape[2] - 5 - nc) // 3) for _ in range(len(raw))]
     with torch.inference_mode(), _urgent_stream(raw):
-        # score <= objectness, and <= the best class: of other exporters, whose objectness is 1
-        likely = (raw[..., 4] > conf_thres) & (raw[..., 5 : 5 + nc].amax(-1) > conf_thres)
-        image, row = likely.nonzero(as_tuple=True)
-        rows = raw[image, row].float()
-        # the surest class first, then the product, as on the host: products may be equal
-        probability, labels = rows[:, 5 : 5 + nc].max(-1)
-        scores = rows[:, 4] * probability
-        keep = (scores > conf_thres) & torch.isfinite(rows).all(-1)
-        if classes is not None:
-            keep &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
-        image, rows, scores, labels = image[keep], rows[keep], scores[keep], labels[keep]
-        nkpt = (raw.shape[2] - 5 - nc) // 3
-        if not len(image):
-            return [empty_poses(nkpt) for _ in range(len(raw))]
-        # each image's candidates side by side, (B, most); the rest of a line is nobody
-        counts = torch.bincount(image, minlength=len(raw))
-        most = int(counts.max())
-        if most * most > MAX_PAIRS:  # a network that sees everything everywhere
-            found = candidates(raw, nc, conf_thres, classes=classes)
-            return [suppress(poses, iou_thres, agnostic, max_det=max_det) for poses in found]
-        number = torch.arange(len(image), device=raw.device)
-        place = number - (counts.cumsum(0) - counts)[image]
-        line = scores.new_zeros(len(raw), most)
-        index = number.new_zeros(len(raw), most)
-        line[image, place], index[image, place] = scores, number
-        line, order = torch.sort(line, dim=1, descending=True, stable=True)
-        index = torch.gather(index, 1, order)
-        passed = torch.arange(most, device=raw.device)[None] < counts[:, None]
-        rows, labels = rows[index], labels[index]
-        centre, half = rows[..., :2], rows[..., 2:4] / 2
-        boxes = torch.cat([centre - half, centre + half], 2)
-        # images at a time whose matrices of all pairs fit
-        size = max(MAX_PAIRS // max(most * most, 1), 1)
-        kept = [
-            _greedy_nms_torch(*part, iou_thres=iou_thres, agnostic=agnostic)
-            for part in zip(boxes.split(size), labels.split(size), passed.split(size))
-        ]
-        keep = torch.cat(kept)
+        lined_up = _line_up(raw, nc, conf_thres, classes=classes)
+        counts = lined_up.counts
+        few = [i for i, n in enumerate(counts) if n > 0 and n * n <= MAX_PAIRS]
+        few.sort(key=lambda i: -counts[i])
+        for i, n in enumerate(counts):
+            if n * n > MAX_PAIRS:  # a network that sees everything everywhere
+                (found,) = candidates(raw[i : i + 1], nc, conf_thres, classes=classes)
+                poses[i] = suppress(found, iou_thres, agnostic, max_det=max_det)
+        if not few:
+            return poses
+        # each image's candidates on a line, (images, most); what is behind them is anybody
+        starts = np.cumsum([0, *counts])
+        first = torch.tensor([int(starts[i]) for i in few], device=raw.device)
+        place = torch.arange(counts[few[0]], device=raw.device)
+        index = (first[:, None] + place).clamp_(max=sum(counts) - 1)
+        rows, labels = lined_up.rows, lined_up.labels
+        centre, half = rows[:, :2], rows[:, 2:4] / 2
+        boxes = torch.cat([centre - half, centre + half], 1)
+        within = None if agnostic or nc == 1 else labels[index]
+        sizes = [counts[i] for i in few]
+        keep = greedy_nms_torch(boxes[index], within, sizes, iou_thres=iou_thres)
         keep &= keep.cumsum(1) <= max_det
-        kept_counts = keep.sum(1).tolist()
-        parts = [boxes, line[..., None], labels[..., None].float(), rows[..., 5 + nc :]]
-        table = torch.cat([part[keep] for part in parts], 1).cpu().numpy()
-    return [table_to_poses(mine) for mine in np.split(table, np.cumsum(kept_counts)[:-1])]
+        index = index[keep]
+        single = torch.stack([lined_up.scores, labels.float()], 1)
+        parts = [boxes, single, rows[:, 5 + nc :], lined_up.image[:, None].float()]
+        table = torch.cat(parts, 1)[index].cpu().numpy()
+    kept = np.bincount(table[:, -1].astype(np.int64), minlength=len(raw))[few]
+    for i, mine in zip(few, np.split(table[:, :-1], np.cumsum(kept)[:-1])):
+        poses[i] = table_to_poses(mine)
+    return poses
+
+
+class _LineUp(NamedTuple):
+    """Candidates of a batch on its device, image after image, in each the best first."""
+
+    image: "torch.Tensor"  # (n,) int64
+    rows: "torch.Tensor"  # (n, 5 + nc + 3K) float32
+    scores: "torch.Tensor"  # (n,)
+    labels: "torch.Tensor"  # (n,) int64
+    counts: List[int]  # of each image, on the host
+
+
+def _line_up(raw: Any, nc: int, conf_thres: float, *, classes: Optional[Sequence[int]]) -> _LineUp:
+    """Args: see raw_to_poses."""
+    import torch
+
+    # score <= objectness, and <= the best class: of other exporters, whose objectness is 1
+    likely = (raw[..., 4] > conf_thres) & (raw[..., 5 : 5 + nc].amax(-1) > conf_thres)
+    image, row = likely.nonzero(as_tuple=True)
+    rows = raw[image, row].float()
+    # the surest class first, then the product, as on the host: products may be equal
+    probability, labels = rows[:, 5 : 5 + nc].max(-1)
+    scores = rows[:, 4] * probability
+    keep = (scores > conf_thres) & torch.isfinite(rows).all(-1)
+    if classes is not None:
+        keep &= torch.isin(labels, torch.tensor(list(classes), device=raw.device))
+    image = torch.where(keep, image, len(raw))  # behind the last
+    counts = image.new_zeros(len(raw) + 1).index_add_(0, image, torch.ones_like(image))
+    order = torch.sort(scores, descending=True, stable=True).indices
+    order = order[torch.sort(image[order], stable=True).indices]
+    on_host = counts[:-1].tolist()
+    order = order[: sum(on_host)]
+    return _LineUp(image[order], rows[order], scores[order], labels[order], on_host)
 
 
 def table_to_poses(table: np.ndarray) -> Poses:
@@ -141,72 +161,6 @@ def _urgent_stream(raw: Any) -> Any:
         _local.device, _local.stream = raw.device, torch.cuda.Stream(raw.device, priority=-1)
     _local.stream.wait_stream(torch.cuda.current_stream(raw.device))
     return torch.cuda.stream(_local.stream)
-
-
-def _greedy_nms_torch(
-    boxes: Any, labels: Any, passed: Any, *, iou_thres: float, agnostic: bool
-) -> Any:
-    """(B, n) mask of the boxes that greedy NMS keeps.
-
-    Args: boxes: (B, n, 4) float32 xyxy, best first. labels: (B, n). passed: (B, n) bool, the
-    others are nobody.
-    """
-    suppresses = suppression_matrix(boxes, labels, iou_thres=iou_thres, agnostic=agnostic)
-    keep = passed
-    while True:
-        keep, previous = keep_rounds(passed, suppresses, keep, rounds=ROUNDS)
-        if bool((keep == previous).all()):
-            return keep
-
-
-def suppression_matrix(
-    boxes: "torch.Tensor", labels: "torch.Tensor", *, iou_thres: float, agnostic: bool
-) -> "torch.Tensor":
-    """(B, n, n), 1 where the box of the row suppresses that of the column if it is kept.
-
-    The arithmetic of iou_one_to_many. Args: see _greedy_nms_torch.
-    """
-    import torch
-
-    wh = boxes[..., 2:] - boxes[..., :2]
-    areas = wh[..., 0] * wh[..., 1]
-    a, b = boxes[:, :, None], boxes[:, None]
-    sides = [
-        (torch.minimum(a[..., i + 2], b[..., i + 2]) - torch.maximum(a[..., i], b[..., i])).clamp_(
-            0
-        )
-        for i in (0, 1)
-    ]
-    inter = sides[0].mul_(sides[1])
-    iou = inter / (areas[:, :, None] + areas[:, None] - inter)
-    overlaps = iou > float(below(iou_thres))  # as in float64 on the host
-    if not agnostic:
-        overlaps &= labels[:, :, None] == labels[:, None]
-    return overlaps.triu_(1).to(torch.float16 if boxes.is_cuda else torch.float32)
-
-
-def keep_rounds(
-    passed: "torch.Tensor", suppresses: "torch.Tensor", keep: "torch.Tensor", *, rounds: int
-) -> Tuple["torch.Tensor", "torch.Tensor"]:
-    """(B, n) boxes kept after the last round and after the one before.
-
-    Starts with everybody kept and lets the kept suppress, again and again: after k rounds the
-    first k links of every chain of suppression are right, and what no longer changes is greedy.
-    """
-    import torch
-
-    previous = keep
-    for _ in range(rounds):
-        previous = keep
-        hits = torch.bmm(previous[:, None].to(suppresses.dtype), suppresses)[:, 0]
-        keep = passed & (hits == 0)
-    return keep, previous
-
-
-def below(threshold: float) -> np.float32:
-    """Largest float32 that is not above `threshold`: for a float32 x, x > it is x > threshold."""
-    limit = np.float32(threshold)
-    return np.nextafter(limit, np.float32(-1)) if float(limit) > threshold else limit
 
 
 def candidates(
@@ -300,34 +254,3 @@ def suppress(
         max_det=max_det,
     )
     return poses.select(order[keep])
-
-
-def greedy_nms(
-    boxes: np.ndarray, iou_thres: float, classes: Optional[np.ndarray], *, max_det: int
-) -> np.ndarray:
-    """Indices kept of (n, 4) float32 xyxy boxes that are sorted by descending score."""
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    alive = np.arange(len(boxes))
-    keep: List[int] = []
-    while len(alive) and len(keep) < max_det:
-        best, alive = alive[0], alive[1:]
-        keep.append(int(best))
-        iou = iou_one_to_many(boxes[best], area[best], boxes[alive], areas=area[alive])
-        # Compared in float64: a float32 IoU of 0.6 is more than the threshold 0.6.
-        overlaps = iou.astype(np.float64) > iou_thres
-        if classes is not None:
-            overlaps &= classes[alive] == classes[best]
-        alive = alive[~overlaps]
-    return np.asarray(keep, np.int64)
-
-
-def iou_one_to_many(
-    box: np.ndarray, box_area: np.ndarray, boxes: np.ndarray, *, areas: np.ndarray
-) -> np.ndarray:
-    """IoU of one xyxy box with (n, 4) xyxy boxes, areas given; NaN where both are empty."""
-    top_left = np.maximum(box[:2], boxes[:, :2])
-    bottom_right = np.minimum(box[2:], boxes[:, 2:])
-    wh = (bottom_right - top_left).clip(0)
-    inter = wh[:, 0] * wh[:, 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return inter / (box_area + areas - inter)

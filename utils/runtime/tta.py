@@ -10,6 +10,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.pose import nms
+from utils.pose.greedy import iou_one_to_many
 from utils.pose.keypoints import Skeleton
 from utils.pose.letterbox import HW
 from utils.pose.poses import Poses
@@ -131,7 +132,7 @@ def fuse(one: Poses, other: Poses, iou_thres: float, *, agnostic: bool = False) 
     for i in range(one.count):
         box = one.boxes[i]
         area = (box[2] - box[0]) * (box[3] - box[1])
-        iou = np.nan_to_num(nms.iou_one_to_many(box, area, other.boxes, areas=areas))
+        iou = np.nan_to_num(iou_one_to_many(box, area, other.boxes, areas=areas))
         iou[~free if agnostic else ~free | (other.classes != one.classes[i])] = -1
         if other.count and iou.max() > iou_thres:
             partner[i] = iou.argmax()
