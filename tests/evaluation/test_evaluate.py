@@ -1,4 +1,5 @@
 import json
+import time
 import types
 import warnings
 
@@ -11,7 +12,15 @@ from utils.dataset.coco_results import Rows
 from utils.errors import InputError, InputWarning
 from utils.evaluation import run
 from utils.evaluation.config import EvaluateConfig
-from utils.evaluation.evaluate import STAGES, batches, evaluate, measure, predict, worst
+from utils.evaluation.evaluate import (
+    SCORED_LATER,
+    STAGES,
+    batches,
+    evaluate,
+    measure,
+    predict,
+    worst,
+)
 from utils.pipeline import StageTimer
 from utils.pose.ground_truth import empty_ground_truth
 from utils.runtime.load import load_backend
@@ -139,3 +148,22 @@ def test_a_fixed_batch_says_that_another_is_ignored():
         warnings.simplefilter("error")
         assert run.images_at_a_time(EvaluateConfig(["x"], batch_size=1), predictor) == 1
         assert run.images_at_a_time(EvaluateConfig(["x"]), predictor) == 32
+
+
+def test_inference_goes_on_while_the_caller_is_busy_and_stops_in_time(tmp_path):
+    """As many batches as may wait, and no more: the memory stays bounded."""
+    names = tuple("%d.jpg" % i for i in range(1, 25))
+    onnx = make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()]))
+    predictor = predictor_of(onnx)
+    inferred = []
+    infer = predictor.infer
+    predictor.infer = lambda prepared: inferred.append(1) or infer(prepared)
+    found = predict(predictor, read(write_set(tmp_path, names)), 1, timer=StageTimer(STAGES))
+    assert next(found)[0] == 0
+    until = time.monotonic() + 5
+    while len(inferred) <= SCORED_LATER and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.2)  # nobody takes anything, so nothing more is made
+    workers = predictor.backend.workers
+    assert SCORED_LATER < len(inferred) <= SCORED_LATER + 2 * workers + 3 < 24
+    assert [i for i, _, _ in found] == list(range(1, 24))

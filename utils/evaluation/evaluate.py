@@ -33,6 +33,7 @@ from utils.runtime.predictor import Predictor, Prepared
 
 STAGES = ["decode", "preprocess", "inference", "nms"]
 MAX_LOADERS = 16  # threads that decode; each holds a batch
+SCORED_LATER = 4  # batches of poses that wait while others are scored
 
 
 class ClassRow(NamedTuple):
@@ -177,7 +178,8 @@ def predict(
 ) -> Iterator[Tuple[int, HW, Poses]]:
     """(index, (height, width), Poses) of every image, in the order of `batches`.
 
-    Loader threads decode and letterbox, `backend.workers` infer and suppress.
+    Loader threads decode and letterbox, `backend.workers` infer and suppress. They go on while the
+    caller does something else, up to SCORED_LATER batches.
     """
 
     def load(indices: List[int]) -> _ImageBatch:
@@ -201,7 +203,8 @@ def predict(
     loaded = prefetch(
         parallel_map(load, batches(predictor, eval_set, batch_size), loaders), depth=1
     )
-    done = parallel_map(infer, loaded, predictor.backend.workers)
+    inferred = parallel_map(infer, loaded, predictor.backend.workers)
+    done = prefetch(inferred, SCORED_LATER)
     try:
         for batch in done:
             yield from batch
