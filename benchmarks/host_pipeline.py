@@ -4,19 +4,22 @@
     python benchmarks/host_pipeline.py --source street.avi --streams 8
 
 The stand-in holds "the GPU" for --gpu-ms a frame, one frame after the other, and the interpreter
-for --host-ms, as the calls of a driver do; then it returns the same 16 candidates. With one call at
-a time the GPU waits for the host between two frames, with two it does not (Backend.workers).
-Frames/s with decoding and with frames that lie in memory; --streams: live streams of 30 frames/s.
+for --host-ms, as the calls of a driver do; then it returns the same 16 candidates of four persons.
+With one call at a time the GPU waits for the host between two frames, with two it does not
+(Backend.workers). Frames/s with decoding and with frames that lie in memory, with nothing written
+and (two calls at a time) with a video of each encoder; --streams: live streams of 30 frames/s.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,11 +32,16 @@ from utils.pipeline import one_thread_a_stage
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.keypoints import COCO
 from utils.runtime.backend import Backend
+from utils.runtime.detect import process
+from utils.runtime.detect_config import DetectConfig
 from utils.runtime.detector import Detector
 from utils.runtime.predictor import Predictor
 from utils.runtime.sources import Frame, Source, open_source
+from utils.runtime.writers import ResultWriter
 
 KEPT = 60  # frames in memory
+KINDS = ("decoded", "in memory")
+PERSONS, CANDIDATES = 4, 4  # candidates of each
 
 
 class StandIn(Backend):
@@ -46,10 +54,7 @@ class StandIn(Backend):
         self.imgsz, self.takes_pixels, self.workers = None, True, workers
         self._gpu_s, self._host_s = gpu_ms / 1000, host_ms / 1000
         self._free, self._lock = 0.0, threading.Lock()  # when the GPU will be free
-        rng = np.random.default_rng(0)
-        self._rows = rng.uniform(0, 1, (16, 6 + 3 * COCO.count)).astype(np.float32)
-        self._rows[:, :4] = rng.uniform(40, 300, (16, 4))
-        self._rows[:, 4:6] = rng.uniform(0.6, 1, (16, 2))
+        self._rows = candidates()
 
     def find(self, images: np.ndarray, settings: NmsSettings) -> List[np.ndarray]:
         """See Backend.find."""
@@ -61,6 +66,22 @@ class StandIn(Backend):
             done = self._free
         time.sleep(max(done - time.perf_counter(), 0))
         return [self._rows] * len(images)
+
+
+def candidates() -> np.ndarray:
+    """Rows (cx cy w h, score, class score, keypoints) of persons side by side, px of the canvas."""
+    rng = np.random.default_rng(0)
+    rows = np.empty((PERSONS, CANDIDATES, 6 + 3 * COCO.count), np.float32)
+    rows[..., 0] = 640 / PERSONS * (np.arange(PERSONS)[:, None] + 0.5)
+    rows[..., 1:4] = (190, 100, 240)
+    rows[..., :4] += rng.uniform(-3, 3, (PERSONS, CANDIDATES, 4))
+    rows[..., 4:6] = rng.uniform(0.8, 1, (PERSONS, CANDIDATES, 2))
+    spread = rng.uniform(-0.5, 0.5, (PERSONS, 1, COCO.count, 2))
+    points = rows[..., 6:].reshape(PERSONS, CANDIDATES, COCO.count, 3)
+    points[..., :2] = rows[..., None, :2] + spread * rows[..., None, 2:4]
+    points[..., 2] = 0.9
+    rows[..., 6:] = points.reshape(PERSONS, CANDIDATES, -1)
+    return rows.reshape(PERSONS * CANDIDATES, -1)
 
 
 class InMemory(Source):
@@ -75,12 +96,17 @@ class InMemory(Source):
         return itertools.islice(itertools.cycle(self._frames), self._count)
 
 
-def rate(source: Source, backend: StandIn) -> Dict[str, Any]:
-    """Frames/s, and ms a frame of wall and CPU time."""
-    detector = Detector(source, Predictor(backend))
-    started, cpu, count = time.perf_counter(), time.process_time(), 0
-    for _ in detector.run():
-        count += 1
+def rate(source: Source, backend: StandIn, codec: Optional[str] = None) -> Dict[str, Any]:
+    """Frames/s, and ms a frame of wall and CPU time. Args: codec: of a video that is written."""
+    detector, count = Detector(source, Predictor(backend)), 0
+    started, cpu = time.perf_counter(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        if codec is None:
+            for _ in detector.run():
+                count += 1
+        else:
+            writer = ResultWriter(Path(folder), backend.names, codec=codec, skel=COCO)
+            count = process(DetectConfig("stand-in", codec=codec), detector, writer).frames
     spent, cpu = time.perf_counter() - started, time.process_time() - cpu
     stages = detector.timer.milliseconds_each(count)
     return {"frames_per_s": count / spent, "cpu_ms": 1000 * cpu / count, "ms_each": stages}
@@ -105,17 +131,18 @@ def main() -> None:
         rows.append(live_streams.measure(args, backend, "stand-in"))
         print(live_streams.table(rows))
     else:
-        print("| calls at a time | source | frames/s | CPU ms a frame | ms a frame |")
-        print("|---|---|---|---|---|")
-        for workers in (1, 2):
-            for kind in ("decoded", "in memory"):
-                source = open_source(args.source)
-                source = InMemory(args.source, args.frames) if kind == "in memory" else source
-                row = rate(source, StandIn(args.gpu_ms, args.host_ms, workers))
-                rows.append({"workers": workers, "source": kind, **row})
-                stages = ", ".join("%s %.2f" % i for i in row["ms_each"].items() if i[1])
-                line = "| %d | %s | %.0f | %.2f | %s |"
-                print(line % (workers, kind, row["frames_per_s"], row["cpu_ms"], stages))
+        print("| calls at a time | source | video | frames/s | CPU ms a frame | ms a frame |")
+        print("|---|---|---|---|---|---|")
+        codecs = ["mp4v", *(["h264"] if importlib.util.find_spec("av") else [])]
+        cases = [(workers, kind, None) for workers in (1, 2) for kind in KINDS]
+        for workers, kind, codec in [*cases, *((2, kind, c) for c in codecs for kind in KINDS)]:
+            source = open_source(args.source)
+            source = InMemory(args.source, args.frames) if kind == "in memory" else source
+            row = rate(source, StandIn(args.gpu_ms, args.host_ms, workers), codec)
+            rows.append({"workers": workers, "source": kind, "codec": codec, **row})
+            stages = ", ".join("%s %.2f" % i for i in row["ms_each"].items() if i[1])
+            line = "| %d | %s | %s | %.0f | %.2f | %s |"
+            print(line % (workers, kind, codec or "", row["frames_per_s"], row["cpu_ms"], stages))
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
