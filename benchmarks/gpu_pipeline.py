@@ -9,7 +9,8 @@ The video is read several times in a row. A row for each of --weights, a .pt in 
 GPU time of the network alone; for an .onnx also a bare session on one host array; frames per second
 of detect with nothing written, with a video of OpenCV (mp4v) and one of PyAV (h264); ms a frame of
 each stage. Warm-up before the first frame is not in them. In front of the rows what each encoder
-writes with nothing else running. --streams: live streams of 30 frames/s each, see live_streams.py.
+writes with nothing else running, BGR frames in memory, one thread feeding it. --streams: live
+streams of 30 frames/s each, see live_streams.py.
 
 --beside ultralytics: that package, if it is installed, on the same videos in the same run:
 yolo11s-pose with random weights, which finds next to nobody and so draws next to nothing.
@@ -158,11 +159,14 @@ def frames_of(source: str, most: int) -> List[np.ndarray]:
 
 
 def encoder_fps(make: Callable[..., Any], frames: List[np.ndarray], folder: Path) -> float:
-    """Frames per second of an encoder, frames in memory."""
+    """Frames per second of an encoder by itself, BGR frames in memory, on the thread that calls it.
+
+    The conversion of H.264's colours is in it; detect does that in the threads that draw.
+    """
     encoder = make(folder / "x.mp4", 25.0, frames[0].shape[:2])
     started = time.perf_counter()
     for frame in frames:
-        encoder.write(frame)
+        encoder.write(encoder.ready(frame))
     encoder.close()
     return len(frames) / (time.perf_counter() - started)
 

@@ -1,15 +1,20 @@
 """Frames in batches, their order, and the warm-up of a GPU, on a backend that answers at once."""
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from utils.errors import InputError
+from utils.pose.keypoints import plain_skeleton
 from utils.runtime.backend import Backend
+from utils.runtime.detect import process
+from utils.runtime.detect_config import DetectConfig
 from utils.runtime.detector import Detector
 from utils.runtime.predictor import Predictor
 from utils.runtime.sources import Frame
+from utils.runtime.writers import ResultWriter
 
 
 class FakeBackend(Backend):
@@ -17,6 +22,7 @@ class FakeBackend(Backend):
 
     description, precision, on_gpu = "fake", "FP32", False
     names, nkpt, stride, imgsz = ["person"], 1, 32, (64, 64)
+    skeleton = plain_skeleton(1)
     dtype = np.dtype(np.float32)
 
     def __init__(self, batch=None, max_batch=None, on_gpu=False):
@@ -119,3 +125,24 @@ def test_a_gpu_is_warmed_up_once_and_not_for_a_few_images():
         detector, results = found(FakeSource(frames(VALUES), total=total), backend)
         assert results == WANTED and backend.warm_ups == wanted
         assert (detector.warm_up_s > 0) == bool(wanted)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_the_thread_that_writes_does_not_encode_images_or_convert_colours(
+    tmp_path, monkeypatch, kind
+):
+    threads, real = [], ResultWriter.encoded
+
+    def encoded(*args):
+        threads.append(threading.current_thread())
+        return real(*args)
+
+    monkeypatch.setattr(ResultWriter, "encoded", encoded)
+    items = [
+        f if kind == "image" else f._replace(path="x.avi", kind="video") for f in frames(range(5))
+    ]
+    detector = Detector(FakeSource(items), Predictor(FakeBackend()))
+    writer = ResultWriter(tmp_path, ["person"])
+    assert process(DetectConfig("x"), detector, writer).frames == 5
+    assert len(threads) == 5 and threading.main_thread() not in threads
+    assert len(list(tmp_path.iterdir())) == (5 if kind == "image" else 1)

@@ -6,7 +6,7 @@ import pytest
 
 from utils.errors import InputError
 from utils.runtime import video_file
-from utils.runtime.video_file import VideoFile, resolve_codec
+from utils.runtime.video_file import VideoFile, encoder_frame, encoder_threads, resolve_codec
 
 
 def frames(hw, count=6):
@@ -57,6 +57,66 @@ def test_h264_is_what_browsers_play(tmp_path):
     with av.open(str(tmp_path / "x.mp4")) as container:
         context = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_x264_works_on_several_frames_at_a_time(tmp_path, monkeypatch, cores):
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    monkeypatch.setattr(video_file, "available_cores", lambda: cores)
+    video = VideoFile(tmp_path / "x.mp4", 25, (96, 128), codec="h264", is_stream=False)
+    for image in frames((96, 128), 24):
+        video.write(image, encoder_frame(image, "h264"))
+    video.close()
+    content = (tmp_path / "x.mp4").read_bytes()  # x264 writes its settings into the file
+    assert b"sliced_threads=0" in content
+    assert cores < 16 or b" threads=12 " in content
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        shown = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+    assert [float(s) for s in shown] == pytest.approx([i / 25 for i in range(24)])
+
+
+def test_threads_of_x264_leave_cores_to_others():
+    assert [encoder_threads(n) for n in (1, 6, 8, 12, 16, 64)] == [0, 0, 6, 9, 12, 12]
+
+
+@pytest.mark.parametrize("hw", [(48, 64), (49, 65), (50, 70), (1, 1)])
+def test_a_frame_made_ready_has_the_planes_of_opencv(hw):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    image = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
+    frame = encoder_frame(image, "h264")
+    h, w = max(hw[0] // 2 * 2, 2), max(hw[1] // 2 * 2, 2)
+    even = np.tile(image, (2, 2, 1))[:h, :w] if hw == (1, 1) else image[:h, :w]
+    wanted = cv2.cvtColor(np.ascontiguousarray(even), cv2.COLOR_BGR2YUV_I420)
+    assert (frame.to_ndarray() == wanted).all()
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "h264"])
+def test_a_frame_of_another_size_is_fitted_also_when_it_is_ready(tmp_path, codec):
+    if codec == "h264":
+        pytest.importorskip("av", reason="PyAV is not installed")
+    video = VideoFile(tmp_path / "x.mp4", 25, (48, 64), codec=codec, is_stream=False)
+    for hw in ((48, 64), (96, 128), (49, 65)):
+        image = np.full((*hw, 3), 200, np.uint8)
+        video.write(image, encoder_frame(image, codec))
+    video.close()
+    found = read(tmp_path / "x.mp4")[0]
+    assert [f.shape for f in found] == [(48, 64, 3)] * 3
+    assert all(np.abs(f.astype(int) - 200).mean() < 4 for f in found)
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "h264"])
+def test_a_frame_of_a_slow_stream_is_written_several_times(tmp_path, monkeypatch, codec):
+    if codec == "h264":
+        pytest.importorskip("av", reason="PyAV is not installed")
+    clock = iter([10.0, 10.2, 10.24])
+    monkeypatch.setattr(video_file.time, "monotonic", lambda: next(clock))
+    video = VideoFile(tmp_path / "x.mp4", 25, (48, 64), codec=codec, is_stream=True)
+    for image in frames((48, 64), 3):
+        video.write(image, encoder_frame(image, codec))
+    video.close()
+    found = read(tmp_path / "x.mp4")[0]
+    left = [int(np.flatnonzero(f[16, :, 2] > 120).min()) for f in found]
+    assert left == pytest.approx([8, 12, 12, 12, 12, 12, 16], abs=1)
 
 
 def test_without_pyav(monkeypatch):

@@ -127,6 +127,32 @@ def test_image_that_its_type_cannot_hold_becomes_png(tmp_path):
     assert read_image(str(tmp_path / "wide.png")).shape == (2, 20000, 3)
 
 
+@pytest.mark.parametrize("codec", ["mp4v", "h264"])
+def test_what_was_encoded_before_gives_the_same_files(tmp_path, codec):
+    if codec == "h264":
+        pytest.importorskip("av", reason="PyAV is not installed")
+    items = [frame("clip.avi", i, "video", hw=(60, 80)) for i in range(4)]
+    items += [frame(name) for name in ("a.jpg", "b.png", "scan.pgm")]
+    items.append(frame("wide.webp", hw=(2, 20000)))
+    for before in (False, True):
+        writer = ResultWriter(tmp_path / str(before), ["person"], codec=codec)
+        for i, item in enumerate(items):
+            item.image[:, i:] += np.uint8(i)
+            ready = writer.encoded(item, item.image) if before else None
+            writer.write_image(item, item.image, ready)
+            item.image[:, i:] -= np.uint8(i)
+        writer.close()
+    plain, ready = (sorted((tmp_path / name).iterdir()) for name in ("False", "True"))
+    assert [p.name for p in plain] == ["a.jpg", "b.png", "clip.mp4", "scan.jpg", "wide.png"]
+    assert [p.read_bytes() for p in plain] == [p.read_bytes() for p in ready]
+
+
+def test_nothing_is_encoded_that_is_not_written(tmp_path):
+    writer = ResultWriter(tmp_path, ["person"], images=False)
+    assert writer.encoded(frame("a.jpg"), frame().image) is None
+    assert writer.encoded(frame("a.avi", 0, "video"), frame().image) is None
+
+
 def test_stream_plays_in_real_time(tmp_path):
     """Frames that were dropped on the way are made up for by repetition."""
     writer = ResultWriter(tmp_path, ["person"])

@@ -209,9 +209,9 @@ def process(
     started = time.perf_counter()
     results = drawn(config, detector, writer, tracks=tracks)
     try:
-        for frame, poses, _ in results:
+        for frame, poses, _, ready in results:
             with detector.timer("write"):
-                writer.write_image(frame, frame.image)
+                writer.write_image(frame, frame.image, ready)
             frames, found = frames + 1, found + poses.count
             if bar is not None:
                 bar.update()
@@ -239,15 +239,16 @@ class Drawn(NamedTuple):
     frame: Frame
     poses: Poses
     ids: Optional[np.ndarray]  # (n,) identities, None without tracking
+    ready: Optional[object] = None  # the frame as ResultWriter.encoded returns it
 
 
 def drawn(
     config: DetectConfig, detector: Detector, writer: ResultWriter, *, tracks: Optional["Tracks"]
 ) -> Iterator[Drawn]:
-    """Frames in source order with their poses drawn, ahead of the caller, who encodes.
+    """Frames in source order with their poses drawn, ahead of the caller, who writes them.
 
     Tracks are updated, and labels, crops and JSON rows written on the way, before anything is
-    drawn.
+    drawn. The threads that draw also encode images, and convert the colours of H.264.
     """
     backend = detector.predictor.backend
     names, skel = backend.names, backend.skeleton
@@ -265,7 +266,7 @@ def drawn(
                 kpt_thres=config.kpt_thres,
                 ids=found.ids,
             )
-        return found
+            return found._replace(ready=writer.encoded(found.frame, found.frame.image))
 
     def written() -> Iterator[Drawn]:
         for frame, poses in detector.run():

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 import time
 from pathlib import Path
-from typing import Any, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -14,10 +14,17 @@ from utils.errors import InputError
 from utils.files import atomic_path
 from utils.outputs import check_replaceable
 
+if TYPE_CHECKING:
+    import av
+
 MAX_REPEATS = 300  # copies of one frame while a stream is silent
 CODECS = ("auto", "h264", "mp4v")
 CRF = "23"  # x264's own default quality
 MANY_CORES = 8  # from here on x264 has threads for a slower preset, whose files are half as large
+# Threads of x264 on MANY_CORES; each encodes a frame of its own. By itself x264 starts 1.5 a core,
+# which fight with decoding, inference and drawing there; on few cores the network is the limit.
+CORES_SHARE = 0.75
+MAX_THREADS = 12  # each holds a frame and planes made of it
 
 
 def resolve_codec(codec: str) -> str:
@@ -47,17 +54,21 @@ class VideoFile:
         check_replaceable(path)  # not after hours
         self._context = atomic_path(path)
         self._tmp = self._context.__enter__()
-        kind = AvEncoder if codec == "h264" else OpenCvEncoder
         try:
-            self._encoder: Any = kind(self._tmp, fps, self._hw)
+            self._encoder: Any = _encoder(codec)(self._tmp, fps, self._hw)
         except InputError as e:
             self._context.__exit__(*sys.exc_info())
             raise InputError("%s: %s" % (path, e)) from e
 
-    def write(self, image: np.ndarray) -> None:
-        """Append a frame; one of another size is fitted to the first."""
+    def write(self, image: np.ndarray, ready: Optional[object] = None) -> None:
+        """Append a frame; one of another size is fitted to the first.
+
+        Args: ready: what encoder_frame made of the image; None: it is made here.
+        """
         if image.shape[:2] != self._hw:
-            image = cv2.resize(image, (self._hw[1], self._hw[0]))
+            image, ready = cv2.resize(image, (self._hw[1], self._hw[0])), None
+        if ready is None:
+            ready = self._encoder.ready(image)
         copies = 1
         if self.is_stream:  # frames were dropped on the way: repeat, so that it plays in real time
             now = time.monotonic()
@@ -65,7 +76,7 @@ class VideoFile:
             due = round((now - self._started) * self._fps) + 1 - self._count
             copies = min(max(due, 1), MAX_REPEATS)
         for _ in range(copies):
-            self._encoder.write(image)
+            self._encoder.write(ready)
         self._count += copies
 
     def close(self) -> None:
@@ -87,6 +98,18 @@ class VideoFile:
         self._context.__exit__(None, None, None)
 
 
+def encoder_frame(image: np.ndarray, codec: str) -> object:
+    """What VideoFile.write takes as `ready`: (H, W, 3) uint8 BGR as the encoder wants it.
+
+    Any thread may do this work, so that the one that feeds the encoder need not.
+    """
+    return _encoder(codec).ready(image)
+
+
+def _encoder(codec: str) -> Any:
+    return AvEncoder if codec == "h264" else OpenCvEncoder
+
+
 class OpenCvEncoder:
     """MPEG-4 by OpenCV, on one core. Raises InputError if this OpenCV cannot write it."""
 
@@ -96,16 +119,21 @@ class OpenCvEncoder:
         if not self._writer.isOpened():
             raise InputError("OpenCV cannot write mp4 video here")
 
-    def write(self, image: np.ndarray) -> None:
-        """Args: image: (H, W, 3) uint8 BGR."""
-        self._writer.write(image)
+    @staticmethod
+    def ready(image: np.ndarray) -> np.ndarray:
+        """The (H, W, 3) uint8 BGR image itself: OpenCV converts its colours when it encodes."""
+        return image
+
+    def write(self, ready: np.ndarray) -> None:
+        """Args: ready: what `ready` returns, of the size of the video."""
+        self._writer.write(ready)
 
     def close(self) -> None:
         self._writer.release()
 
 
 class AvEncoder:
-    """H.264 by PyAV (x264), on all cores. Raises InputError if this PyAV cannot encode it.
+    """H.264 by PyAV (x264), several frames at a time. Raises InputError if this PyAV cannot.
 
     Sizes are even in H.264 with 4:2:0 colours: the last row or column of an odd one is left out.
     """
@@ -115,31 +143,58 @@ class AvEncoder:
 
         import av
 
-        self._av = av
-        self._h, self._w = max(hw[0] // 2 * 2, 2), max(hw[1] // 2 * 2, 2)
+        h, w = _even(hw)
         rate = fractions.Fraction(fps).limit_denominator(1001)
         try:
             self._container = av.open(str(path), "w", format="mp4")
             self._stream: Any = self._container.add_stream("libx264", rate=rate)
         except (ValueError, av.error.FFmpegError) as e:
             raise InputError("PyAV %s cannot encode H.264 (%s)" % (av.__version__, e)) from e
-        self._stream.width, self._stream.height = self._w, self._h
+        self._stream.width, self._stream.height = w, h
         self._stream.pix_fmt = "yuv420p"
-        preset = "superfast" if available_cores() >= MANY_CORES else "ultrafast"
+        cores = available_cores()
+        preset = "superfast" if cores >= MANY_CORES else "ultrafast"
         self._stream.options = {"preset": preset, "crf": CRF}
+        # PyAV's default is slices: all threads work on one frame, for which the caller waits
+        self._stream.codec_context.thread_type = "FRAME"
+        self._stream.codec_context.thread_count = encoder_threads(cores)
 
-    def write(self, image: np.ndarray) -> None:
-        """Args: image: (H, W, 3) uint8 BGR."""
-        if image.shape[:2] != (self._h, self._w):
+    @staticmethod
+    def ready(image: np.ndarray) -> "av.VideoFrame":
+        """A (H, W, 3) uint8 BGR image as an av.VideoFrame of even size, planes of 4:2:0."""
+        import av
+
+        h, w = _even(image.shape)
+        if image.shape[:2] != (h, w):
             image = cv2.copyMakeBorder(
-                image, 0, max(self._h - image.shape[0], 0), 0, max(self._w - image.shape[1], 0),
+                image, 0, max(h - image.shape[0], 0), 0, max(w - image.shape[1], 0),
                 cv2.BORDER_REPLICATE,
-            )[: self._h, : self._w]  # fmt: skip
-        # OpenCV's conversion: PyAV's takes six times as long, on the thread that feeds the encoder
-        planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8)
-        frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        self._container.mux(self._stream.encode(frame))
+            )[:h, :w]  # fmt: skip
+        # OpenCV's conversion: PyAV's takes six times as long
+        planes = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8).reshape(-1)
+        frame, start = av.VideoFrame(w, h, "yuv420p"), 0
+        for plane in frame.planes:  # NumPy copies without the interpreter's lock, PyAV with it
+            size = (plane.height, plane.width)
+            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+            end = start + size[0] * size[1]
+            rows[:, : size[1]] = planes[start:end].reshape(size)
+            start = end
+        return frame
+
+    def write(self, ready: "av.VideoFrame") -> None:
+        """Args: ready: what `ready` returns, of the size of the video; may be written again."""
+        ready.pts = None  # the encoder counts
+        self._container.mux(self._stream.encode(ready))
 
     def close(self) -> None:
         self._container.mux(self._stream.encode())
         self._container.close()
+
+
+def encoder_threads(cores: int) -> int:
+    """Threads of x264 on so many cores, 0: as it likes."""
+    return 0 if cores < MANY_CORES else min(int(cores * CORES_SHARE), MAX_THREADS)
+
+
+def _even(hw: Sequence[int]) -> Tuple[int, int]:
+    return max(hw[0] // 2 * 2, 2), max(hw[1] // 2 * 2, 2)

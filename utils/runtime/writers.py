@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Set
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
 
 import cv2
 import numpy as np
@@ -15,9 +15,16 @@ from utils.pose.keypoints import COCO, Skeleton
 from utils.pose.poses import Poses, xyxy_to_cxcywh
 from utils.runtime.mot import MotFiles
 from utils.runtime.sources import Frame, display_name, is_address
-from utils.runtime.video_file import VideoFile
+from utils.runtime.video_file import VideoFile, encoder_frame
 
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class EncodedImage(NamedTuple):
+    """The content of an image file."""
+
+    suffix: str
+    data: Optional[np.ndarray]  # (bytes,) uint8; None: OpenCV cannot encode it
 
 
 class ResultWriter:
@@ -93,18 +100,34 @@ class ResultWriter:
                 self._mot.write(stem, frame.index + 1, poses, ids=ids)
         self._image_count += 1
 
-    def write_image(self, frame: Frame, image: np.ndarray) -> None:
-        """The annotated image of a frame: an image file, or the next frame of a video."""
+    def encoded(self, frame: Frame, image: np.ndarray) -> Optional[object]:
+        """What write_image takes as `ready`, so that its caller has less to do; in any thread.
+
+        The content of an image file, a frame as the encoder of a video wants it, or None.
+        """
+        if not self.images:
+            return None
+        if frame.kind != "image":
+            return encoder_frame(image, self._codec)
+        suffix = Path(frame.path).suffix.lower()
+        suffix = suffix if suffix in KEPT_SUFFIXES else ".jpg"
+        data = encode(suffix, image)
+        if data is None:  # for instance wider than a WebP may be
+            suffix, data = ".png", encode(".png", image)
+        return EncodedImage(suffix, data)
+
+    def write_image(self, frame: Frame, image: np.ndarray, ready: Optional[object] = None) -> None:
+        """The annotated image of a frame: an image file, or the next frame of a video.
+
+        Args: ready: what `encoded` made of frame and image; None: it is made here.
+        """
         if not self.images:
             return
         stem = self._stem(frame.path)
         if frame.kind == "image":
-            suffix = Path(frame.path).suffix.lower()
-            suffix = suffix if suffix in KEPT_SUFFIXES else ".jpg"
-            data = encode(suffix, image)
-            if data is None:  # for instance wider than a WebP may be
-                suffix, data = ".png", encode(".png", image)
-            write_bytes(self.folder / (stem + suffix), data)
+            content = ready if isinstance(ready, EncodedImage) else self.encoded(frame, image)
+            assert isinstance(content, EncodedImage)
+            write_bytes(self.folder / (stem + content.suffix), content.data)
             return
         video = self._videos.get(frame.path)
         if video is None:
@@ -118,7 +141,7 @@ class ResultWriter:
                 is_stream=frame.kind == "stream",
             )
             self._videos[frame.path] = video
-        video.write(image)
+        video.write(image, ready)
 
     def close(self) -> None:
         """Finish videos and the JSON file; what was written so far is kept."""
