@@ -6,6 +6,7 @@ import pytest
 from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.evaluation import matching, metrics
 from utils.evaluation.matching import Scored
+from utils.evaluation.similarity import MAX_BOXES, score_images
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import SIGMAS
 
@@ -75,8 +76,8 @@ def both(images, nc, sigmas=SIGMAS):
     poses, boxes = [], []
     for c in range(nc):
         split = [metrics.of_class(rows, ground_truth, c) for ground_truth, rows in pairs]
-        poses.append([metrics.score_poses(r, t, sigmas) for r, t in split])
-        boxes.append([metrics.score_boxes(r, t) for r, t in split])
+        poses.append([s[0] for s in score_images(split, sigmas)])
+        boxes.append([s[1] for s in score_images(split, sigmas)])
     ours = metrics.pose_figures(poses), metrics.box_figures(boxes)
     theirs = tuple(
         coco_api_figures(
@@ -104,7 +105,7 @@ def test_more_predictions_than_count():
     pytest.importorskip("pycocotools")
     rng = np.random.default_rng(5)
     images = {i: random_image(rng, 1, 30, 300) for i in range(1, 6)}
-    assert max(r.count for _, r in images.values()) > metrics.MAX_BOXES
+    assert max(r.count for _, r in images.values()) > MAX_BOXES
     ours, theirs = both(images, 1)
     for mine, reference in zip(ours, theirs):
         assert list(mine.values()) == pytest.approx(reference, abs=1e-9)
@@ -166,16 +167,6 @@ def test_edges_equal_pycocotools(what):
     assert ours[1]["AP"] == pytest.approx(expected) and ours[0]["AP"] == pytest.approx(expected)
 
 
-def test_oks_by_hand():
-    """One point 10 px off on a person of 100 px^2: exp(-100 / (2 (2 sigma)^2 100))."""
-    keypoints = np.zeros((1, 2, 3))
-    keypoints[0, 0] = 50, 50, 2
-    ground_truth = GroundTruth(np.array([[40.0, 40, 20, 20]]), np.zeros(1, int), keypoints,
-                  np.array([100.0]), np.zeros(1, bool))  # fmt: skip
-    rows = Rows(np.zeros((1, 4)), np.ones(1), np.zeros(1, int), keypoints + [10, 0, 0])
-    assert metrics.oks(rows, ground_truth, (0.5, 0.1))[0, 0] == pytest.approx(np.exp(-0.5))
-
-
 def scored(similarity, scores, **changes):
     similarity = np.asarray(similarity, float)
     d, g = similarity.shape
@@ -222,8 +213,8 @@ def test_order_of_images_does_not_matter_without_equal_scores():
     images = []
     for _ in range(300):
         ground_truth, rows = random_image(rng)
-        images.append(metrics.score_poses(rows._replace(scores=np.sort(rng.random(rows.count))[::-1]),
-                                          ground_truth, SIGMAS))  # fmt: skip
+        rows = rows._replace(scores=np.sort(rng.random(rows.count))[::-1])
+        images.append(score_images([(rows, ground_truth)], SIGMAS)[0][0])
     one = metrics.pose_figures([images])
     other = metrics.pose_figures([[images[i] for i in rng.permutation(len(images))]])
     assert one == pytest.approx(other, abs=1e-12)

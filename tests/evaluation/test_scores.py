@@ -6,6 +6,7 @@ from utils.evaluation import metrics
 from utils.evaluation import scores as scores_module
 from utils.evaluation.matching import BOX_AREAS, POSE_AREAS, match_areas
 from utils.evaluation.scores import Scores
+from utils.evaluation.similarity import score_images
 from utils.pose.ground_truth import GroundTruth
 
 SIGMAS = (0.1, 0.1)
@@ -32,11 +33,8 @@ def test_order_of_arrival_does_not_matter():
     poses, boxes = scores.ordered(order)
     for c in range(2):
         for place, i in enumerate(order):
-            r, t = metrics.of_class(*images[i], c)
-            for found, wanted in (
-                (poses[c][place], metrics.score_poses(r, t, SIGMAS)),
-                (boxes[c][place], metrics.score_boxes(r, t)),
-            ):
+            alone = score_images([metrics.of_class(*images[i], c)], SIGMAS)[0]
+            for found, wanted in zip((poses[c][place], boxes[c][place]), alone):
                 for a, b in zip(found, wanted):
                     np.testing.assert_array_equal(a, b)
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from tests.tracking.crowd import gait
-from utils.evaluation.metrics import keypoint_similarity
+from utils.evaluation.similarity import keypoint_similarity
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX, SIGMAS
 from utils.tracking.similarity import follow_box, paired_oks, pairwise_iou

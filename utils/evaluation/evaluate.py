@@ -24,6 +24,7 @@ from utils.evaluation.bootstrap import pose_draws
 from utils.evaluation.matching import Matches, Scored
 from utils.evaluation.metrics import Curve, Precision
 from utils.evaluation.scores import Scores
+from utils.evaluation.similarity import pair_similarity
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import COCO, Skeleton
@@ -357,8 +358,7 @@ def _per_image(
         if len(hits):
             r, t = metrics.of_class(rows[i], ground_truths[i], cls)
             best = np.argsort(-r.scores, kind="stable")[hits]
-            each, _ = metrics.keypoint_similarity(r.keypoints[best], t, sigmas)
-            each = each[np.arange(len(hits)), person[hits]]
+            each, _ = pair_similarity(r.keypoints, t, sigmas, row=best, column=person[hits])
             labelled = t.keypoints[person[hits], :, 2] > 0
             similarities.append(np.where(labelled, each, np.nan))
     empty = np.zeros((0, len(sigmas)))

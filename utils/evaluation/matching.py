@@ -18,7 +18,7 @@ AREAS: Dict[str, Tuple[float, float]] = {
     "large": (96.0**2, INF),
 }
 POSE_AREAS, BOX_AREAS = ("all", "medium", "large"), ("all", "small", "medium", "large")
-_CHUNK = 128  # images matched at a time
+_CHUNK = 128  # images and areas matched at a time
 
 
 class Scored(NamedTuple):
@@ -57,34 +57,137 @@ def match(
     Args: area: key of AREAS; persons outside are ignored, and so are predictions outside that
     found nobody.
     """
-    low, high = AREAS[area]
-    counts = [len(i.scores) for i in images]
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    steps = len(thresholds)
-    person = np.full((steps, starts[-1]), -1, np.int64)
-    spare = np.zeros((steps, starts[-1]), bool)  # found an ignored person
-    ignored = [i.ignored | _outside(i.ground_truth_areas, low, high) for i in images]
-    limit = np.minimum(thresholds, 1 - 1e-10)
-    # whoever resembles nobody enough takes no part
-    near = [np.flatnonzero((i.similarity >= limit.min()).any(1)) for i in images]
-    for chunk in _chunks(images, near):
-        parts = [_Part(images[i].similarity[near[i]], ignored[i], images[i].crowd) for i in chunk]
-        for i, whom, is_spare in zip(chunk, *_match_chunk(parts, limit)):
-            person[:, starts[i] + near[i]] = whom[:, : len(near[i])]
-            spare[:, starts[i] + near[i]] = is_spare[:, : len(near[i])]
-    areas = np.concatenate([np.zeros(0), *(i.areas for i in images)])
-    return Matches(
-        np.concatenate([np.zeros(0), *(i.scores for i in images)]),
-        np.concatenate([starts[:0], *map(np.arange, counts)]).astype(np.int64),
-        person,
-        spare | ((person < 0) & _outside(areas, low, high)),
-        sum(int((~i).sum()) for i in ignored),
-    )
+    return _match(images, [area], thresholds)[0]
 
 
 def match_areas(classes: Sequence[Sequence[Scored]], areas: Sequence[str]) -> ByArea:
     """match() of [class][image] in each area."""
-    return {area: [match(images, area) for images in classes] for area in areas}
+    found = [_match(images, areas, THRESHOLDS) for images in classes]
+    return {area: [matches[i] for matches in found] for i, area in enumerate(areas)}
+
+
+def _match(images: Sequence[Scored], areas: Sequence[str], thresholds: np.ndarray) -> List[Matches]:
+    """match() in each area."""
+    limit = np.minimum(thresholds, 1 - 1e-10)
+    line = _line_up(images)
+    ignored = [line.ignored | _outside(line.ground_truth_areas, *AREAS[area]) for area in areas]
+    near = _near(images, line, float(limit.min()))
+    person, spare = _match_apart(line, near, ignored, limit=limit)
+    if near.several:
+        _match_several(images, line, near, ignored=ignored, limit=limit, person=person, spare=spare)
+    rank = np.arange(line.starts[-1]) - np.repeat(line.starts[:-1], np.diff(line.starts))
+    found = []
+    for i, area in enumerate(areas):
+        outside = _outside(line.areas, *AREAS[area])
+        positives = int((~ignored[i]).sum())
+        nobody = spare[i] | ((person[i] < 0) & outside)
+        found.append(Matches(line.scores, rank, person[i], nobody, positives))
+    return found
+
+
+class _LineUp(NamedTuple):
+    """Predictions (n,) and persons (m,) of all images, image after image."""
+
+    starts: np.ndarray  # (images + 1,) first prediction of each image
+    person_starts: np.ndarray  # (images + 1,) first person
+    scores: np.ndarray  # (n,)
+    areas: np.ndarray  # (n,)
+    ground_truth_areas: np.ndarray  # (m,)
+    ignored: np.ndarray  # (m,) bool
+    crowd: np.ndarray  # (m,) bool
+
+
+def _line_up(images: Sequence[Scored]) -> _LineUp:
+    shapes = np.array([i.similarity.shape for i in images], np.int64).reshape(-1, 2)
+    starts = np.concatenate([np.zeros((1, 2), np.int64), np.cumsum(shapes, 0)])
+    none, nobody = np.zeros(0), np.zeros(0, bool)
+    return _LineUp(
+        starts[:, 0],
+        starts[:, 1],
+        np.concatenate([none, *(i.scores for i in images)]),
+        np.concatenate([none, *(i.areas for i in images)]),
+        np.concatenate([none, *(i.ground_truth_areas for i in images)]),
+        np.concatenate([nobody, *(i.ignored for i in images)]),
+        np.concatenate([nobody, *(i.crowd for i in images)]),
+    )
+
+
+class _Near(NamedTuple):
+    """The n pairs of a prediction and a person that are similar enough to match at all."""
+
+    image: np.ndarray  # (n,) ascending
+    prediction: np.ndarray  # (n,) its place in the line-up, ascending
+    person: np.ndarray  # (n,) its place in the line-up
+    similarity: np.ndarray  # (n,)
+    several: List[int]  # images in which a prediction is near several persons
+
+
+def _near(images: Sequence[Scored], line: _LineUp, least: float) -> _Near:
+    similarity = np.concatenate([np.zeros(0), *(i.similarity.ravel() for i in images)])
+    persons = np.diff(line.person_starts)
+    pair_starts = np.concatenate([[0], np.cumsum(np.diff(line.starts) * persons)])
+    near = np.flatnonzero(similarity >= least)
+    image = np.searchsorted(pair_starts, near, "right") - 1
+    row, column = np.divmod(near - pair_starts[image], np.maximum(persons, 1)[image])
+    prediction = row + line.starts[image]
+    again = np.flatnonzero(prediction[1:] == prediction[:-1])
+    several = np.unique(image[again]).tolist()
+    person = column + line.person_starts[image]
+    return _Near(image, prediction, person, similarity[near], several)
+
+
+def _match_apart(
+    line: _LineUp, near: _Near, ignored: Sequence[np.ndarray], *, limit: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Matches of the images in which no prediction can choose: the first one takes the person.
+
+    Args: ignored: (m,) bool in each area. limit: (T,) least similarity.
+
+    Returns (areas, T, n) the person found, -1 nobody, and whether it is an ignored one.
+    """
+    shape = len(ignored), len(limit), int(line.starts[-1])
+    person, spare = np.full(shape, -1, np.int64), np.zeros(shape, bool)
+    pairs = np.flatnonzero(~np.isin(near.image, near.several))
+    if len(pairs):
+        pairs = pairs[np.argsort(near.person[pairs], kind="stable")]
+        whom, who = near.person[pairs], near.prediction[pairs]
+        similar = near.similarity[pairs] >= limit[:, None]
+        before: np.ndarray = np.cumsum(similar, 1) - similar
+        first = np.flatnonzero(np.diff(whom, prepend=-1))  # pair of each person
+        group = np.cumsum(np.diff(whom, prepend=-1) > 0) - 1
+        taken: np.ndarray = before > before[:, first][:, group]
+        found = similar & (~taken | line.crowd[whom])
+        place = whom - line.person_starts[near.image[pairs]]
+        person[:, :, who] = np.where(found, place, -1)
+        for mine, out in zip(spare, ignored):
+            mine[:, who] = found & out[whom]
+    return person, spare
+
+
+def _match_several(  # noqa: PLR0913
+    images: Sequence[Scored],
+    line: _LineUp,
+    near: _Near,
+    *,
+    ignored: Sequence[np.ndarray],
+    limit: np.ndarray,
+    person: np.ndarray,
+    spare: np.ndarray,
+) -> None:
+    """Matches of the other images, rank by rank, written into `person` and `spare`."""
+    whose = {i: np.unique(near.prediction[near.image == i]) for i in near.several}
+    jobs, parts = [], []
+    for i, who in whose.items():
+        there = slice(line.person_starts[i], line.person_starts[i + 1])
+        similarity = images[i].similarity[who - line.starts[i]]
+        for area, out in enumerate(ignored):
+            jobs.append((area, who))
+            parts.append(_Part(similarity, out[there], images[i].crowd))
+    for chunk in _chunks(parts):
+        for job, whom, is_spare in zip(chunk, *_match_chunk([parts[j] for j in chunk], limit)):
+            area, who = jobs[job]
+            person[area][:, who] = whom[:, : len(who)]
+            spare[area][:, who] = is_spare[:, : len(who)]
 
 
 def join(
@@ -117,16 +220,15 @@ def _outside(areas: np.ndarray, low: float, high: float) -> np.ndarray:
     return (areas < low) | (areas > high)
 
 
-def _chunks(images: Sequence[Scored], near: Sequence[np.ndarray]) -> Iterator[List[int]]:
-    """Images that are matched together: those with about as many persons and predictions."""
-    sizes = [(images[i].similarity.shape[1], len(near[i]), i) for i in range(len(images))]
-    order = [i for _, d, i in sorted(sizes) if d]
+def _chunks(parts: Sequence["_Part"]) -> Iterator[List[int]]:
+    """Parts that are matched together: those with about as many persons and predictions."""
+    order = sorted(range(len(parts)), key=lambda i: parts[i].similarity.shape[::-1])
     for start in range(0, len(order), _CHUNK):
         yield order[start : start + _CHUNK]
 
 
 class _Part(NamedTuple):
-    """An image as it is matched."""
+    """An image in one area as it is matched."""
 
     similarity: np.ndarray  # (D, G)
     ignored: np.ndarray  # (G,) bool

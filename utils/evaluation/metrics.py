@@ -1,6 +1,6 @@
-"""How good predictions are: object keypoint similarity, IoU, average precision, as in COCO.
+"""How good predictions are: average precision, average recall and their curves, as in COCO.
 
-    scored = [Scored(oks(...), ...) for each image]
+    scored = [Scored(oks(...), ...) for each image]    # similarity.py
     result = average_precision(match(scored))          # AP, AP50, AP75, ...
 
 Every rule is that of COCO's evaluation (cocodataset.org/#detection-eval, #keypoints-eval): crowds
@@ -24,80 +24,7 @@ from utils.evaluation.matching import (
 from utils.pose.ground_truth import GroundTruth
 
 RECALLS = np.linspace(0.0, 1.0, 101)
-MAX_POSES, MAX_BOXES = 20, 100  # predictions of an image that count, best first
 _TINY = np.spacing(1)
-
-
-def oks(rows: Rows, ground_truth: GroundTruth, sigmas: Sequence[float]) -> np.ndarray:
-    """(D, G) object keypoint similarity of D predictions with G persons, 0..1.
-
-    exp(-d^2 / (2 (2 sigma)^2 area)) averaged over the labelled keypoints of the person. Without
-    a labelled keypoint d is the distance to the box grown to twice its size on each side.
-    """
-    return keypoint_similarity(rows.keypoints, ground_truth, sigmas)[1]
-
-
-def keypoint_similarity(
-    keypoints: np.ndarray, ground_truth: GroundTruth, sigmas: Sequence[float]
-) -> Tuple[np.ndarray, np.ndarray]:
-    """Args: keypoints: (D, K, 3). Returns: (D, G, K) of each keypoint, and (D, G) the OKS."""
-    variances = (2 * np.asarray(sigmas, np.float64)) ** 2
-    d = keypoints[:, None, :, :2] - ground_truth.keypoints[None, :, :, :2]  # (D, G, K, 2)
-    labelled = ground_truth.keypoints[..., 2] > 0  # (G, K)
-    blank = np.asarray(~labelled.any(1))
-    if blank.any():
-        start, size = ground_truth.boxes[blank][:, None, :2], ground_truth.boxes[blank][:, None, 2:]
-        points = keypoints[:, None, :, :2]  # with start: (D, blank, K, 2)
-        below = np.maximum(0, start - size - points)
-        d[:, blank] = below + np.maximum(0, points - (start + 2 * size))
-    squared = (d**2).sum(-1)
-    scale = variances * (ground_truth.areas[:, None] + _TINY) * 2  # (G, K)
-    each = np.exp(-squared / scale)
-    counted = labelled | blank[:, None]
-    return each, (each * counted).sum(-1) / counted.sum(-1)
-
-
-def box_iou(boxes: np.ndarray, ground_truth_boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """(D, G) IoU of (D, 4) with (G, 4) x y width height; a crowd's is intersection / own area."""
-    a, b = boxes[:, None], ground_truth_boxes[None]
-    wh = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-    wh = (wh - np.maximum(a[..., :2], b[..., :2])).clip(0)
-    inter = wh[..., 0] * wh[..., 1]
-    own = a[..., 2] * a[..., 3]
-    union = np.where(crowd, own, own + b[..., 2] * b[..., 3] - inter)
-    return np.divide(inter, union, out=np.zeros_like(inter), where=inter > 0)
-
-
-def score_poses(rows: Rows, ground_truth: GroundTruth, sigmas: Sequence[float]) -> Scored:
-    """Keypoints of one class. A person without a labelled keypoint is ignored."""
-    rows = _best(rows, MAX_POSES)
-    blank = ~(ground_truth.keypoints[..., 2] > 0).any(1)
-    return _scored(
-        oks(rows, ground_truth, sigmas), rows, ground_truth, ignored=ground_truth.crowd | blank
-    )
-
-
-def score_boxes(rows: Rows, ground_truth: GroundTruth) -> Scored:
-    """Boxes of one class."""
-    rows = _best(rows, MAX_BOXES)
-    return _scored(
-        box_iou(rows.boxes, ground_truth.boxes, ground_truth.crowd),
-        rows,
-        ground_truth,
-        ignored=ground_truth.crowd,
-    )
-
-
-def _best(rows: Rows, count: int) -> Rows:
-    order = np.argsort(-rows.scores, kind="stable")[:count]
-    return Rows(*(field[order] for field in rows))
-
-
-def _scored(
-    similarity: np.ndarray, rows: Rows, ground_truth: GroundTruth, *, ignored: np.ndarray
-) -> Scored:
-    areas = rows.boxes[:, 2] * rows.boxes[:, 3]
-    return Scored(similarity, rows.scores, areas, ground_truth.areas, ignored, ground_truth.crowd)
 
 
 def of_class(rows: Rows, ground_truth: GroundTruth, index: int) -> Tuple[Rows, GroundTruth]:

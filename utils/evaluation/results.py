@@ -14,8 +14,9 @@ from utils.dataset.labels import Labels, format_labels
 from utils.errors import InputWarning
 from utils.evaluation import bootstrap
 from utils.evaluation.evaluate import Accuracy, Evaluation, read_or_say, worst
-from utils.evaluation.metrics import BOX_FIGURES, MAX_BOXES, POSE_FIGURES, box_iou
+from utils.evaluation.metrics import BOX_FIGURES, POSE_FIGURES
 from utils.evaluation.report import ReportImage, Section, Table
+from utils.evaluation.similarity import MAX_BOXES, box_iou
 from utils.files import atomic_path
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.poses import Poses

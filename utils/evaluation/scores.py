@@ -20,10 +20,11 @@ from utils.evaluation.matching import (
     join,
     match_areas,
 )
+from utils.evaluation.similarity import score_images
 from utils.pose.ground_truth import GroundTruth
 
 PerClass = List[List[Scored]]
-AT_ONCE = 256  # images whose predictions are matched together
+AT_ONCE = 256  # images whose predictions are compared and matched together
 
 
 class _Matched(NamedTuple):
@@ -40,37 +41,42 @@ class Scores:
     def __init__(self, classes: int, sigmas: Sequence[float], images: int):
         self._classes, self._sigmas = classes, sigmas
         self._found: List[Optional[List[Tuple[Scored, Scored]]]] = [None] * images
-        self._waiting: List[int] = []  # images that are not matched yet
+        # images that are not compared and matched yet
+        self._waiting: List[Tuple[int, Rows, GroundTruth]] = []
         self._matched: List[_Matched] = []
 
     def add(self, index: int, rows: Rows, ground_truth: GroundTruth) -> None:
-        """Compare what was found in an image with who is there."""
-        scored = []
-        for c in range(self._classes):
-            r, t = metrics.of_class(rows, ground_truth, c)
-            scored.append((metrics.score_poses(r, t, self._sigmas), metrics.score_boxes(r, t)))
-        self._found[index] = scored
-        self._waiting.append(index)
+        """Compare what was found in an image with who is there, now or a little later."""
+        self._waiting.append((index, rows, ground_truth))
         if len(self._waiting) >= AT_ONCE:
             self._match()
 
     def _match(self) -> None:
-        images, self._waiting = self._waiting, []
-        if images:
-            poses, boxes = self.ordered(np.array(images))
-            self._matched.append(
-                _Matched(
-                    images,
-                    match_areas(poses, POSE_AREAS),
-                    match_areas(boxes, BOX_AREAS),
-                )
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        classes = [
+            score_images([metrics.of_class(r, t, c) for _, r, t in waiting], self._sigmas)
+            for c in range(self._classes)
+        ]
+        images = [index for index, _, _ in waiting]
+        for index, *scored in zip(images, *classes):
+            self._found[index] = scored
+        poses, boxes = self.ordered(np.array(images))
+        self._matched.append(
+            _Matched(
+                images,
+                match_areas(poses, POSE_AREAS),
+                match_areas(boxes, BOX_AREAS),
             )
+        )
 
     def ordered(self, order: np.ndarray) -> Tuple[PerClass, PerClass]:
         """Poses and boxes of [class][image], images in the order given.
 
         Raises ValueError if an image is missing.
         """
+        self._match()
         images = [self._found[i] for i in order]
         if any(image is None for image in images):
             raise ValueError("%d images were not added" % sum(i is None for i in images))
