@@ -38,6 +38,14 @@ TEMPORARY = """    with files.atomic_path(sys.argv[1]) as tmp:
             try: time.sleep(60)
             except KeyboardInterrupt: pass
 """
+# what TensorRT's binding does with an exception of a logger
+SWALLOWING = """    with files.atomic_path(sys.argv[1]) as tmp, stopping.at_once():
+        tmp.write_text('half')
+        print('go', flush=True)
+        while True:
+            try: time.sleep(60)
+            except KeyboardInterrupt: print('Exception caught in log()', file=sys.stderr)
+"""
 TAIL = """
 parser = argparse.ArgumentParser('stuck.py')
 parser.add_argument('file', nargs='?')
@@ -99,6 +107,13 @@ def test_what_hangs_is_not_waited_for(body, signals):
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
 def test_a_clean_up_that_hangs_leaves_no_temporary_file(tmp_path, signals):
     code, stderr, spent = stop_stuck(TEMPORARY, signals, tmp_path / "a.txt")
+    assert (code, stderr) == (130, "interrupted\n") and spent < 50
+    assert os.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT]])
+def test_a_library_that_swallows_the_interruption_is_not_asked(tmp_path, signals):
+    code, stderr, spent = stop_stuck(SWALLOWING, signals, tmp_path / "a.txt")
     assert (code, stderr) == (130, "interrupted\n") and spent < 50
     assert os.listdir(str(tmp_path)) == []
 

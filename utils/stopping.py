@@ -5,7 +5,7 @@
 
 Further signals do not interrupt the clean-up. A thread ends the process GRACE_S after a SIGTERM or
 a second Ctrl-C, also where a library neither returns nor lets Python's handlers run. Once the
-clean-up is done `end_if_asked` ends it at once.
+clean-up is done `end_if_asked` ends it at once. Inside `at_once` the first signal ends it.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.signals = 0
+        self.at_once = False
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.write_end, False)
         threading.Thread(target=self._run, daemon=True, name="stopping").start()
@@ -38,6 +39,8 @@ class _Watch:
     def handle(self, signum: int, frame: object) -> None:
         """Python's handler: the first signal interrupts the main thread."""
         self.signals += 1
+        if self.at_once:
+            end_now()
         if self.signals == 1:
             raise KeyboardInterrupt
 
@@ -84,6 +87,24 @@ def watched() -> Iterator[None]:
                 signal.signal(number, handler)
             os.close(watch.write_end)
             _watch = outer
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """A signal that arrives inside ends the process: temporary files go, nothing else is done.
+
+    For calls into a C++ library that calls Python: it may swallow the KeyboardInterrupt, complain
+    of it, and go on for minutes.
+    """
+    watch = _watch
+    if watch is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watch.at_once = True
+    try:
+        yield
+    finally:
+        watch.at_once = False
 
 
 def end_with_parent() -> None:

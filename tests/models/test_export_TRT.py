@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 
@@ -518,6 +519,25 @@ def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, image_
         image_file.write_bytes(whole)
     good(run("v85", "models/export_TRT.py", "--onnx", path, *calib, "--overwrite"))
     assert facts(engine)["calibrated_images"] == 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_build(tmp_path, number):
+    path = make_small_net(tmp_path / "x.onnx")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "models" / "export_TRT.py"), "--onnx", str(path)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(FAKES / "v85"), str(FAKES)]),
+            "FAKE_SIGNAL": str(int(number)),
+        },
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        timeout=240,
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n"), done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
 
 
 @pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (MemoryError(), 1)])

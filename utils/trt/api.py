@@ -20,7 +20,6 @@ from typing import (
     Tuple,
 )
 
-from utils import stopping
 from utils.errors import InputError, one_line
 
 OLDEST = (8, 5)
@@ -114,13 +113,7 @@ def make_log(module: ModuleType, verbose: bool) -> Any:
             self._without_scale = 0
 
         def log(self, level: Any, message: str) -> None:
-            """Called by the library, which swallows what is raised here and goes on building."""
-            try:
-                self._log(level, message)
-            except KeyboardInterrupt:
-                stopping.end_now()
-
-        def _log(self, level: Any, message: str) -> None:
+            """Called by the library, which swallows what is raised here and goes on."""
             if level in (severity.INTERNAL_ERROR, severity.ERROR):
                 self.errors.append(" ".join(message.split()))
             if level not in shown or self.quiet or message in self._said:  # some come often

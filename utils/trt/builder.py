@@ -12,6 +12,7 @@ from typing import (
     Optional,
 )
 
+from utils import stopping
 from utils.errors import InputError, InputWarning, one_line
 from utils.trt.api import Profile, Tensorrt
 from utils.trt.calibrator import raise_calibration_error
@@ -120,7 +121,8 @@ def build(trt: Tensorrt, network: ParsedNetwork, settings: BuildSettings) -> Bui
     if settings.layers:
         config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     log.clear()
-    plan = network.builder.build_serialized_network(network.definition, config)
+    with stopping.at_once():
+        plan = network.builder.build_serialized_network(network.definition, config)
     raise_calibration_error(settings.calibrator)  # the cause, where it is one
     if plan is None:
         raise InputError("%s could not build the engine: %s" % (trt, log.reason()))
