@@ -24,7 +24,7 @@ from utils.evaluation.bootstrap import pose_draws
 from utils.evaluation.matching import Matches, Scored
 from utils.evaluation.metrics import Curve, Precision
 from utils.evaluation.scores import Scores
-from utils.evaluation.similarity import pair_similarity
+from utils.evaluation.similarity import best_rows, pair_similarity
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import COCO, Skeleton
@@ -342,27 +342,34 @@ def _per_image(
     sigmas: Sequence[float],
 ) -> Tuple[np.ndarray, List[ImageErrors]]:
     """Similarity of each labelled keypoint of those found (m, K, NaN if not), errors by image."""
-    similarities, errors = [], []
-    start = 0
-    for i, image in zip(order, scored):
-        count = len(image.scores)
-        person = matches.person[0, start : start + count]
-        counted = ~matches.ignored[0, start : start + count]
-        start += count
-        sure = image.scores >= confidence
-        hits = np.flatnonzero((person >= 0) & counted & sure)
-        false = int(((person < 0) & counted & sure).sum())
-        missed = int((~image.ignored).sum()) - len(hits)
-        oks = float(image.similarity[hits, person[hits]].mean()) if len(hits) else 0.0
-        errors.append(ImageErrors(int(i), missed, false, oks))
-        if len(hits):
-            r, t = metrics.of_class(rows[i], ground_truths[i], cls)
-            best = np.argsort(-r.scores, kind="stable")[hits]
-            each, _ = pair_similarity(r.keypoints, t, sigmas, row=best, column=person[hits])
-            labelled = t.keypoints[person[hits], :, 2] > 0
-            similarities.append(np.where(labelled, each, np.nan))
-    empty = np.zeros((0, len(sigmas)))
-    return np.concatenate(similarities) if similarities else empty, errors
+    shapes = np.array([image.similarity.shape for image in scored]).reshape(-1, 2)
+    numbers = np.arange(len(scored))
+    whose = np.repeat(numbers, shapes[:, 0])
+    there = np.repeat(numbers, shapes[:, 1])[~np.concatenate([i.ignored for i in scored])]
+    person = matches.person[0]
+    sure = ~matches.ignored[0] & (matches.scores >= confidence)
+    hits = np.flatnonzero(sure & (person >= 0))
+    right, wrong, real = (
+        np.bincount(images, minlength=len(scored))
+        for images in (whose[hits], whose[sure & (person < 0)], there)
+    )
+    means, points, found = np.zeros(len(scored)), [], []
+    places = np.flatnonzero(right).tolist()
+    for place, mine in zip(places, np.split(hits, np.cumsum(right[places])[:-1])):
+        rank, whom = matches.rank[mine], person[mine]
+        similar = scored[place].similarity[rank, whom]
+        means[place] = similar[0] if len(similar) == 1 else similar.mean()
+        r, t = metrics.of_class(rows[order[place]], ground_truths[order[place]], cls)
+        points.append(best_rows(r).keypoints[rank])
+        found.append(GroundTruth(*(field[whom] for field in t)))
+    each = np.zeros((0, len(sigmas)))
+    if points:  # of each hit beside the person that it found
+        persons, pair = GroundTruth(*map(np.concatenate, zip(*found))), np.arange(len(hits))
+        each, _ = pair_similarity(np.concatenate(points), persons, sigmas, row=pair, column=pair)
+        each[persons.keypoints[..., 2] <= 0] = np.nan
+    columns = order, real - right, wrong, means
+    errors = [ImageErrors(*values) for values in zip(*(c.tolist() for c in columns))]
+    return each, errors
 
 
 def _mean_similarity(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,7 @@ matches = match([Scored(...) for each image])              # at each of THRESHOL
 by_area = match_areas([[Scored(...), ...]], POSE_AREAS)    # of [class][image]
 """
 
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def _match_apart(
     Returns (areas, T, n) the person found, -1 nobody, and whether it is an ignored one.
     """
     shape = len(ignored), len(limit), int(line.starts[-1])
-    person, spare = np.full(shape, -1, np.int64), np.zeros(shape, bool)
+    person, spare = np.full(shape, -1, np.int32), np.zeros(shape, bool)
     pairs = np.flatnonzero(~np.isin(near.image, near.several))
     if len(pairs):
         pairs = pairs[np.argsort(near.person[pairs], kind="stable")]
@@ -201,7 +201,9 @@ def join(
     starts = np.cumsum(counts) - counts
     ends = np.cumsum(counts[order])
     within = np.arange(counts.sum()) - np.repeat(ends - counts[order], counts[order])
-    take = np.repeat(starts[order], counts[order]) + within
+    take: Any = np.repeat(starts[order], counts[order]) + within
+    if (order == np.arange(len(order))).all():
+        take = slice(None)  # as they come: nothing is copied
     found: List[Matches] = []
     for area in parts[0]:
         mine = [part[area][cls] for part in parts]

@@ -131,7 +131,7 @@ def score_images(
     """
     found: List[Tuple[Scored, Scored]] = []
     for group in _groups(images):
-        rows, persons = [_best(r) for r, _ in group], [t for _, t in group]
+        rows, persons = [best_rows(r) for r, _ in group], [t for _, t in group]
         everybody = GroundTruth(*map(np.concatenate, zip(*persons)))
         there = np.array([t.count for t in persons])
         few = np.array([min(r.count, MAX_POSES) for r in rows])
@@ -169,7 +169,7 @@ def _groups(
         yield group
 
 
-def _best(rows: Rows) -> Rows:
+def best_rows(rows: Rows) -> Rows:
     """The MAX_BOXES best, best first; equal ones in their order."""
     if (rows.scores[1:] > rows.scores[:-1]).any():
         order = np.argsort(-rows.scores, kind="stable")[:MAX_BOXES]
