@@ -105,9 +105,10 @@ def test_one_call_a_colour_draws_what_line_and_circle_draw(width, colors):
         points[3] = np.nan
         confidence = rng.uniform(0, 1, (17, 1))
         keypoints = np.concatenate([points, confidence], 1).astype(np.float32)
-        drawing.draw_keypoints(image, keypoints, skel, width=width, kpt_thres=0.4)
+        strokes = drawing._strokes(keypoints[None], skel, width=width, kpt_thres=0.4)
+        drawing._draw_person(image, 0, strokes)
         shown = (keypoints[:, 2] > 0.4) & np.isfinite(points).all(1)
-        fixed = [tuple(p) for p in drawing._fixed(keypoints[:, :2])]
+        fixed = [tuple(p) for p in drawing._fixed(keypoints[:, :2]).tolist()]
         style = cv2.LINE_AA, drawing.SHIFT
         layers = drawing._layers(skel)[0]
         if colors is None:

@@ -64,18 +64,21 @@ def draw_poses(
         colors = [CLASS_COLORS[c % len(CLASS_COLORS)] for c in poses.classes.tolist()]
     else:
         colors = [id_color(i) for i in ids.tolist()]
+    corners = _fixed(poses.boxes).tolist()
+    strokes = _strokes(poses.keypoints, skel, width=width, kpt_thres=kpt_thres)
     for i in range(poses.count - 1, -1, -1):
-        draw_box(image, poses.boxes[i], colors[i], width=width)
-        draw_keypoints(image, poses.keypoints[i], skel, width=width, kpt_thres=kpt_thres)
+        _draw_box(image, corners[i], colors[i], width=width)
+        _draw_person(image, i, strokes)
     if not labels:
         return
+    boxes, classes, scores = poses.boxes.tolist(), poses.classes.tolist(), poses.scores.tolist()
     for i in range(poses.count - 1, -1, -1):
-        text = names[int(poses.classes[i])]
+        text = names[classes[i]]
         if ids is not None:
             text += " %d" % ids[i]
         if confidences:
-            text += " %.2f" % poses.scores[i]
-        draw_label(image, text, poses.boxes[i], color=colors[i], width=width)
+            text += " %.2f" % scores[i]
+        draw_label(image, text, boxes[i], color=colors[i], width=width)
 
 
 def id_color(track_id: int) -> Tuple[int, int, int]:
@@ -85,43 +88,53 @@ def id_color(track_id: int) -> Tuple[int, int, int]:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def draw_box(
-    image: np.ndarray, box: np.ndarray, color: Tuple[int, int, int], *, width: int
-) -> None:
+def _draw_box(image: np.ndarray, fixed: List[int], color: Color, *, width: int) -> None:
     """One xyxy box with sub-pixel corners."""
-    x1, y1, x2, y2 = _fixed(box)
+    x1, y1, x2, y2 = fixed
     cv2.rectangle(image, (x1, y1), (x2, y2), color, width, cv2.LINE_AA, SHIFT)
 
 
-def draw_keypoints(
-    image: np.ndarray, keypoints: np.ndarray, skel: Skeleton, *, width: int, kpt_thres: float
-) -> None:
-    """Limbs and points of one person, (K, 3) x y confidence.
+class _Stroke(NamedTuple):
+    """The limbs or the points of one colour, of n persons."""
 
-    One call for the limbs and one for the points of each colour. The result is that of cv2.line
-    and cv2.circle, but where a limb crosses one of another colour the later colour is on top.
-    """
-    shown = (keypoints[:, 2] > kpt_thres) & np.isfinite(keypoints).all(1)
-    points = _fixed_array(keypoints[:, :2])
+    color: Color
+    lines: np.ndarray  # (n, m, k, 2) int32, fixed point; limbs have k 2, points 1
+    shown: np.ndarray  # (n, m) bool
+    closed: bool
+    width: int  # px
+
+
+def _strokes(
+    keypoints: np.ndarray, skel: Skeleton, *, width: int, kpt_thres: float
+) -> List[_Stroke]:
+    """What is to draw of (n, K, 3) x y confidence, from the back to the front."""
+    shown = (keypoints[..., 2] > kpt_thres) & np.isfinite(keypoints).all(2)
+    points = _fixed(keypoints[..., :2])
     limbs, dots = _layers(skel)
-    for color, ends in limbs:
-        lines = list(points[ends[shown[ends].all(1)]])
-        if lines:
-            _polylines(image, lines, color, closed=False, width=width)
-    for color, numbers in dots:
-        discs = list(points[numbers[shown[numbers]], None])
-        if discs:  # a closed line of one point is its round cap: the disc of cv2.circle
-            _polylines(image, discs, color, closed=True, width=2 * (width + 1))
+    strokes = [
+        _Stroke(color, points[:, ends], shown[:, ends].all(2), closed=False, width=width)
+        for color, ends in limbs
+    ]
+    # a closed line of one point is its round cap: the disc that cv2.circle draws
+    return strokes + [
+        _Stroke(color, points[:, k, None], shown[:, k], closed=True, width=2 * (width + 1))
+        for color, k in dots
+    ]
 
 
-def _polylines(
-    image: np.ndarray, lines: List[np.ndarray], color: Color, *, closed: bool, width: int
-) -> None:
-    """Args: lines: (k, 2) int32 each, fixed point."""
-    cv2.polylines(
-        image, lines, isClosed=closed, color=color, thickness=width, lineType=cv2.LINE_AA,
-        shift=SHIFT,
-    )  # fmt: skip
+def _draw_person(image: np.ndarray, i: int, strokes: List[_Stroke]) -> None:
+    """Limbs and points of person i.
+
+    The result is that of a cv2.line and a cv2.circle each, but where limbs of different colours
+    cross, the one of the later stroke is on top.
+    """
+    for color, lines, shown, closed, width in strokes:
+        chosen = list(lines[i][shown[i]])
+        if chosen:
+            cv2.polylines(
+                image, chosen, isClosed=closed, color=color, thickness=width,
+                lineType=cv2.LINE_AA, shift=SHIFT,
+            )  # fmt: skip
 
 
 _Layers = List[Tuple[Color, np.ndarray]]
@@ -170,16 +183,20 @@ def draw_ground_truth(
     hw = (image.shape[0], image.shape[1])
     width = line_width or default_line_width(hw)
     skel = skel or skeleton(ground_truth.keypoints.shape[1])
+    strokes = _strokes(ground_truth.keypoints, skel, width=width, kpt_thres=0.0)
     for i in range(ground_truth.count):
         color = CLASS_COLORS[int(ground_truth.classes[i]) % len(CLASS_COLORS)]
         low, size = ground_truth.boxes[i, :2], ground_truth.boxes[i, 2:]
         box = np.concatenate([low, low + size])
-        draw_box(image, box, color, width=width)
-        draw_keypoints(image, ground_truth.keypoints[i], skel, width=width, kpt_thres=0.0)
-        for x, y in _fixed(ground_truth.keypoints[i][ground_truth.keypoints[i, :, 2] == 1, :2]):
+        _draw_box(image, _fixed(box).tolist(), color, width=width)
+        _draw_person(image, i, strokes)
+        hidden = ground_truth.keypoints[i, :, 2] == 1
+        for x, y in _fixed(ground_truth.keypoints[i, hidden, :2]).tolist():
             cv2.circle(image, (x, y), (width + 1) << (SHIFT - 1), (0, 0, 0), -1, cv2.LINE_AA, SHIFT)
         if len(names) > 1:
-            draw_label(image, names[int(ground_truth.classes[i])], box, color=color, width=width)
+            draw_label(
+                image, names[int(ground_truth.classes[i])], box.tolist(), color=color, width=width
+            )
     if ids:
         for points in ground_truth.keypoints:
             for k in np.flatnonzero(points[:, 2] > 0):
@@ -188,7 +205,7 @@ def draw_ground_truth(
 
 def _draw_id(image: np.ndarray, text: str, point: np.ndarray, *, width: int) -> None:
     """Small outlined text beside a keypoint."""
-    x, y = (int(v) >> SHIFT for v in _fixed(point))
+    x, y = (v >> SHIFT for v in _fixed(point).tolist())
     scale, offset = max(width / 4.0, 0.35), width + 2
     for thickness, color in ((3, (0, 0, 0)), (1, (255, 255, 255))):
         cv2.putText(
@@ -197,16 +214,16 @@ def _draw_id(image: np.ndarray, text: str, point: np.ndarray, *, width: int) -> 
 
 
 def draw_label(
-    image: np.ndarray, text: str, box: np.ndarray, *, color: Tuple[int, int, int], width: int
+    image: np.ndarray, text: str, box: Sequence[float], *, color: Color, width: int
 ) -> None:
-    """Text on a filled patch above the box, inside the image."""
+    """Text on a filled patch above the xyxy box, inside the image."""
     text = _ascii(text)
     scale, thickness = max(width / 3.0, 0.4), max(width - 1, 1)
     text_w, text_h = _text_size(text, scale, thickness)
     pad = max(width, 2)
-    box = np.clip(np.nan_to_num(box), -1e5, 1e5)
-    x = int(min(max(box[0], 0), max(image.shape[1] - text_w - 2 * pad, 0)))
-    y = int(box[1]) if box[1] - text_h - 2 * pad >= 0 else int(box[1]) + text_h + 2 * pad
+    left, top = (0.0 if v != v else min(max(v, -1e5), 1e5) for v in box[:2])  # NaN: 0
+    x = int(min(max(left, 0), max(image.shape[1] - text_w - 2 * pad, 0)))
+    y = int(top) if top - text_h - 2 * pad >= 0 else int(top) + text_h + 2 * pad
     cv2.rectangle(image, (x, y - text_h - 2 * pad), (x + text_w + 2 * pad, y), color, -1)
     cv2.putText(
         image, text, (x + pad, y - pad), _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA
@@ -225,12 +242,7 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "replace").decode("ascii")
 
 
-def _fixed(values: np.ndarray) -> List:
-    """_fixed_array as (nested) lists of int."""
-    return _fixed_array(values).tolist()
-
-
-def _fixed_array(values: np.ndarray) -> np.ndarray:
+def _fixed(values: np.ndarray) -> np.ndarray:
     """Pixels -> OpenCV fixed point (int32), clipped far outside any image against overflow.
 
     Continuous coordinates have (0, 0) at the corner of the first pixel, OpenCV at its centre.
