@@ -44,7 +44,7 @@ PUBLISHED = (
 OURS = Path(__file__).resolve().parents[1] / "weights"
 # The authors state no hashes of theirs.
 KNOWN: Dict[str, str] = {  # what comes with this repository
-    "yolov5n6_pose.pt": "0d2242c1530859d2e2813f9d1db954168926df9619cdee60661531b178b8a212",
+    "yolov5n6_pose.pt": "f90d094db8f143a9cd287ffb758e222f84f50fa18e0429fce5ebb3d9aea80f40",
     "yolov5s6_pose.pt": "01ee25830d4e6d20ff02cf8d110b0a7dcdce24df7a895ff892db01a0d53b0a3e",
 }
 
