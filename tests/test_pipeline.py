@@ -1,9 +1,10 @@
+import sys
 import threading
 import time
 
 import pytest
 
-from utils.pipeline import StageTimer, gather, parallel_map, prefetch
+from utils.pipeline import StageTimer, gather, one_thread_a_stage, parallel_map, prefetch
 
 
 def wait_until(condition, seconds=60.0):
@@ -137,3 +138,14 @@ def test_gather_stops_its_source():
     assert next(groups) == [1]
     groups.close()
     assert stopped.is_set()
+
+
+def test_stages_share_the_interpreter_in_short_turns():
+    cv2 = pytest.importorskip("cv2")
+    before = cv2.getNumThreads(), sys.getswitchinterval()
+    try:
+        one_thread_a_stage()
+        assert cv2.getNumThreads() == 1 and sys.getswitchinterval() <= 1e-3
+    finally:
+        cv2.setNumThreads(before[0])
+        sys.setswitchinterval(before[1])

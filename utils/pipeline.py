@@ -17,6 +17,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optiona
 S = TypeVar("S")
 T = TypeVar("T")
 _END = object()
+SWITCH_S = 0.5e-3  # see one_thread_a_stage; on two cores the CPU time a frame stays as it was
 JOIN_S = 1.0  # wait this long for a thread that may hang in a library; it is a daemon
 
 
@@ -28,14 +29,19 @@ class _Failure:
 
 
 def one_thread_a_stage() -> None:
-    """Let OpenCV work in the thread that calls it, from now on in this process.
+    """Prepare this process for threads that each do one stage.
 
-    Its own threads would fight with the stages: letterboxing a 720p image with them takes half as
-    much CPU again and is not done sooner.
+    OpenCV works in the thread that calls it: its own threads would fight with the stages;
+    letterboxing a 720p image with them takes half as much CPU again and is not done sooner.
+
+    The interpreter's lock changes hands sooner. A thread that starts kernels on a GPU gives the
+    lock away with each, and waits up to SWITCH_S to get it back from a thread that works in
+    Python; with Python's 5 ms the GPU runs dry meanwhile.
     """
     import cv2
 
     cv2.setNumThreads(0)
+    sys.setswitchinterval(SWITCH_S)
 
 
 def prefetch(
