@@ -5,7 +5,7 @@ import pytest
 
 from tests.dataset.test_eval_set import coco_content
 from utils.dataset.coco import CocoImage, image_ids, read_coco, write_coco
-from utils.dataset.coco_results import result_json, result_rows
+from utils.dataset.coco_results import result_json, result_rows, result_rows_each
 from utils.errors import InputError
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import COCO_NAMES
@@ -225,3 +225,22 @@ def test_result_rows_are_what_the_file_holds(count):
     assert [e["bbox"] for e in entries] == rows.boxes.tolist()
     for e, point in zip(entries, points):
         assert np.allclose(np.reshape(e["keypoints"], (17, 3)), point, atol=6e-4)
+
+
+def test_rows_of_many_images_equal_each_alone():
+    rng = np.random.default_rng(1)
+    found = []
+    for count in (3, 0, 1, 70):
+        boxes = np.cumsum(rng.uniform(1, 90, (count, 4)), 1).astype(np.float32)
+        points = rng.uniform(-9, 1999, (count, 5, 3)).astype(np.float32)
+        scores = rng.random(count).astype(np.float32)
+        found.append(Poses(boxes, scores, np.arange(count), points))
+    together = result_rows_each(found)
+    assert [r.count for r in together] == [3, 0, 1, 70] and result_rows_each([]) == []
+    for rows, poses in zip(together, found):
+        for one, other in zip(rows, result_rows(poses)):
+            assert one.dtype == other.dtype and np.array_equal(one, other)
+        x1, y1, x2, y2 = poses.boxes.T
+        sides = np.stack([x1, y1, x2 - x1, y2 - y1], 1).astype(np.float64)
+        np.testing.assert_array_equal(rows.boxes, np.round(sides, 3))
+        np.testing.assert_array_equal(rows.scores, np.round(poses.scores.astype(np.float64), 6))

@@ -159,11 +159,11 @@ def test_inference_goes_on_while_the_caller_is_busy_and_stops_in_time(tmp_path):
     infer = predictor.infer
     predictor.infer = lambda prepared: inferred.append(1) or infer(prepared)
     found = predict(predictor, read(write_set(tmp_path, names)), 1, timer=StageTimer(STAGES))
-    assert next(found)[0] == 0
+    assert next(found)[0][0] == 0
     until = time.monotonic() + 5
     while len(inferred) <= SCORED_LATER and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.2)  # nobody takes anything, so nothing more is made
     workers = predictor.backend.workers
     assert SCORED_LATER < len(inferred) <= SCORED_LATER + 2 * workers + 3 < 24
-    assert [i for i, _, _ in found] == list(range(1, 24))
+    assert [i for batch in found for i, _, _ in batch] == list(range(1, 24))

@@ -36,12 +36,24 @@ class Rows(NamedTuple):
 
 def result_rows(poses: Poses) -> Rows:
     """Poses -> Rows."""
-    return Rows(
-        np.round(xyxy_to_xywh(poses.boxes).astype(np.float64), PX_DIGITS),
-        np.round(poses.scores.astype(np.float64), SCORE_DIGITS),
-        poses.classes,
-        np.round(poses.keypoints.astype(np.float64), PX_DIGITS),
+    return result_rows_each([poses])[0]
+
+
+def result_rows_each(found: Sequence[Poses]) -> List[Rows]:
+    """Poses of each image -> Rows of each image; all are rounded at once."""
+    if not found:
+        return []
+    ends = np.cumsum([poses.count for poses in found])[:-1]
+    boxes, scores, keypoints = (
+        np.concatenate(fields) for fields in zip(*((p.boxes, p.scores, p.keypoints) for p in found))
     )
+    rounded = (
+        np.round(xyxy_to_xywh(boxes).astype(np.float64), PX_DIGITS),
+        np.round(scores.astype(np.float64), SCORE_DIGITS),
+        np.round(keypoints.astype(np.float64), PX_DIGITS),
+    )
+    parts = zip(*(np.split(field, ends) for field in rounded))
+    return [Rows(b, s, poses.classes, k) for poses, (b, s, k) in zip(found, parts)]
 
 
 def result_json(rows: Rows, image_id: int, category_ids: Sequence[int]) -> List[Dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
-from utils.dataset.coco_results import Rows, result_rows
+from utils.dataset.coco_results import Rows, result_rows_each
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.images import read_image, read_image_hw
 from utils.device import available_cores
@@ -132,12 +132,14 @@ def evaluate(
     scores = Scores(len(names), skel.sigmas, eval_set.count)
     started = time.perf_counter()
     with _bar(eval_set.count, progress) as bar:
-        for i, hw, poses in predict(predictor, eval_set, batch_size, timer=timer):
-            found, there = result_rows(poses), eval_set.ground_truth(i, hw)
-            rows[i] = _one_class(found) if one_class else found
-            sizes[i], ground_truths[i] = hw, there
-            scores.add(i, *(map(_one_class, (found, there)) if merged else (rows[i], there)))
-            bar.update()
+        for batch in predict(predictor, eval_set, batch_size, timer=timer):
+            indices, hws, poses = zip(*batch)
+            for i, hw, found in zip(indices, hws, result_rows_each(poses)):
+                there = eval_set.ground_truth(i, hw)
+                rows[i] = _one_class(found) if one_class else found
+                sizes[i], ground_truths[i] = hw, there
+                scores.add(i, *(map(_one_class, (found, there)) if merged else (rows[i], there)))
+            bar.update(len(batch))
     wall = time.perf_counter() - started
     started = time.perf_counter()
     measured = rows, ground_truths
@@ -176,8 +178,8 @@ class _ImageBatch(NamedTuple):
 
 def predict(
     predictor: Predictor, eval_set: EvalSet, batch_size: int, *, timer: StageTimer
-) -> Iterator[Tuple[int, HW, Poses]]:
-    """(index, (height, width), Poses) of every image, in the order of `batches`.
+) -> Iterator[List[Tuple[int, HW, Poses]]]:
+    """(index, (height, width), Poses) of the images of each batch, in the order of `batches`.
 
     Loader threads decode and letterbox, `backend.workers` infer and suppress. They go on while the
     caller does something else, up to SCORED_LATER batches.
@@ -207,8 +209,7 @@ def predict(
     inferred = parallel_map(infer, loaded, predictor.backend.workers)
     done = prefetch(inferred, SCORED_LATER)
     try:
-        for batch in done:
-            yield from batch
+        yield from done
     finally:
         done.close()  # type: ignore  # a generator
 
