@@ -21,10 +21,12 @@ MAX_REPEATS = 300  # copies of one frame while a stream is silent
 CODECS = ("auto", "h264", "mp4v")
 CRF = "23"  # x264's own default quality
 MANY_CORES = 8  # from here on x264 has threads for a slower preset, whose files are half as large
-# Threads of x264 on MANY_CORES; each encodes a frame of its own. By itself x264 starts 1.5 a core,
-# which fight with decoding, inference and drawing there; on few cores the network is the limit.
-CORES_SHARE = 0.75
-MAX_THREADS = 12  # each holds a frame and planes made of it
+# Threads of x264. Each encodes a frame of its own and holds it and planes made of it: 10 MB in
+# 720p, 80 MB in 4K. By itself x264 starts 1.5 a core, which fight with decoding, inference and
+# drawing where the GPU is fast; on few cores the network is the limit.
+CORES_SHARE = 0.75  # from MANY_CORES on
+MAX_THREADS = 12
+STREAM_THREADS = 2  # frames of a live stream come slowly, and there may be many streams
 
 
 def resolve_codec(codec: str) -> str:
@@ -55,7 +57,7 @@ class VideoFile:
         self._context = atomic_path(path)
         self._tmp = self._context.__enter__()
         try:
-            self._encoder: Any = _encoder(codec)(self._tmp, fps, self._hw)
+            self._encoder: Any = _encoder(codec)(self._tmp, fps, self._hw, is_stream=is_stream)
         except InputError as e:
             self._context.__exit__(*sys.exc_info())
             raise InputError("%s: %s" % (path, e)) from e
@@ -113,7 +115,7 @@ def _encoder(codec: str) -> Any:
 class OpenCvEncoder:
     """MPEG-4 by OpenCV, on one core. Raises InputError if this OpenCV cannot write it."""
 
-    def __init__(self, path: Path, fps: float, hw: Tuple[int, int]):
+    def __init__(self, path: Path, fps: float, hw: Tuple[int, int], *, is_stream: bool = False):
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer = cv2.VideoWriter(str(path), fourcc, fps, (hw[1], hw[0]))
         if not self._writer.isOpened():
@@ -138,7 +140,7 @@ class AvEncoder:
     Sizes are even in H.264 with 4:2:0 colours: the last row or column of an odd one is left out.
     """
 
-    def __init__(self, path: Path, fps: float, hw: Tuple[int, int]):
+    def __init__(self, path: Path, fps: float, hw: Tuple[int, int], *, is_stream: bool = False):
         import fractions
 
         import av
@@ -157,7 +159,9 @@ class AvEncoder:
         self._stream.options = {"preset": preset, "crf": CRF}
         # PyAV's default is slices: all threads work on one frame, for which the caller waits
         self._stream.codec_context.thread_type = "FRAME"
-        self._stream.codec_context.thread_count = encoder_threads(cores)
+        self._stream.codec_context.thread_count = (
+            STREAM_THREADS if is_stream else encoder_threads(cores)
+        )
 
     @staticmethod
     def ready(image: np.ndarray) -> "av.VideoFrame":
@@ -192,8 +196,8 @@ class AvEncoder:
 
 
 def encoder_threads(cores: int) -> int:
-    """Threads of x264 on so many cores, 0: as it likes."""
-    return 0 if cores < MANY_CORES else min(int(cores * CORES_SHARE), MAX_THREADS)
+    """Threads of x264 for a video file on a machine of so many cores."""
+    return cores if cores < MANY_CORES else min(int(cores * CORES_SHARE), MAX_THREADS)
 
 
 def _even(hw: Sequence[int]) -> Tuple[int, int]:
