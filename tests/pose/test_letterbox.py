@@ -133,3 +133,17 @@ def test_a_canvas_is_resized_and_padded(image_hw, center):
         resized, top, 128 - h - top, left, 96 - w - left, cv2.BORDER_CONSTANT, value=(114,) * 3
     )
     np.testing.assert_array_equal(letterbox.draw_canvas(image, box, (128, 96)), wanted)
+
+
+@pytest.mark.parametrize("counts", [[], [3], [0, 0], [5, 0, 1, 90]])
+def test_a_batch_goes_back_as_each_image_alone(counts):
+    rng = np.random.default_rng(0)
+    boxes = [letterbox.fit(SIZES[i + 3], (64, 128)) for i in range(len(counts))]
+    found = [poses_at(rng.uniform(-9, 99, (n, 5, 2)), rng.uniform(-9, 150, (n, 4))) for n in counts]
+    before = [poses.keypoints.copy() for poses in found]
+    together = letterbox.to_originals(boxes, found)
+    assert [poses.count for poses in together] == counts
+    for box, poses, back in zip(boxes, found, together):
+        for one, other in zip(back, box.to_original(poses)):
+            assert one.dtype == other.dtype and np.array_equal(one, other)
+    assert all(np.array_equal(p.keypoints, b) for p, b in zip(found, before))

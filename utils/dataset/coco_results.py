@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
 import numpy as np
 
 from utils.dataset.coco import PX_DIGITS
-from utils.pose.poses import Poses, xyxy_to_xywh
+from utils.pose.poses import Poses, join_poses, split_poses, xyxy_to_xywh
 
 SCORE_DIGITS = 6  # decimals of a score
 
@@ -43,17 +43,12 @@ def result_rows_each(found: Sequence[Poses]) -> List[Rows]:
     """Poses of each image -> Rows of each image; all are rounded at once."""
     if not found:
         return []
-    ends = np.cumsum([poses.count for poses in found])[:-1]
-    boxes, scores, keypoints = (
-        np.concatenate(fields) for fields in zip(*((p.boxes, p.scores, p.keypoints) for p in found))
-    )
-    rounded = (
-        np.round(xyxy_to_xywh(boxes).astype(np.float64), PX_DIGITS),
-        np.round(scores.astype(np.float64), SCORE_DIGITS),
-        np.round(keypoints.astype(np.float64), PX_DIGITS),
-    )
-    parts = zip(*(np.split(field, ends) for field in rounded))
-    return [Rows(b, s, poses.classes, k) for poses, (b, s, k) in zip(found, parts)]
+    everybody = join_poses(found)
+    boxes = np.round(xyxy_to_xywh(everybody.boxes).astype(np.float64), PX_DIGITS)
+    scores = np.round(everybody.scores.astype(np.float64), SCORE_DIGITS)
+    keypoints = np.round(everybody.keypoints.astype(np.float64), PX_DIGITS)
+    rounded = Poses(boxes, scores, everybody.classes, keypoints)
+    return [Rows(*poses) for poses in split_poses(rounded, [poses.count for poses in found])]
 
 
 def result_json(rows: Rows, image_id: int, category_ids: Sequence[int]) -> List[Dict[str, Any]]:

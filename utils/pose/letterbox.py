@@ -5,13 +5,13 @@ batch = to_batch([image], [letterbox], (640, 640))     # (1, 3, 640, 640) RGB 0.
 poses = letterbox.to_original(network_poses)
 """
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 from utils.errors import InputError
-from utils.pose.poses import Poses
+from utils.pose.poses import Poses, join_poses, split_poses
 
 MAX_SIZE = 8192  # px; about 10 GB of activations for s6
 PAD_VALUE = 114  # grey level of the border, as in training
@@ -59,6 +59,25 @@ class Letterbox(NamedTuple):
         """(..., 2) x y in image pixels -> canvas pixels."""
         (sy, sx), (top, left) = self.scale, self.pad
         return points * np.array([sx, sy]) + np.array([left, top])
+
+
+def to_originals(letterboxes: Sequence[Letterbox], found: Sequence[Poses]) -> List[Poses]:
+    """Letterbox.to_original of each image; those of a batch all at once.
+
+    So few calls of NumPy give the interpreter's lock away, which other threads keep for a while.
+    """
+    if len(found) < 2:
+        return [box.to_original(poses) for box, poses in zip(letterboxes, found)]
+    counts = [poses.count for poses in found]
+    poses = join_poses(found).check()
+    places = np.array([(*b.pad[::-1], *b.scale[::-1], *b.image_hw[::-1]) for b in letterboxes])
+    places = np.repeat(places.astype(np.float32), counts, 0)
+    shift, factor, image_wh = (places[:, None, i : i + 2] for i in (0, 2, 4))
+    corners = (poses.boxes.reshape(-1, 2, 2) - shift) / factor
+    boxes = corners.clip(0, image_wh).reshape(-1, 4)
+    keypoints = poses.keypoints.copy()
+    keypoints[..., :2] = (keypoints[..., :2] - shift) / factor
+    return split_poses(poses._replace(boxes=boxes, keypoints=keypoints), counts)
 
 
 def fit(

@@ -1,6 +1,6 @@
 """Poses: the detections of one image, the type everything after NMS speaks."""
 
-from typing import NamedTuple, Tuple, Union
+from typing import List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -54,6 +54,17 @@ def empty_poses(nkpt: int) -> Poses:
         np.zeros((0,), np.int64),
         np.zeros((0, nkpt, 3), np.float32),
     )
+
+
+def join_poses(found: Sequence[Poses]) -> Poses:
+    """Poses of n >= 1 images, one image after the other; not sorted by score."""
+    return found[0] if len(found) == 1 else Poses(*map(np.concatenate, zip(*found)))
+
+
+def split_poses(poses: Poses, counts: Sequence[int]) -> List[Poses]:
+    """The Poses that were joined. Args: counts: of each image."""
+    ends = np.cumsum(counts).tolist()
+    return [poses.select(slice(end - count, end)) for count, end in zip(counts, ends)]
 
 
 def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:

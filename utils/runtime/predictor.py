@@ -17,7 +17,7 @@ from utils.pose import letterbox, nms
 from utils.pose.detections import MAX_PX, Detections
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.letterbox import HW, Letterbox
-from utils.pose.poses import Poses
+from utils.pose.poses import Poses, join_poses
 from utils.runtime.backend import Backend, Found
 from utils.runtime.metadata import EmbeddedNms
 
@@ -168,15 +168,12 @@ class Predictor:
         else:
             rows = cast(nms.Rows, raw)[: len(boxes)]
             found = nms.raw_to_poses(rows, self.backend.nc, **self.settings._asdict())
-        for poses in found:
-            if (
-                poses.count
-                and max(np.abs(poses.boxes).max(), np.abs(poses.keypoints).max()) > MAX_PX
-            ):
-                raise InputError(
-                    "the model predicts coordinates beyond %g px; it is broken" % MAX_PX
-                )
-        return [box.to_original(poses) for box, poses in zip(boxes, found)]
+        found = found[: len(boxes)]
+        everybody = join_poses(found)
+        far = (np.abs(f).max(initial=0) for f in (everybody.boxes, everybody.keypoints))
+        if max(far) > MAX_PX:
+            raise InputError("the model predicts coordinates beyond %g px; it is broken" % MAX_PX)
+        return letterbox.to_originals(boxes, found)
 
     def _check(self, found: Detections) -> None:
         """Raise InputError for outputs of embedded NMS that contradict themselves."""
