@@ -105,9 +105,10 @@ def test_one_call_a_colour_draws_what_line_and_circle_draw(width, colors):
         points[3] = np.nan
         confidence = rng.uniform(0, 1, (17, 1))
         keypoints = np.concatenate([points, confidence], 1).astype(np.float32)
-        strokes = drawing._strokes(keypoints[None], skel, width=width, kpt_thres=0.4)
-        drawing._draw_person(image, 0, strokes)
-        shown = (keypoints[:, 2] > 0.4) & np.isfinite(points).all(1)
+        shown = drawing._shown(keypoints[None], 0.4)
+        strokes = drawing._strokes(drawing._fixed(keypoints[None, :, :2]), shown, skel, width=width)
+        drawing._draw_persons(image, [0], strokes)
+        assert (shown[0] == (keypoints[:, 2] > 0.4) & np.isfinite(points).all(1)).all()
         fixed = [tuple(p) for p in drawing._fixed(keypoints[:, :2]).tolist()]
         style = cv2.LINE_AA, drawing.SHIFT
         layers = drawing._layers(skel)[0]
@@ -115,16 +116,52 @@ def test_one_call_a_colour_draws_what_line_and_circle_draw(width, colors):
             assert [c for c, _ in layers] == [CENTER_COLOR, LEFT_COLOR, RIGHT_COLOR]
         for color, _ in layers:
             for a, b in [limb for c, limb in limbs if c == color]:
-                if shown[a] and shown[b]:
+                if shown[0, a] and shown[0, b]:
                     cv2.line(wanted, fixed[a], fixed[b], color, width, *style)
         for color, _ in drawing._layers(skel)[1]:
-            for k in np.flatnonzero(shown):
+            for k in np.flatnonzero(shown[0]):
                 if skel.color(k) == color:
                     cv2.circle(wanted, fixed[k], (width + 1) << drawing.SHIFT, color, -1, *style)
         assert wanted.any() and (image == wanted).all()
 
 
-def test_a_person_takes_few_calls(monkeypatch):
+def crowd(rng, n, hw):
+    """Persons anywhere, also outside of the image, some of them over each other."""
+    low = rng.uniform(-20, hw[::-1], (n, 2))
+    size = rng.uniform(2, 60, (n, 2))
+    points = low[:, None] + rng.uniform(-0.2, 1.2, (n, 17, 2)) * size[:, None]
+    keypoints = np.concatenate([points, rng.uniform(0, 1, (n, 17, 1))], 2)
+    keypoints[n // 2 :, 3, 0] = np.nan
+    boxes = np.concatenate([low, low + size], 1)
+    boxes[: n // 4, 0] = [np.nan, -1e9, 1e9][n % 3]
+    return Poses(
+        boxes.astype(np.float32), np.linspace(1, 0, n).astype(np.float32),
+        rng.integers(0, 3, n), keypoints.astype(np.float32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 9])
+def test_persons_together_look_as_one_after_the_other(width):
+    rng, few, many = np.random.default_rng(width), 0, 0
+    for n in range(14):
+        poses, image, wanted = crowd(rng, n, (200, 220)), canvas(200, 220), canvas(200, 220)
+        ids = rng.integers(0, 9, n) if n % 2 else None
+        draw_poses(image, poses, ["x"] * 3, line_width=width, labels=False, ids=ids)
+        for i in range(n - 1, -1, -1):
+            one = Poses(*(part[i : i + 1] for part in poses))
+            alone = None if ids is None else ids[i : i + 1]
+            draw_poses(wanted, one, ["x"] * 3, line_width=width, labels=False, ids=alone)
+        assert (image == wanted).all()
+        shown, points = (
+            drawing._shown(poses.keypoints, 0.5),
+            drawing._fixed(poses.keypoints[..., :2]),
+        )
+        few += len(drawing._apart(poses.boxes, points, shown, reach=2 * width))
+        many += n
+    assert few < many * 0.8  # some were drawn together
+
+
+def test_persons_take_few_calls(monkeypatch):
     class Counting:
         calls = 0
 
@@ -133,12 +170,15 @@ def test_a_person_takes_few_calls(monkeypatch):
             return getattr(cv2, name)
 
     monkeypatch.setattr(drawing, "cv2", Counting())
-    points = np.random.default_rng(0).uniform(0, 400, (17, 2))
-    image = canvas(400, 400)
-    draw_poses(image, person(points), ["person"])  # the size of the text is looked up once
-    first = Counting.calls
-    draw_poses(image, person(points), ["person"])
-    assert 0 < Counting.calls - first <= 9  # box, 3 colours of limbs and points each, label
+    points = np.random.default_rng(0).uniform(20, 180, (17, 2))
+    one = person(points, (10, 10, 190, 190))
+    other = person(points + 200, (210, 210, 390, 390))
+    draw_poses(canvas(400, 400), one, ["person"])  # the size of the text is looked up once
+    for poses, most in ((one, 9), (Poses(*map(np.concatenate, zip(one, other))), 11)):
+        before = Counting.calls
+        draw_poses(canvas(400, 400), poses, ["person"])
+        # a box, limbs and points of three colours; a label for each
+        assert 0 < Counting.calls - before <= most
 
 
 def test_the_better_of_two_persons_is_in_front():

@@ -25,6 +25,7 @@ CLASS_COLORS: Tuple[Tuple[int, int, int], ...] = (
     (200, 200, 40),
 )
 SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
+_CORNERS = [0, 1, 2, 1, 2, 3, 0, 3]  # of x1 y1 x2 y2
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -64,11 +65,11 @@ def draw_poses(
         colors = [CLASS_COLORS[c % len(CLASS_COLORS)] for c in poses.classes.tolist()]
     else:
         colors = [id_color(i) for i in ids.tolist()]
-    corners = _fixed(poses.boxes).tolist()
-    strokes = _strokes(poses.keypoints, skel, width=width, kpt_thres=kpt_thres)
-    for i in range(poses.count - 1, -1, -1):
-        _draw_box(image, corners[i], colors[i], width=width)
-        _draw_person(image, i, strokes)
+    shown, points = _shown(poses.keypoints, kpt_thres), _fixed(poses.keypoints[..., :2])
+    strokes = _strokes(points, shown, skel, width=width)
+    for persons in _apart(poses.boxes, points, shown, reach=2 * width):
+        _draw_boxes(image, poses.boxes[persons], [colors[i] for i in persons], width=width)
+        _draw_persons(image, persons, strokes)
     if not labels:
         return
     boxes, classes, scores = poses.boxes.tolist(), poses.classes.tolist(), poses.scores.tolist()
@@ -88,10 +89,14 @@ def id_color(track_id: int) -> Tuple[int, int, int]:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def _draw_box(image: np.ndarray, fixed: List[int], color: Color, *, width: int) -> None:
-    """One xyxy box with sub-pixel corners."""
-    x1, y1, x2, y2 = fixed
-    cv2.rectangle(image, (x1, y1), (x2, y2), color, width, cv2.LINE_AA, SHIFT)
+def _draw_boxes(
+    image: np.ndarray, boxes: np.ndarray, colors: Sequence[Color], *, width: int
+) -> None:
+    """(n, 4) xyxy boxes with sub-pixel corners; which is on top is left open."""
+    lines = list(_fixed(boxes)[:, _CORNERS].reshape(-1, 4, 2))
+    for color in dict.fromkeys(colors):
+        chosen = [line for line, c in zip(lines, colors) if c == color]
+        _polylines(image, chosen, color, closed=True, width=width)
 
 
 class _Stroke(NamedTuple):
@@ -104,16 +109,18 @@ class _Stroke(NamedTuple):
     width: int  # px
 
 
-def _strokes(
-    keypoints: np.ndarray, skel: Skeleton, *, width: int, kpt_thres: float
-) -> List[_Stroke]:
-    """What is to draw of (n, K, 3) x y confidence, from the back to the front."""
-    shown = (keypoints[..., 2] > kpt_thres) & np.isfinite(keypoints).all(2)
-    points = _fixed(keypoints[..., :2])
+def _shown(keypoints: np.ndarray, kpt_thres: float = 0.0) -> np.ndarray:
+    """(n, K) bool of (n, K, 3) x y confidence."""
+    return (keypoints[..., 2] > kpt_thres) & np.isfinite(keypoints).all(2)
+
+
+def _strokes(points: np.ndarray, shown: np.ndarray, skel: Skeleton, *, width: int) -> List[_Stroke]:
+    """What is to draw of (n, K, 2) points in fixed point, from the back to the front."""
     limbs, dots = _layers(skel)
     strokes = [
-        _Stroke(color, points[:, ends], shown[:, ends].all(2), closed=False, width=width)
+        _Stroke(color, points[:, ends], both, closed=False, width=width)
         for color, ends in limbs
+        for both in [shown[:, ends[:, 0]] & shown[:, ends[:, 1]]]
     ]
     # a closed line of one point is its round cap: the disc that cv2.circle draws
     return strokes + [
@@ -122,19 +129,50 @@ def _strokes(
     ]
 
 
-def _draw_person(image: np.ndarray, i: int, strokes: List[_Stroke]) -> None:
-    """Limbs and points of person i.
+def _apart(
+    boxes: np.ndarray, points: np.ndarray, shown: np.ndarray, *, reach: int
+) -> List[List[int]]:
+    """Groups of persons that do not touch each other, in the order in which to draw them.
+
+    The image is the same as with one person after the other, the first on top: of two that touch,
+    the one that is in front is in a later group. Args: reach: px that lines reach beyond points.
+    """
+    corners = _fixed(boxes).reshape(-1, 2, 2)
+    every = np.concatenate([corners, np.where(shown[..., None], points, corners[:, :1])], 1)
+    margin = (reach + 2) << SHIFT
+    low, high = every.min(1) - margin, every.max(1) + margin
+    below = (low[:, None] <= high).all(2)
+    touch = below & below.T
+    groups: List[List[int]] = []
+    level = np.zeros(len(boxes), int)
+    for i in range(len(boxes) - 1, -1, -1):
+        level[i] = level[i + 1 :][touch[i, i + 1 :]].max(initial=-1) + 1
+        if level[i] == len(groups):
+            groups.append([])
+        groups[level[i]].append(i)
+    return groups
+
+
+def _draw_persons(image: np.ndarray, persons: Sequence[int], strokes: List[_Stroke]) -> None:
+    """Limbs and points of persons who do not touch each other.
 
     The result is that of a cv2.line and a cv2.circle each, but where limbs of different colours
     cross, the one of the later stroke is on top.
     """
     for color, lines, shown, closed, width in strokes:
-        chosen = list(lines[i][shown[i]])
+        chosen = list(lines[persons][shown[persons]])
         if chosen:
-            cv2.polylines(
-                image, chosen, isClosed=closed, color=color, thickness=width,
-                lineType=cv2.LINE_AA, shift=SHIFT,
-            )  # fmt: skip
+            _polylines(image, chosen, color, closed=closed, width=width)
+
+
+def _polylines(
+    image: np.ndarray, lines: List[np.ndarray], color: Color, *, closed: bool, width: int
+) -> None:
+    """Args: lines: (k, 2) int32 each, fixed point."""
+    cv2.polylines(
+        image, lines, isClosed=closed, color=color, thickness=width, lineType=cv2.LINE_AA,
+        shift=SHIFT,
+    )  # fmt: skip
 
 
 _Layers = List[Tuple[Color, np.ndarray]]
@@ -183,13 +221,14 @@ def draw_ground_truth(
     hw = (image.shape[0], image.shape[1])
     width = line_width or default_line_width(hw)
     skel = skel or skeleton(ground_truth.keypoints.shape[1])
-    strokes = _strokes(ground_truth.keypoints, skel, width=width, kpt_thres=0.0)
+    shown, points = _shown(ground_truth.keypoints), _fixed(ground_truth.keypoints[..., :2])
+    strokes = _strokes(points, shown, skel, width=width)
     for i in range(ground_truth.count):
         color = CLASS_COLORS[int(ground_truth.classes[i]) % len(CLASS_COLORS)]
         low, size = ground_truth.boxes[i, :2], ground_truth.boxes[i, 2:]
         box = np.concatenate([low, low + size])
-        _draw_box(image, _fixed(box).tolist(), color, width=width)
-        _draw_person(image, i, strokes)
+        _draw_boxes(image, box[None], [color], width=width)
+        _draw_persons(image, [i], strokes)
         hidden = ground_truth.keypoints[i, :, 2] == 1
         for x, y in _fixed(ground_truth.keypoints[i, hidden, :2]).tolist():
             cv2.circle(image, (x, y), (width + 1) << (SHIFT - 1), (0, 0, 0), -1, cv2.LINE_AA, SHIFT)
