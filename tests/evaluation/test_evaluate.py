@@ -1,5 +1,3 @@
-import json
-import time
 import types
 import warnings
 
@@ -12,16 +10,7 @@ from utils.dataset.coco_results import Rows
 from utils.errors import InputError, InputWarning
 from utils.evaluation import run
 from utils.evaluation.config import EvaluateConfig
-from utils.evaluation.evaluate import (
-    SCORED_LATER,
-    STAGES,
-    batches,
-    evaluate,
-    measure,
-    predict,
-    worst,
-)
-from utils.pipeline import StageTimer
+from utils.evaluation.evaluate import evaluate, measure, worst
 from utils.pose.ground_truth import empty_ground_truth
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
@@ -65,24 +54,6 @@ def test_order_and_batches_do_not_matter(tmp_path):
     many = evaluate(predictor_of(onnx, img_size=(64, 64)), read(data), 3, progress=False)
     assert one.pose == many.pose and one.box == many.box
     assert [r.count for r in many.rows] == [1] * 7
-
-
-def test_images_of_one_canvas_share_batches(tmp_path):
-    onnx = make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()]), hw=None, batch=None)
-    data = write_set(tmp_path, ("1.jpg", "3.jpg"), hw=(50, 100))
-    write_set(tmp_path, ("2.jpg", "4.jpg"), hw=(100, 50))
-    (tmp_path / "val.txt").write_text("".join("images/%d.jpg\n" % i for i in (1, 2, 3, 4)))
-    eval_set = read(data)
-    assert sorted(batches(predictor_of(onnx, img_size=(128, 128)), eval_set, 8)) == [[0, 2], [1, 3]]
-    square = predictor_of(onnx, img_size=(128, 128), auto=False)
-    assert batches(square, eval_set, 3) == [[0, 1, 2], [3]]
-
-
-def test_batches_of_a_model_that_says_how_many(tmp_path):
-    onnx = make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()]), batch=2)
-    eval_set = read(write_set(tmp_path, ("1.jpg", "2.jpg", "3.jpg")))
-    assert batches(predictor_of(onnx), eval_set, 32) == [[0, 1], [2]]
-    assert evaluate(predictor_of(onnx), eval_set, 32, progress=False).pose["AP"] == 1
 
 
 def test_other_keypoints_and_classes_are_refused(tmp_path):
@@ -129,16 +100,6 @@ def test_no_predictions_at_all():
     assert found.pose["AP"] == -1 and np.isnan(found.keypoint_oks).all()
 
 
-def test_size_that_the_json_contradicts_is_named_at_once(tmp_path):
-    data = write_set(tmp_path, with_json=True)
-    content = json.loads((tmp_path / "val.json").read_text())
-    content["images"][0]["width"] = 65
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    predictor = predictor_of(make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()])))
-    with pytest.raises(InputError, match=r"1\.jpg: 48x64 px .* says 48x65"):
-        next(predict(predictor, read(data), 1, timer=StageTimer(STAGES)))
-
-
 def test_a_fixed_batch_says_that_another_is_ignored():
     backend = types.SimpleNamespace(on_gpu=True, batch=1, max_batch=None)
     predictor = types.SimpleNamespace(backend=backend)
@@ -148,22 +109,3 @@ def test_a_fixed_batch_says_that_another_is_ignored():
         warnings.simplefilter("error")
         assert run.images_at_a_time(EvaluateConfig(["x"], batch_size=1), predictor) == 1
         assert run.images_at_a_time(EvaluateConfig(["x"]), predictor) == 32
-
-
-def test_inference_goes_on_while_the_caller_is_busy_and_stops_in_time(tmp_path):
-    """As many batches as may wait, and no more: the memory stays bounded."""
-    names = tuple("%d.jpg" % i for i in range(1, 25))
-    onnx = make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()]))
-    predictor = predictor_of(onnx)
-    inferred = []
-    infer = predictor.infer
-    predictor.infer = lambda prepared: inferred.append(1) or infer(prepared)
-    found = predict(predictor, read(write_set(tmp_path, names)), 1, timer=StageTimer(STAGES))
-    assert next(found)[0][0] == 0
-    until = time.monotonic() + 5
-    while len(inferred) <= SCORED_LATER and time.monotonic() < until:
-        time.sleep(0.01)
-    time.sleep(0.2)  # nobody takes anything, so nothing more is made
-    workers = predictor.backend.workers
-    assert SCORED_LATER < len(inferred) <= SCORED_LATER + 2 * workers + 3 < 24
-    assert [i for batch in found for i, _, _ in batch] == list(range(1, 24))
