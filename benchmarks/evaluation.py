@@ -4,6 +4,8 @@
     python benchmarks/evaluation.py --weights weights/yolov5s6_pose.onnx --data coco.yaml
     python benchmarks/evaluation.py --weights weights/yolov5s6_pose.pt --data coco.yaml \\
         --device 0 --half --batch-size 32 --copies 40
+    python benchmarks/evaluation.py --weights weights/yolov5s6_pose.pt --data coco.yaml \\
+        --stand-in poses --batch-size 32 --copies 10
 
 --metrics: 5,000 images with 20 persons and 20 predictions each, ours and pycocotools in turn.
 Otherwise, several rounds in turn: (A) evaluate() from image files to figures; (B) the same backend
@@ -16,20 +18,27 @@ import argparse
 import concurrent.futures
 import statistics
 import sys
+import threading
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks.machine import describe
 from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.dataset.data_yaml import read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
+from utils.dataset.images import read_image
 from utils.evaluation.evaluate import evaluate, measure
+from utils.pipeline import one_thread_a_stage
+from utils.pose.fixed_nms import NmsSettings
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import SIGMAS
+from utils.pose.nms import raw_to_poses
+from utils.runtime.backend import Backend
 from utils.runtime.load import load_backend
 from utils.runtime.predictor import Predictor
 
@@ -150,6 +159,54 @@ def time_evaluation(args: argparse.Namespace) -> None:
     print("| median | | | | %.3f %.3f | |" % tuple(medians))
 
 
+class StandIn(Backend):
+    """A GPU that finds what the weights found in the images, one after the other."""
+
+    on_gpu, takes_pixels, takes_floats, workers = True, True, False, 2
+    input_shape, dtype, description = (None, 3, None, None), np.dtype(np.uint8), "stand-in"
+
+    def __init__(self, real: Backend, found: list, gpu_s: float):
+        self.names, self.nkpt, self.stride = real.names, real.nkpt, real.stride
+        self.skeleton, self.imgsz = real.skeleton, real.imgsz
+        self._found, self._gpu_s, self._lock, self._next = found, gpu_s, threading.Lock(), 0
+
+    def find(self, images: np.ndarray, settings: NmsSettings) -> list:
+        with self._lock:
+            first = self._next
+            self._next += len(images)
+        time.sleep(self._gpu_s * len(images))
+        return [self._found[i % len(self._found)] for i in range(first, first + len(images))]
+
+
+def time_stand_in(args: argparse.Namespace) -> None:
+    one_thread_a_stage()
+    eval_set = read_eval_set(read_data(args.data), "val")
+    predictor = Predictor(
+        load_backend(args.weights, "cpu"), (args.img_size,) * 2, 0.001, iou_thres=0.6, auto=False
+    )
+    settings, found = predictor.settings, []
+    for path in tqdm(eval_set.paths, "predictions", unit="image", disable=None, leave=False):
+        raw = predictor.infer(predictor.preprocess([read_image(path)]))[0][0]
+        rows = np.asarray(raw[raw[:, 4] > settings.conf_thres])
+        if args.stand_in == "poses":
+            found += raw_to_poses([rows], predictor.backend.nc, **settings._asdict())
+        else:
+            found.append(rows)
+    backend = StandIn(predictor.backend, found, args.gpu_ms / 1000)
+    predictor = Predictor(backend, (args.img_size,) * 2, 0.001, iou_thres=0.6, auto=False)
+    eval_set = repeated(eval_set, args.copies)
+    print("| round | files to poses/s | to figures/s | CPU ms an image | of the scoring thread |")
+    print("|---|---|---|---|---|")
+    for number in range(args.rounds):
+        clocks = time.perf_counter, time.process_time, time.thread_time
+        started = [clock() for clock in clocks]
+        result = evaluate(predictor, eval_set, args.batch_size, progress=False)
+        wall, cpu, scoring = (clock() - begin for clock, begin in zip(clocks, started))
+        count = eval_set.count
+        each = count / result.wall_s, count / wall, 1000 * cpu / count, 1000 * scoring / count
+        print("| %d | %.0f | %.0f | %.2f | %.3f |" % (number + 1, *each))
+
+
 def repeated(eval_set: EvalSet, count: int) -> EvalSet:
     """Each image several times, as images of their own."""
     return eval_set._replace(
@@ -175,10 +232,14 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=1, help="times each image is looked at")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each bare run")
+    parser.add_argument("--stand-in", choices=["poses", "rows"], help="of a GPU, see above")
+    parser.add_argument("--gpu-ms", type=float, default=0.37, help="of the stand-in, an image")
     args = parser.parse_args()
     print(describe())
     if args.metrics:
         time_metrics(args.images, args.persons)
+    elif args.stand_in:
+        time_stand_in(args)
     else:
         time_evaluation(args)
 
