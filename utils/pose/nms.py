@@ -189,11 +189,12 @@ def candidates(
         rows = np.asarray(rows, np.float32)
         with np.errstate(invalid="ignore"):
             poses = rows_to_poses(rows, nc)
-        # a network that overflows in FP16 says inf or NaN; nobody is there
-        keep = (poses.scores > conf_thres) & np.isfinite(rows).all(1)
+        keep, finite = poses.scores > conf_thres, np.isfinite(rows)
+        if not finite.all():  # a network that overflows in FP16 says inf or NaN; nobody is there
+            keep &= finite.all(1)
         if classes is not None:
             keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
-        found.append(poses.select(keep))
+        found.append(poses if keep.all() else poses.select(keep))
     return found
 
 
