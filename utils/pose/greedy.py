@@ -29,6 +29,8 @@ def greedy_nms(
     kept suppress all later boxes at once. Calls into NumPy are few, because each has to hold the
     interpreter's lock.
     """
+    if len(boxes) < 2:
+        return np.arange(len(boxes))[:max_det]
     if classes is not None and (classes[1:] == classes[:-1]).all():
         classes = None
     columns = np.empty((5, len(boxes)), np.float32)  # x1 y1 x2 y2 area
@@ -49,11 +51,11 @@ def greedy_nms(
         columns, alive = columns[:, BLOCK:], alive[BLOCK:]
         if not len(alive):
             break
-        overlaps = _overlaps(first[:, kept], columns, limit)
+        overlaps = _overlaps(first.take(kept, 1), columns, limit)
         if classes is not None:
             overlaps &= classes[own[kept], None] == classes[alive]
         stays = np.flatnonzero(~overlaps.any(0))
-        columns, alive = columns[:, stays], alive[stays]
+        columns, alive = columns.take(stays, 1), alive[stays]
     return np.concatenate(keep)[:max_det] if keep else alive
 
 
