@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 
 import cv2
@@ -11,6 +12,7 @@ from utils.errors import InputError
 from utils.pose import nms
 from utils.pose.skeleton import read_skeleton
 from utils.runtime.sources import Frame
+from utils.runtime.video_file import VideoFile
 from utils.runtime.writers import ResultWriter, label_text
 
 
@@ -83,6 +85,45 @@ def test_video_appears_when_it_is_finished_and_plays(tmp_path):
         count += 1
     assert count == 7 and capture.get(cv2.CAP_PROP_FPS) == 10
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize("codec", ["mp4v", "h264"])
+def test_a_video_is_finished_while_the_next_one_begins(tmp_path, monkeypatch, codec):
+    if codec == "h264":
+        pytest.importorskip("av", reason="PyAV is not installed")
+    begun, close = threading.Event(), VideoFile.close
+
+    def slow(video):
+        assert begun.wait(20) or video.path.name != "a.mp4"
+        close(video)
+
+    monkeypatch.setattr(VideoFile, "close", slow)
+    writer = ResultWriter(tmp_path, ["person"], codec=codec)
+    for name in ("a.avi", "b.avi", "c.avi"):
+        for i in range(3):
+            item = frame(name, i, "video")
+            writer.write_image(item, item.image)
+            if name == "b.avi":
+                begun.set()
+    writer.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4", "c.mp4"]
+    assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def test_an_error_of_a_video_that_is_being_finished_is_raised(tmp_path, monkeypatch):
+    def fails(video):
+        raise InputError("%s: disk full?" % video.path.name)
+
+    monkeypatch.setattr(VideoFile, "close", fails)
+    writer = ResultWriter(tmp_path, ["person"])
+    for name in ("a.avi", "b.avi"):
+        item = frame(name, 0, "video")
+        writer.write_image(item, item.image)
+    item = frame("c.avi", 0, "video")
+    with pytest.raises(InputError, match="a.mp4: disk full"):
+        writer.write_image(item, item.image)
+    with pytest.raises(InputError, match="b.mp4: disk full"):
+        writer.close()
 
 
 def test_streams_are_interleaved_into_their_own_files(tmp_path):

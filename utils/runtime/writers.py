@@ -1,5 +1,6 @@
 """Results of detect on disk: annotated images and videos, label txt, JSON, crops, tracks."""
 
+import concurrent.futures
 import json
 import re
 from pathlib import Path
@@ -59,6 +60,8 @@ class ResultWriter:
         self._stems: Dict[str, str] = {}  # source path -> name of its results
         self._taken: Set[str] = set()  # lower case
         self._videos: Dict[str, VideoFile] = {}
+        self._finisher = concurrent.futures.ThreadPoolExecutor(1)
+        self._finishing: Optional[concurrent.futures.Future] = None
         self._rows: List[Dict[str, Any]] = []
         self._image_count = 0
 
@@ -146,6 +149,8 @@ class ResultWriter:
     def close(self) -> None:
         """Finish videos and the JSON file; what was written so far is kept."""
         self._finish_videos()
+        self._finisher.shutdown(wait=False)
+        self._wait_for_video()
         if self._mot is not None:
             self._mot.close()
         if self.json_rows:
@@ -154,10 +159,19 @@ class ResultWriter:
             write_categories(self.folder, self.names, self.skeleton)
 
     def _finish_videos(self, keep_streams: bool = False) -> None:
+        """Encode what x264 still holds, check and move each file, while the next one begins."""
         for path, video in list(self._videos.items()):
             if not (keep_streams and video.is_stream):
-                video.close()
+                self._wait_for_video()  # one at a time: each holds memory of the encoder
+                self._finishing = self._finisher.submit(video.close)
                 del self._videos[path]
+
+    def _wait_for_video(self) -> None:
+        """Until a video is finished. Raises InputError if it could not be."""
+        if self._finishing is not None:
+            concurrent.futures.wait([self._finishing])  # after Ctrl-C here `close` waits again
+            finished, self._finishing = self._finishing, None
+            finished.result()
 
     def _stem(self, path: str) -> str:
         if path not in self._stems:
