@@ -1,5 +1,6 @@
 """Frames in batches, their order, and the warm-up of a GPU, on a backend that answers at once."""
 
+import concurrent.futures
 import threading
 from typing import NamedTuple
 
@@ -146,3 +147,22 @@ def test_the_thread_that_writes_does_not_encode_images_or_convert_colours(
     assert process(DetectConfig("x"), detector, writer).frames == 5
     assert len(threads) == 5 and threading.main_thread() not in threads
     assert len(list(tmp_path.iterdir())) == (5 if kind == "image" else 1)
+
+
+def test_ctrl_c_while_the_last_video_is_finished_keeps_it(tmp_path, monkeypatch):
+    wait, stopped = concurrent.futures.wait, []
+
+    def interrupted(futures):
+        if not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return wait(futures)
+
+    monkeypatch.setattr(concurrent.futures, "wait", interrupted)
+    clip = [f._replace(path="clip.avi", kind="video") for f in frames([90, 91, 92])]
+    detector = Detector(FakeSource(clip), Predictor(FakeBackend(), (64, 64)))
+    writer = ResultWriter(tmp_path, ["person"], json_rows=True)
+    run = process(DetectConfig("x"), detector, writer)
+    assert stopped and run.interrupted and run.frames == 3
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["categories.json", "clip.mp4", "predictions.json"]

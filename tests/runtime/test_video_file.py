@@ -159,3 +159,24 @@ def test_a_pyav_without_the_encoder_is_one_error(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="x.mp4: PyAV .* cannot encode H.264"):
         VideoFile(tmp_path / "x.mp4", 25, (48, 64), codec="h264", is_stream=False)
     assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_a_video_that_does_not_fit_on_the_disk_gives_its_space_back():
+    closed = []
+
+    class Full:
+        def mux(self, packets):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            closed.append(True)
+
+    class Stream:
+        def encode(self):
+            return []
+
+    encoder = video_file.AvEncoder.__new__(video_file.AvEncoder)
+    encoder._container, encoder._stream = Full(), Stream()
+    with pytest.raises(OSError, match="No space"):
+        encoder.close()
+    assert closed

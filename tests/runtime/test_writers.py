@@ -1,3 +1,4 @@
+import concurrent.futures
 import json
 import threading
 import time
@@ -124,6 +125,40 @@ def test_an_error_of_a_video_that_is_being_finished_is_raised(tmp_path, monkeypa
         writer.write_image(item, item.image)
     with pytest.raises(InputError, match="b.mp4: disk full"):
         writer.close()
+
+
+def test_what_else_was_found_is_kept_when_a_video_cannot_be_finished(tmp_path, monkeypatch):
+    close = VideoFile.close
+
+    def fails(video):
+        if video.path.name == "a.mp4":
+            raise InputError("a.mp4: disk full?")
+        close(video)
+
+    monkeypatch.setattr(VideoFile, "close", fails)
+    writer = ResultWriter(tmp_path, ["person"], json_rows=True)
+    for name in ("a.avi", "b.avi"):
+        item = frame(name, 0, "video")
+        writer.write_data(item, poses(50))
+        writer.write_image(item, item.image)
+    with pytest.raises(InputError, match="a.mp4: disk full"):
+        writer.close()
+    kept = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".tmp")}
+    assert kept == {"b.mp4", "categories.json", "predictions.json"}
+
+
+def test_an_error_of_a_video_does_not_wait_for_the_end_of_the_next_one(tmp_path, monkeypatch):
+    def fails(video):
+        raise InputError("%s: disk full?" % video.path.name)
+
+    monkeypatch.setattr(VideoFile, "close", fails)
+    writer = ResultWriter(tmp_path, ["person"])
+    for name in ("a.avi", "b.avi"):
+        item = frame(name, 0, "video")
+        writer.write_image(item, item.image)
+    concurrent.futures.wait([writer._finishing])
+    with pytest.raises(InputError, match="a.mp4: disk full"):
+        writer.write_image(item, item.image)
 
 
 def test_streams_are_interleaved_into_their_own_files(tmp_path):

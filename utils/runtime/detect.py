@@ -223,10 +223,14 @@ def process(
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        results.close()  # type: ignore  # a generator
-        if bar is not None:
-            bar.close()
-        writer.close()
+        try:
+            results.close()  # type: ignore  # a generator
+            if bar is not None:
+                bar.close()
+            writer.close()
+        except KeyboardInterrupt:  # the first one; no other follows, see utils/stopping.py
+            interrupted = True
+            writer.close()
     given = None if tracks is None else tracks.count
     return DetectRun(
         frames, found, time.perf_counter() - started - detector.warm_up_s, interrupted, given

@@ -191,8 +191,10 @@ class AvEncoder:
         self._container.mux(self._stream.encode(ready))
 
     def close(self) -> None:
-        self._container.mux(self._stream.encode())
-        self._container.close()
+        try:
+            self._container.mux(self._stream.encode())
+        finally:  # on a full disk the file takes up space until it is closed
+            self._container.close()
 
 
 def encoder_threads(cores: int) -> int:

@@ -126,6 +126,8 @@ class ResultWriter:
         """
         if not self.images:
             return
+        if self._finishing is not None and self._finishing.done():
+            self._wait_for_video()  # its error is told now, not hours later
         stem = self._stem(frame.path)
         if frame.kind == "image":
             content = ready if isinstance(ready, EncodedImage) else self.encoded(frame, image)
@@ -134,7 +136,9 @@ class ResultWriter:
             return
         video = self._videos.get(frame.path)
         if video is None:
-            self._finish_videos(keep_streams=True)  # files come one after the other
+            for path in [p for p, v in self._videos.items() if not v.is_stream]:
+                self._wait_for_video()  # one at a time: each holds memory of the encoder
+                self._finish(path)  # files come one after the other
             hw = (image.shape[0], image.shape[1])
             video = VideoFile(
                 self.folder / (stem + ".mp4"),
@@ -147,24 +151,33 @@ class ResultWriter:
         video.write(image, ready)
 
     def close(self) -> None:
-        """Finish videos and the JSON file; what was written so far is kept."""
-        self._finish_videos()
+        """Finish videos and the JSON file; what was written so far is kept.
+
+        Raises InputError for the first video that could not be finished, when all else is done.
+        After Ctrl-C here it may be called again, and goes on.
+        """
+        errors: List[InputError] = []
+        for path in [*self._videos, ""]:  # the last waits only
+            try:
+                self._wait_for_video()
+            except InputError as e:
+                errors.append(e)
+            if path:
+                self._finish(path)
         self._finisher.shutdown(wait=False)
-        self._wait_for_video()
         if self._mot is not None:
             self._mot.close()
         if self.json_rows:
             with atomic_path(self.folder / "predictions.json") as tmp:
                 tmp.write_text(json.dumps(self._rows), encoding="utf-8")
             write_categories(self.folder, self.names, self.skeleton)
+        if errors:
+            raise errors[0]
 
-    def _finish_videos(self, keep_streams: bool = False) -> None:
-        """Encode what x264 still holds, check and move each file, while the next one begins."""
-        for path, video in list(self._videos.items()):
-            if not (keep_streams and video.is_stream):
-                self._wait_for_video()  # one at a time: each holds memory of the encoder
-                self._finishing = self._finisher.submit(video.close)
-                del self._videos[path]
+    def _finish(self, path: str) -> None:
+        """Encode what x264 still holds, check and move the file, while the next one begins."""
+        self._finishing = self._finisher.submit(self._videos[path].close)
+        del self._videos[path]
 
     def _wait_for_video(self) -> None:
         """Until a video is finished. Raises InputError if it could not be."""
