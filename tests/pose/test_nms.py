@@ -118,6 +118,23 @@ def test_score_is_objectness_times_class_and_strictly_above_the_threshold():
     assert poses.count == 0 and poses.keypoints.shape == (0, 17, 3)
 
 
+@pytest.mark.parametrize("conf_thres", [0.3, 0.6, 0.7])
+def test_scores_of_fp16_outputs_are_compared_in_float32(conf_thres):
+    """The FP16 number next to each threshold is above it; as FP16 both would be equal."""
+    near = np.float16(conf_thres)
+    assert float(near) > conf_thres
+    row = pose_row(50, 50, 20, 20)
+    row[4:6] = near, 1
+    raw = np.stack([row, row])[None].astype(np.float16)
+    raw[0, 1, 0] += 40
+    assert nms.raw_to_poses(raw, 1, conf_thres, iou_thres=0.45)[0].count == 2
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(raw)
+    assert nms.raw_to_poses(tensor, 1, conf_thres, iou_thres=0.45)[0].count == 2
+    lined_up = nms._line_up(tensor, 1, conf_thres, classes=None)
+    assert lined_up.counts == [2]
+
+
 def test_class_filter():
     rows = np.stack([pose_row(10 + 100 * i, 10, 5, 5, nc=3, cls=i) for i in range(3)])
     (poses,) = nms.raw_to_poses(rows[None], 3, 0.2, iou_thres=0.5, classes=[2, 0])

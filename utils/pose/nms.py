@@ -124,7 +124,9 @@ def _line_up(raw: Any, nc: int, conf_thres: float, *, classes: Optional[Sequence
     import torch
 
     # score <= objectness, and <= the best class: of other exporters, whose objectness is 1
-    likely = (raw[..., 4] > conf_thres) & (raw[..., 5 : 5 + nc].amax(-1) > conf_thres)
+    # as float32, in which scores are compared: a threshold of 0.3 as FP16 is 0.30005
+    best = raw[..., 5 : 5 + nc].amax(-1).float()
+    likely = (raw[..., 4].float() > conf_thres) & (best > conf_thres)
     image, row = likely.nonzero(as_tuple=True)
     rows = raw[image, row].float()
     # the surest class first, then the product, as on the host: products may be equal
@@ -181,9 +183,9 @@ def candidates(
     """
     found = []
     for image in raw:
-        likely = image[:, 4] > conf_thres  # score <= objectness, and <= the best class
+        likely = _single(image[:, 4]) > conf_thres  # score <= objectness, and <= the best class
         index = likely.nonzero()[0] if isinstance(likely, np.ndarray) else likely.nonzero()[:, 0]
-        rows = image[index[(image[index, 5 : 5 + nc] > conf_thres).any(1)]]
+        rows = image[index[(_single(image[index, 5 : 5 + nc]) > conf_thres).any(1)]]
         if hasattr(rows, "cpu"):
             rows = rows.cpu().numpy()
         rows = np.asarray(rows, np.float32)
@@ -196,6 +198,11 @@ def candidates(
             keep &= np.isin(poses.classes, np.asarray(list(classes), np.int64))
         found.append(poses if keep.all() else poses.select(keep))
     return found
+
+
+def _single(values: Any) -> Any:
+    """An array or tensor as float32, see _line_up."""
+    return values.float() if hasattr(values, "float") else np.asarray(values, np.float32)
 
 
 def rows_to_poses(rows: np.ndarray, nc: int) -> Poses:
