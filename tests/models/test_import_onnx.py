@@ -11,8 +11,11 @@ pytest.importorskip("onnxruntime")
 
 from tests.foreign_net import make_foreign  # noqa: E402
 from tests.models.test_export_TRT import bad, good, predictions, run  # noqa: E402
+from utils.errors import InputError  # noqa: E402
+from utils.export.onnx_import import ImportConfig, import_onnx  # noqa: E402
 from utils.graph.analysis import Graph  # noqa: E402
 from utils.pose.nms import detections_to_poses, raw_to_poses  # noqa: E402
+from utils.quantization import adaptive_rounding  # noqa: E402
 from utils.runtime.load import load_backend  # noqa: E402
 
 SCRIPT = "models/import_onnx.py"
@@ -98,6 +101,24 @@ def test_half_and_simplify(tmp_path):
     assert ours.precision == "FP16" and ours.dtype == np.float16
     images = pixels()
     np.testing.assert_allclose(ours(images), original(images), atol=0.3)
+
+
+def test_weights_are_rounded_on_the_image_that_is_named(tmp_path, folder, monkeypatch, capsys):
+    """Also where data/images was not copied along."""
+    (tmp_path / "none").mkdir()
+    monkeypatch.setattr(adaptive_rounding, "SAMPLE_IMAGES", tmp_path / "none")
+    path = make_foreign(tmp_path / "x.onnx", seed=1)
+    import_onnx(ImportConfig(str(path), half=True, check_image=str(folder / "0.png")))
+    assert "so that errors cancel" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no images in .*none"):
+        import_onnx(ImportConfig(str(path), half=True))
+
+
+def test_weights_for_a_fixed_batch_are_rounded_to_the_nearest_and_a_line_says_so(tmp_path, capsys):
+    path = make_foreign(tmp_path / "x.onnx", seed=1, batch=2)
+    import_onnx(ImportConfig(str(path), half=True))
+    out = capsys.readouterr().out
+    assert "to the nearest FP16" in out and "cancel" not in out
 
 
 def test_int8(tmp_path, folder):

@@ -89,9 +89,7 @@ def import_onnx(config: ImportConfig) -> Path:
     pairs = source_pairs(source, image)
     to_our_output(model, layout, source.rows)
     if config.half and not is_fp16(model):
-        print("rounding the weights so that errors cancel, a minute or two", flush=True)
-        # of a static batch nothing can be looked at one by one: to the nearest
-        to_fp16(model, sample_images(source.hw) if source.backend.batch in (None, 1) else [])
+        to_fp16(model, rounding_images(config, source))
     describe_model(model, source)
     nms, poses = None, 0
     replaced = path.exists()
@@ -129,6 +127,18 @@ def import_onnx(config: ImportConfig) -> Path:
             stacklevel=2,
         )
     return path
+
+
+def rounding_images(config: ImportConfig, source: "ForeignModel") -> List[np.ndarray]:
+    """Images on which the errors of FP16 weights shall cancel; none: round to the nearest.
+
+    Of a static batch nothing can be looked at one by one.
+    """
+    if source.backend.batch not in (None, 1):
+        print("weights are rounded to the nearest FP16: the batch is fixed")
+        return []
+    print("rounding the weights so that errors cancel, a minute or two", flush=True)
+    return sample_images(source.hw, [config.check_image] if config.check_image else [])
 
 
 class ForeignModel(NamedTuple):
