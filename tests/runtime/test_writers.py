@@ -127,12 +127,13 @@ def test_an_error_of_a_video_that_is_being_finished_is_raised(tmp_path, monkeypa
         writer.close()
 
 
-def test_what_else_was_found_is_kept_when_a_video_cannot_be_finished(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [InputError, ValueError])
+def test_what_else_was_found_is_kept_when_a_video_cannot_be_finished(tmp_path, monkeypatch, kind):
     close = VideoFile.close
 
     def fails(video):
         if video.path.name == "a.mp4":
-            raise InputError("a.mp4: disk full?")
+            raise kind("a.mp4: disk full?")
         close(video)
 
     monkeypatch.setattr(VideoFile, "close", fails)
@@ -141,7 +142,7 @@ def test_what_else_was_found_is_kept_when_a_video_cannot_be_finished(tmp_path, m
         item = frame(name, 0, "video")
         writer.write_data(item, poses(50))
         writer.write_image(item, item.image)
-    with pytest.raises(InputError, match="a.mp4: disk full"):
+    with pytest.raises(kind, match="a.mp4: disk full"):
         writer.close()
     kept = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".tmp")}
     assert kept == {"b.mp4", "categories.json", "predictions.json"}

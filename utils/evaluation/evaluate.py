@@ -74,7 +74,7 @@ class Evaluation(NamedTuple):
     sizes: List[HW]  # (height, width) px
     count: int  # type: ignore[assignment]  # images
     ms_each: Dict[str, float]  # milliseconds an image of each stage, added over threads
-    wall_s: float  # reading to NMS
+    wall_s: float  # reading to NMS, and what of the comparison is done meanwhile
     metrics_s: float
     skeleton: Skeleton = COCO  # what the keypoints are
     drawn: Optional[np.ndarray] = None  # (draws, 2), see bootstrap.pose_draws

@@ -153,14 +153,14 @@ class ResultWriter:
     def close(self) -> None:
         """Finish videos and the JSON file; what was written so far is kept.
 
-        Raises InputError for the first video that could not be finished, when all else is done.
-        After Ctrl-C here it may be called again, and goes on.
+        Raises the error of the first video that could not be finished, when all else is done:
+        InputError, or what PyAV says. After Ctrl-C here it may be called again, and goes on.
         """
-        errors: List[InputError] = []
+        errors: List[Exception] = []
         for path in [*self._videos, ""]:  # the last waits only
             try:
                 self._wait_for_video()
-            except InputError as e:
+            except Exception as e:
                 errors.append(e)
             if path:
                 self._finish(path)
