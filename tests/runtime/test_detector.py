@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.pose.keypoints import plain_skeleton
 from utils.runtime.backend import Backend
 from utils.runtime.detect import process
@@ -147,6 +147,20 @@ def test_the_thread_that_writes_does_not_encode_images_or_convert_colours(
     assert process(DetectConfig("x"), detector, writer).frames == 5
     assert len(threads) == 5 and threading.main_thread() not in threads
     assert len(list(tmp_path.iterdir())) == (5 if kind == "image" else 1)
+
+
+def test_what_could_not_be_written_is_told_after_ctrl_c_too(tmp_path, monkeypatch):
+    def stops(*args):
+        raise KeyboardInterrupt
+
+    def full(*args):
+        raise InputError("clip.mp4: disk full?")
+
+    monkeypatch.setattr(ResultWriter, "write_image", stops)
+    monkeypatch.setattr(ResultWriter, "close", full)
+    detector = Detector(FakeSource(frames([90, 91])), Predictor(FakeBackend(), (64, 64)))
+    with pytest.warns(InputWarning, match="disk full"), pytest.raises(InputError):
+        process(DetectConfig("x"), detector, ResultWriter(tmp_path, ["person"]))
 
 
 def test_ctrl_c_while_the_last_video_is_finished_keeps_it(tmp_path, monkeypatch):

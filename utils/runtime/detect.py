@@ -5,13 +5,14 @@ folder = detect(DetectConfig("weights/x.onnx", source="data/images"))
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from utils.device import available_cores
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.files import atomic_path, increment_dir, remove_if_empty
 from utils.pipeline import one_thread_a_stage, parallel_map, prefetch
 from utils.pose.drawing import draw_poses
@@ -205,9 +206,9 @@ def process(
 
         bar = tqdm(total=total, unit="frame", desc="detect", disable=None)
     frames = found = 0
-    interrupted = False
     started = time.perf_counter()
     results = drawn(config, detector, writer, tracks=tracks)
+    interrupted = False
     try:
         for frame, poses, _, ready in results:
             with detector.timer("write"):
@@ -223,18 +224,32 @@ def process(
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        try:
-            results.close()  # type: ignore  # a generator
-            if bar is not None:
-                bar.close()
-            writer.close()
-        except KeyboardInterrupt:  # the first one; no other follows, see utils/stopping.py
-            interrupted = True
-            writer.close()
+        if bar is not None:
+            bar.close()
+        interrupted = finish(results, writer, interrupted)
     given = None if tracks is None else tracks.count
     return DetectRun(
         frames, found, time.perf_counter() - started - detector.warm_up_s, interrupted, given
     )
+
+
+def finish(results: Iterator["Drawn"], writer: ResultWriter, interrupted: bool) -> bool:
+    """End the threads and the files; whether Ctrl-C came before that or meanwhile.
+
+    Raises InputError for a file that cannot be written.
+    """
+    try:
+        try:
+            results.close()  # type: ignore  # a generator
+            writer.close()
+        except KeyboardInterrupt:  # the first one; no other follows, see utils/stopping.py
+            interrupted = True
+            writer.close()
+    except InputError as e:
+        if interrupted:  # of a script that was stopped nothing else is told
+            warnings.warn(str(e), InputWarning, stacklevel=2)
+        raise
+    return interrupted
 
 
 class Drawn(NamedTuple):
