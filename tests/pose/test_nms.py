@@ -100,6 +100,11 @@ def test_max_det_keeps_the_best():
     np.testing.assert_array_equal(best.scores, scores[::-1][:3])
 
 
+def test_max_det_0_keeps_nobody():
+    rows = np.stack([pose_row(20 * i, 50, 10, 10, 0.9) for i in range(3)])
+    assert nms.raw_to_poses(rows[None], 1, 0.25, iou_thres=0.45, max_det=0)[0].count == 0
+
+
 def test_keypoints_stay_with_their_box():
     rows = np.stack([pose_row(20 + 8 * i, 30, 20, 40, 0.3 + 0.05 * i) for i in range(10)])
     (poses,) = nms.raw_to_poses(rows[None], 1, 0.25, iou_thres=0.3)

@@ -56,7 +56,7 @@ def greedy_nms(
             overlaps &= classes[own[kept], None] == classes[alive]
         stays = np.flatnonzero(~overlaps.any(0))
         columns, alive = columns.take(stays, 1), alive[stays]
-    return np.concatenate(keep)[:max_det] if keep else alive
+    return np.concatenate([alive[:0], *keep])[:max_det]
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray, limit: np.float32) -> np.ndarray:
