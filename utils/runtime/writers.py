@@ -165,12 +165,12 @@ class ResultWriter:
             if path:
                 self._finish(path)
         self._finisher.shutdown(wait=False)
-        if self._mot is not None:
-            self._mot.close()
         if self.json_rows:
             with atomic_path(self.folder / "predictions.json") as tmp:
                 tmp.write_text(json.dumps(self._rows), encoding="utf-8")
             write_categories(self.folder, self.names, self.skeleton)
+        if self._mot is not None:
+            self._mot.close()
         if errors:
             raise errors[0]
 
