@@ -62,7 +62,7 @@ def test_paths_of_the_working_directory(folder, tmp_path_factory, monkeypatch):
         ("val: val.txt\nnames: [a, a]", "names: a is there twice"),
         ("val: val.txt\nnkpt: 2\nflip_idx: [1, 1]\nnames: [a]", "flip_idx: mirrored twice"),
         ("val: val.txt\npath: [a]\nnames: [a]", "path: expected a folder"),
-        ("[1, 2]", "expected keys"),
+        ("[1, 2]", "with the keys train, val and names"),
         ("val: [", "not YAML"),
     ],
 )
@@ -175,3 +175,8 @@ def test_a_path_that_is_nowhere_is_named(tmp_path):
     data = read_data(write(tmp_path, "path: gone\nval: images\nnames: [a]\n"))
     with pytest.raises(InputError, match="val: images is neither below path gone nor beside"):
         data.images("val")
+
+
+def test_a_folder_is_no_data_yaml(tmp_path):
+    with pytest.raises(InputError, match="is a folder, expected a data yaml"):
+        read_data(tmp_path)

@@ -105,11 +105,15 @@ def read_data(path: Union[str, Path]) -> DataYaml:
     dataset without a test split can still train. `images` and `annotations` say so when asked.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError("`data` %s: is a folder, expected a data yaml" % path)
     if not path.is_file():
         raise InputError("`data` %s: no such file" % path)
     content = read_yaml(path, "`data` %s" % path)
     if not isinstance(content, dict):
-        raise InputError("`data` %s: expected keys train, val, nc, names" % path)
+        raise InputError(
+            "`data` %s: expected a data yaml with the keys train, val and names" % path
+        )
     content = _usual_tasks(content)
     unknown = [str(k) for k in content if k not in KEYS and k not in PASSED_OVER]
     if unknown:
