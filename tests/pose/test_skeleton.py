@@ -2,7 +2,15 @@ import json
 
 import pytest
 
-from utils.pose.keypoints import COCO, DEFAULT_SIGMA, SIGMAS, flip_of_names
+from utils.pose.keypoints import (
+    CENTER_COLOR,
+    COCO,
+    DEFAULT_SIGMA,
+    LEFT_COLOR,
+    RIGHT_COLOR,
+    SIGMAS,
+    flip_of_names,
+)
 from utils.pose.skeleton import of_model, read_skeleton, skeleton_keys
 
 CORNERS = {"kpt_shape": [4, 3], "kpt_names": ["tl", "tr", "br", "bl"], "flip_idx": [1, 0, 3, 2]}
@@ -66,6 +74,16 @@ def test_limbs_by_number_and_by_name_and_colors():
     assert found.skeleton.limbs == ((0, 1), (1, 2)) and found.skeleton.sigmas == (0.03,) * 4
     assert found.skeleton.color(2) == (0, 0, 255) and found.dims == 3  # BGR
     assert read_skeleton({"kpt_shape": [5, 2]}).dims == 2
+
+
+def test_points_without_sides_have_colors_of_their_own():
+    names = ["wrist", *("thumb_%d" % i for i in range(20))]
+    skel = read_skeleton({"kpt_names": names, "skeleton": [[1, 2], [2, 3]]}).skeleton
+    colors = [skel.color(k) for k in range(21)]
+    assert len(set(colors)) == 21
+    assert skel.limb_color(0, 1) == colors[1] and skel.limb_color(1, 2) == colors[2]
+    sided = read_skeleton({"kpt_names": ["left_hand", "right_hand", "nose"]}).skeleton
+    assert [sided.color(k) for k in range(3)] == [LEFT_COLOR, RIGHT_COLOR, CENTER_COLOR]
 
 
 @pytest.mark.parametrize(

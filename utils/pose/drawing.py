@@ -4,7 +4,6 @@ In few calls of OpenCV: each gives the interpreter's lock up and has to wait for
 takes longer than the drawing itself when other threads decode, infer and encode.
 """
 
-import colorsys
 import functools
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 
 from utils.pose.ground_truth import GroundTruth
-from utils.pose.keypoints import Color, Skeleton, skeleton
+from utils.pose.keypoints import Color, Skeleton, hue_color, skeleton
 from utils.pose.poses import Poses
 
 # BGR, one a class, repeated when they run out
@@ -84,9 +83,7 @@ def draw_poses(
 
 def id_color(track_id: int) -> Tuple[int, int, int]:
     """BGR of a track ID: hues a golden angle apart, so that IDs near each other look different."""
-    hue = track_id * 0.618034 % 1
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 0.9)
-    return round(255 * blue), round(255 * green), round(255 * red)
+    return hue_color(track_id * 0.618034)
 
 
 def _draw_boxes(

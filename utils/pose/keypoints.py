@@ -6,6 +6,8 @@ number has no names, limbs or left/right pairs. Order, sigmas and limbs: COCO ke
 cocodataset.org/#keypoints-eval.
 """
 
+import colorsys
+import functools
 import re
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -90,7 +92,7 @@ class Skeleton(NamedTuple):
     limbs: Tuple[Tuple[int, int], ...]  # 0-based (from, to)
     flip_index: Optional[Tuple[int, ...]]  # row i of a mirrored image is row flip_index[i]
     sigmas: Tuple[float, ...]  # OKS sigma of each keypoint, fraction of the object scale
-    colors: Optional[Tuple[Color, ...]] = None  # BGR of each keypoint, None: by side
+    colors: Optional[Tuple[Color, ...]] = None  # BGR of each keypoint, None: see `color`
 
     @property
     def count(self) -> int:  # type: ignore[override]  # of tuple
@@ -113,13 +115,17 @@ class Skeleton(NamedTuple):
         return tuple(_side(name) for name in self.names)
 
     def color(self, k: int) -> Color:
-        """BGR colour of a keypoint."""
-        return side_color(_side(self.names[k])) if self.colors is None else self.colors[k]
+        """BGR colour of a keypoint: as declared, by its side, or its own if none has a side."""
+        if self.colors is not None:
+            return self.colors[k]
+        if _sideless(self.names):
+            return hue_color(k / len(self.names))
+        return side_color(_side(self.names[k]))
 
     def limb_color(self, a: int, b: int) -> Color:
         """BGR colour of the limb from a to b: that of its side, or of the point it ends in."""
-        if self.colors is not None:
-            return self.colors[b]
+        if self.colors is not None or _sideless(self.names):
+            return self.color(b)
         side = _side(self.names[a])
         return side_color(side if side == _side(self.names[b]) else "center")
 
@@ -183,6 +189,18 @@ def _words(name: str) -> Tuple[str, ...]:
 def keypoint_name(text: str) -> str:
     """`Left Eye` or `left-eye`, as some tools write it -> `left_eye`."""
     return text.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+@functools.lru_cache(maxsize=64)
+def _sideless(names: Tuple[str, ...]) -> bool:
+    """Whether no name says left or right."""
+    return all(_side(name) == "center" for name in names)
+
+
+def hue_color(hue: float) -> Color:
+    """BGR of a bright colour. Args: hue: 0..1, a full circle from red over green and blue."""
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, 0.75, 0.9)
+    return round(255 * blue), round(255 * green), round(255 * red)
 
 
 def side_color(side: str) -> Color:
