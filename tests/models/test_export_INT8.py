@@ -90,17 +90,39 @@ def test_a_cache_needs_no_images_and_says_what_is_left_out(tmp_path, calibrated,
     path, bare, flags = calibrated
     content = (tmp_path / "x.cache").read_bytes()
     image_folder.rename(tmp_path / "elsewhere")
-    for words in (bare, flags):  # a fitted file is not replaced by one that is not
-        refused(int8(*words), "x-INT8.onnx", "--calib_path", "--no-bias-correction")
+    # a fitted file is not replaced by one that is not
+    refused(int8(*bare), "x-INT8.onnx", "not in %s" % image_folder, "--no-bias-correction")
     (tmp_path / "x-INT8.onnx").unlink()
-    for words in (bare, flags):
-        done = int8(*words)
-        assert done.returncode == 0 and "calibration from" in done.stdout, done.stderr
-        assert "warning: weights and biases are not fitted again" in done.stdout
+    done = int8(*bare)
+    assert done.returncode == 0 and "calibration from" in done.stdout, done.stderr
+    assert "warning: weights and biases are not fitted: the calibration images are not in %s" % (
+        image_folder
+    ) in done.stdout  # fmt: skip
     moved = [*bare, "--calib_path", tmp_path / "elsewhere", "--calib_num", 4]
     done = int8(*moved)  # the same images in another place
     assert "calibration from" in done.stdout and "warning" not in done.stdout
     assert (tmp_path / "x.cache").read_bytes() == content
+
+
+def test_images_that_are_named_have_to_be_there(tmp_path, calibrated, image_folder):
+    path, bare, flags = calibrated
+    for words in ([], ["--report"], ["--recalibrate"], ["--no-bias-correction"]):
+        done = int8(*bare, "--calib_path", tmp_path / "nope", *words)
+        refused(done, "error: --calib_path %s: no such file or folder" % (tmp_path / "nope"))
+        assert done.stdout == ""
+        (tmp_path / "x-INT8.onnx").unlink(missing_ok=True)
+    done = int8(*bare)
+    assert "calibration images: %s, as %s says\n" % (
+        image_folder, tmp_path / "x.cache.json"
+    ) in done.stdout  # fmt: skip
+    assert "as %s" % tmp_path not in int8(*flags).stdout  # they are named
+
+
+def test_too_few_images_are_told_before_anything_is_done(calibrated):
+    path, bare, flags = calibrated
+    done = int8(*flags[:-1], 256)
+    refused(done, "--calib_num 256: only 6 images")
+    assert done.stdout == ""
 
 
 def test_a_cache_belongs_to_one_onnx_and_one_size(tmp_path, calibrated):
@@ -137,7 +159,7 @@ def test_what_was_typed_is_not_ignored(tmp_path, calibrated, image_folder):
         assert "calibrating" not in int8(*flags[:-2], *words).stdout
     for i in range(6):
         (image_folder / ("%d.png" % i)).rename(image_folder / ("%d-new.png" % i))
-    assert "made from other images" in int8(*flags[:-2]).stdout
+    assert "made from other images" in int8(*flags).stdout
 
 
 def test_a_cache_without_side_file_is_taken_with_a_warning(tmp_path, calibrated):

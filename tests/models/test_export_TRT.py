@@ -176,9 +176,14 @@ def test_int8_from_images_and_from_the_cache_alone(tmp_path, calib, version):
         number = {"v85": "8502", "v86": "8601", "v10": "100700"}[version]
         assert header == "TRT-%s-MinMaxCalibration" % number
     engine.unlink()
-    text = good(run(version, "models/export_TRT.py", "--onnx", path, "--int8", "--calib_path",
-                    "nowhere", "--cache_dir", cache.parent))  # fmt: skip
-    assert "calibration from" in text
+    folder = calib[calib.index("--calib_path") + 1]
+    folder.rename(tmp_path / "elsewhere")
+    wrong = ["--onnx", path, "--int8", "--calib_path", "nowhere", "--cache_dir", cache.parent]
+    bad(run(version, "models/export_TRT.py", *wrong), "--calib_path nowhere: no such", "x.cache")
+    assert not engine.exists()
+    text = good(run(version, "models/export_TRT.py", "--onnx", path, *calib))  # the same command
+    assert "calibration from" in text and "--calib_path %s: not here" % folder in text
+    (tmp_path / "elsewhere").rename(folder)
     second = facts(engine)
     assert second["calibrated_images"] == 0
     if version != "v11":
@@ -459,7 +464,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, image_f
     empty.mkdir()
     flags = ["--int8", "--cache_dir", tmp_path / "none", "--calib_path"]
     bad(run("v85", *export, *flags, empty), "--calib_path", "no images")
-    bad(run("v85", *export, *flags, tmp_path / "nowhere"), "--calib_path", "expected a folder")
+    bad(run("v85", *export, *flags, tmp_path / "nowhere"), "--calib_path", "no such file or folder")
     bad(run("v11", *export, *flags, image_folder), "--calib_num 1024: only 10 images")
     foreign = tmp_path / "foreign"
     foreign.mkdir()

@@ -1,6 +1,7 @@
 """The ranges of a network's tensors: from calibration images, or from a cache."""
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -71,6 +72,11 @@ class CalibrationConfig:
         return CALIB_NUM if self.calib_num is None else self.calib_num
 
     @property
+    def folder(self) -> str:
+        """Folder or list file of the calibration images."""
+        return self.calib_path or CALIB_PATH
+
+    @property
     def letterboxed(self) -> bool:
         """Whether calibration images are letterboxed."""
         return self.calib_letterbox is not False
@@ -85,13 +91,32 @@ class CalibrationConfig:
             return source.hw
         return stride_multiple(parse_size(self.calib_imgsz or CALIB_IMGSZ), 64)
 
+    def check_path(self, cache: Optional[Path] = None) -> None:
+        """Raises InputError for a calib_path that is named and not there.
+
+        Args: cache: one that needs no images. The folder it was made from may be on another
+        computer, so that the command that made it can be given here, too.
+        """
+        if self.calib_path is None or self.has_images():
+            return
+        known = cache is not None and cache.is_file() and not self.recalibrate
+        if cache is not None and known:
+            origin = read_origin(cache)
+            same = os.path.normpath(self.calib_path)
+            if origin is None or os.path.normpath(origin.calib_path) == same:
+                return
+        raise InputError(
+            "`calib_path` %s: no such file or folder%s"
+            % (self.calib_path, "; without it the ranges come from %s" % cache if known else "")
+        )
+
     def has_images(self) -> bool:
         """Whether calibration images are named and there."""
         return self.calib_path is not None and Path(self.calib_path).exists()
 
     def images(self) -> List[str]:
         """Paths of the calibration images. Raises InputError if there are too few."""
-        return choose_images(self.calib_path or CALIB_PATH, self.count, self.calib_seed or 0)
+        return choose_images(self.folder, self.count, self.calib_seed or 0)
 
     def images_if_there(self) -> Optional[List[str]]:
         """The same; None where they are not on this machine. Raises InputError if there are too
@@ -109,17 +134,16 @@ class CalibrationConfig:
 
     def origin(self, source: OnnxFile, *, method: str, by: str) -> Origin:
         """The same in full, for the side file of the cache. Args: by: one of CALIBRATORS."""
-        folder = self.calib_path or CALIB_PATH
         return Origin(
             onnx_sha256=sha256(source.data),
             imgsz=self.image_hw(source),
             calib_method=method,
             calib_by=by,
-            calib_path=folder,
+            calib_path=self.folder,
             calib_num=self.count,
             calib_letterbox=self.letterboxed,
             calib_seed=self.calib_seed or 0,
-            images_sha256=images_digest(self.images(), folder),
+            images_sha256=images_digest(self.images(), self.folder),
         )
 
 
@@ -129,6 +153,12 @@ class Settled(NamedTuple):
     config: CalibrationConfig  # with what it left open and the cache knows
     cached: bool  # the ranges are those of the cache; else they are to be collected
     images: Optional[List[str]]  # for the fit of weights; None: not on this machine
+    recorded: str = ""  # the side file that names the folder of the images, where nobody did
+
+    def say_folder(self) -> None:
+        """Print a line about images that nobody named."""
+        if self.recorded and self.images:
+            print("calibration images: %s, as %s says" % (self.config.calib_path, self.recorded))
 
 
 def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = None) -> Settled:
@@ -138,7 +168,8 @@ def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = N
 
     They do where the cache is there and was made from this ONNX at this size and as the config asks
     for; where it was not, new ones are to be collected from the images that are named. Raises
-    InputError where none are. Warns of a cache of which nothing is known.
+    InputError where none are, or too few. Warns of a cache of which nothing is known, and of a
+    folder that is named, not there and not needed.
     """
     path = config.cache_path(source)
     if config.recalibrate or not path.is_file():
@@ -158,15 +189,25 @@ def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = N
         known = {n: getattr(origin, n) for n in SETTINGS if getattr(config, n) is None}
         if source.hw is None:
             known["calib_imgsz"] = origin.imgsz
+        if config.calib_path is not None and not config.has_images():
+            warnings.warn(
+                "`calib_path` %s: not here; the ranges of %s need no images"
+                % (config.calib_path, path),
+                InputWarning,
+                stacklevel=2,
+            )
+        recorded = "" if config.calib_path is not None else str(origin_path(path))
         config = dataclasses.replace(config, **known)
-        return Settled(config, cached=True, images=_same_images(config, origin))
+        images = _same_images(config, origin)
+        return Settled(config, cached=True, images=images, recorded=recorded)
     if not config.has_images():
         raise InputError(
-            "%s: %s; name images (`calib_path`) to calibrate again, or another `cache_dir`"
-            % (path, reason)
+            "%s: %s; name images that are here (`calib_path`) to calibrate again, or another "
+            "`cache_dir`" % (path, reason)
         )
+    images = config.images()
     warnings.warn("%s: %s; calibrating again" % (path, reason), InputWarning, stacklevel=2)
-    return Settled(config, cached=False, images=config.images())
+    return Settled(config, cached=False, images=images)
 
 
 def _difference(
@@ -197,7 +238,7 @@ def _same_images(config: CalibrationConfig, origin: Origin) -> Optional[List[str
         paths = config.images()
     except InputError:
         return None
-    same = images_digest(paths, config.calib_path or CALIB_PATH) == origin.images_sha256
+    same = images_digest(paths, config.folder) == origin.images_sha256
     return paths if same else None
 
 

@@ -1,13 +1,12 @@
 """INT8 of an engine: TensorRT's calibrator, our cache, or Q/DQ pairs, as this TensorRT can."""
 
 import dataclasses
-import warnings
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError
 from utils.export.calibration import calibrate, calibration_batches, load_ranges, settle
 from utils.export.engine_config import EngineConfig
-from utils.export.int8 import with_pairs, write_onnx
+from utils.export.int8 import warn_unfitted, with_pairs, write_onnx
 from utils.export.onnx_file import OnnxFile
 from utils.files import check_writable
 from utils.quantization import qdq
@@ -32,7 +31,8 @@ def quantized(
     if by == "tensorrt" and quant == "explicit":
         raise InputError("`calib_by` tensorrt goes with `quant` implicit")
     qdq.check_keep(source.graph, config.calibration.keep)
-    calibration, cached, images = settle(config.calibration, source, by=config.calib_by)
+    settled = settle(config.calibration, source, by=config.calib_by)
+    calibration, cached, images = settled[:3]
     config = dataclasses.replace(config, calibration=calibration)
     path = calibration.cache_path(source)
     facts: Dict[str, Any] = {"quantization": quant, "cache": path.name}
@@ -57,6 +57,7 @@ def quantized(
         facts["calibration"] = calibration.facts(calibration.method, "ONNX Runtime")
     if quant == "implicit":
         return cache_calibrator(config, source, trt, profile=profile), source, facts
+    settled.say_folder()
     return None, explicit_model(config, source, amax, images=images), facts
 
 
@@ -72,8 +73,7 @@ def explicit_model(
     Args: images: paths, to fit weights and biases on; None: they stay.
     """
     if images is None:
-        warnings.warn("weights and biases are not fitted again: that needs the calibration images "
-                      "(`calib_path`)", InputWarning, stacklevel=2)  # fmt: skip
+        warn_unfitted(config.calibration)
     done = with_pairs(config.calibration, source, amax, images=images)
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
     kept = target.exists()  # perhaps distilled, or tested: not ours to replace

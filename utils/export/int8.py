@@ -61,6 +61,7 @@ def quantize(config: QuantizeConfig) -> Path:
 
     Raises InputError for what cannot be quantised.
     """
+    config.calibration.check_path()
     device = distill_device(config)
     source = read_onnx(config.onnx)
     refuse_for_int8(source)
@@ -72,25 +73,38 @@ def quantize(config: QuantizeConfig) -> Path:
     if not (config.report and mine):
         check_output(target)
     qdq.check_keep(source.graph, config.calibration.keep)
-    calibration, cached, images = settle(config.calibration, source)
+    settled = settle(config.calibration, source)
+    calibration, cached, images = settled[:3]
     config = dataclasses.replace(config, calibration=calibration)
+    if config.refit or config.distill or config.report:
+        settled.say_folder()
     amax = (load_ranges if cached else calibrate)(calibration, source)
     unfitted = config.refit and images is None
     if not config.report and mine and unfitted and old is not None and old["fit"]:
         raise InputError(
-            "%s: its weights were fitted on calibration images, and none are here to make it again;"
-            " name them (`calib_path`), or give `no_bias_correction` to leave out the fit" % target
+            "%s: its weights were fitted on calibration images, and these are not in %s; name "
+            "their folder (`calib_path`), or give `no_bias_correction` to leave out the fit"
+            % (target, calibration.folder)
         )
     if config.report and mine and cached:
         print("%s stays as it is" % target)
     else:
         if unfitted:
-            warnings.warn("weights and biases are not fitted again: that needs the calibration "
-                          "images (`calib_path`)", InputWarning, stacklevel=2)  # fmt: skip
+            warn_unfitted(calibration)
         write_quantised(config, source, amax, images=images, device=device, target=target)
     if config.report:
         print_report(calibration, source, amax, images=images)
     return target
+
+
+def warn_unfitted(calibration: CalibrationConfig) -> None:
+    """Tell that the fit is left out, and what is missing for it."""
+    warnings.warn(
+        "weights and biases are not fitted: the calibration images are not in %s; name their "
+        "folder (`calib_path`)" % calibration.folder,
+        InputWarning,
+        stacklevel=2,
+    )
 
 
 def write_quantised(
