@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,8 +29,8 @@ from tests.scripts import run_inside, run_script  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.dataset.data_yaml import read_data  # noqa: E402
 from utils.dataset.labels import Labels  # noqa: E402
-from utils.errors import InputError  # noqa: E402
-from utils.training import validation  # noqa: E402
+from utils.errors import InputError, InputWarning  # noqa: E402
+from utils.training import progress, run, validation  # noqa: E402
 from utils.training.config import TrainConfig  # noqa: E402
 from utils.training.hyper_parameters import read_hyp  # noqa: E402
 from utils.training.loss import PARTS  # noqa: E402
@@ -212,6 +213,65 @@ def test_loss_not_finite(people, tmp_path, monkeypatch):
         train.main(parse(*flags(people, tmp_path, "--workers", 0, "--notest")))
     _, state = load_training_state(tmp_path / "exp" / "weights" / "last.pt")
     assert state.plain["epoch"] == 1
+
+
+def broken_in(monkeypatch, calls):
+    """The network of these validations, counted from 1, predicts what is no pose."""
+    of_model = validation.TorchBackend.of_model
+    seen = []
+
+    def backend(model, *arguments, **named):
+        seen.append(1)
+        if len(seen) in calls:
+            with torch.no_grad():
+                for name, parameter in model.head.named_parameters():
+                    parameter.fill_(1e9 if name.endswith("bias") else 0.0)
+        return of_model(model, *arguments, **named)
+
+    monkeypatch.setattr(validation.TorchBackend, "of_model", backend)
+
+
+@pytest.mark.parametrize("calls, best", [([2], "1|3"), ([1, 2, 3], "3")])
+def test_predictions_that_are_no_poses_are_a_bad_epoch(
+    people, tmp_path, monkeypatch, capsys, *, calls, best
+):
+    """The run goes on; best.pt is another epoch if there is one."""
+    broken_in(monkeypatch, calls)
+    words = r"epoch 2: with the running .* counts as AP 0, .*What helps: a lower lr0, close_norm"
+    with pytest.warns(InputWarning, match=words) as told:
+        train.main(parse(*flags(people, tmp_path, "--workers", 0)))
+    assert len([w for w in told if "counts as AP 0" in str(w.message)]) == len(calls)
+    stays = "best.pt of epoch 1 stays" if len(calls) == 1 else "no best.pt yet"
+    assert any(stays in str(w.message) for w in told)
+    table = rows(tmp_path / "exp")
+    assert len(table) == 3 and (table[1]["kpt_ap"], table[1].get("plain_score", "")) == ("0", "")
+    assert re.search(r"in epoch (%s): .*best\.pt" % best, capsys.readouterr().out)
+    load_checkpoint(tmp_path / "exp" / "weights" / "best.pt")
+
+
+@pytest.mark.parametrize("more", [[], ["--nosave"], ["--notest"]])
+def test_an_error_of_a_validation_says_what_last_pt_holds(people, tmp_path, monkeypatch, more):
+    """Although it was written lately, or was not to be written before the end."""
+    real, calls = run.validate, []
+
+    def validate(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2 or "--notest" in more:
+            raise InputError("x.jpg: no image")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(run, "validate", validate)
+    monkeypatch.setattr(progress, "SAVE_SHARE", 0.0)  # last.pt of epoch 1 is the last one in time
+    with pytest.raises(
+        InputError, match=r"x\.jpg: no image; epoch \d is in .*last\.pt, `resume`"
+    ) as e:
+        train.main(parse(*flags(people, tmp_path, "--workers", 0, *more)))
+    last = tmp_path / "exp" / "weights" / "last.pt"
+    _, state = load_training_state(last)
+    assert "epoch %d is in %s" % (state.plain["epoch"], last) in str(e.value)
+    monkeypatch.setattr(run, "validate", real)
+    train.main(parse("--resume", last))
+    assert (last.parent / "best.pt").is_file() and len(rows(tmp_path / "exp")) == 3
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ DEFAULT_SIZE = 640
 DEFAULT_CONF, DEFAULT_IOU = 0.25, 0.45
 
 
+class BrokenModelError(InputError):
+    """A model answers with coordinates that cannot be; its file and the image are readable."""
+
+
 class View(NamedTuple):
     """A network batch and where each image lies on it."""
 
@@ -172,7 +176,9 @@ class Predictor:
         everybody = join_poses(found)
         far = (np.abs(f).max(initial=0) for f in (everybody.boxes, everybody.keypoints))
         if max(far) > MAX_PX:
-            raise InputError("the model predicts coordinates beyond %g px; it is broken" % MAX_PX)
+            raise BrokenModelError(
+                "the model predicts coordinates beyond %g px; it is broken" % MAX_PX
+            )
         return letterbox.to_originals(boxes, found)
 
     def _check(self, found: Detections) -> None:

@@ -13,6 +13,7 @@ from models.checkpoint import TrainingState, save_checkpoint
 from utils.evaluation import charts
 from utils.files import atomic_path, increment_dir
 from utils.outputs import check_all_replaceable
+from utils.pose.detections import MAX_PX
 from utils.training import run_log
 from utils.training.config import TrainConfig
 from utils.training.distributed import Ranks
@@ -62,12 +63,16 @@ class Progress:
         """The checkpoint of the last epoch; with it a run goes on."""
         return self.folder / "weights" / "last.pt"
 
-    def finish_epoch(self, trainer: Trainer, row: Dict[str, float], *, last: bool) -> None:
-        """Write the row, best.pt if it is one, last.pt."""
-        self.epoch = int(row["epoch"])
-        assert self._log is not None
-        self._log.add(row)
-        if self._is_best(row) or (last and not self.best_epoch):
+    def finish_epoch(
+        self, trainer: Trainer, row: Dict[str, float], *, last: bool, good: bool = True
+    ) -> None:
+        """Write the row, best.pt if it is one, last.pt.
+
+        Args: good: False for weights whose predictions are no poses; they are the best ones only
+            if there are no others.
+        """
+        self._add(row)
+        if (good and self._is_best(row)) or (last and not self.best_epoch):
             self.best, self.best_box = row.get("kpt_ap", -1.0), row.get("box_ap", -1.0)
             self.best_epoch = self.epoch
             if last or not self.config.nosave:
@@ -80,6 +85,16 @@ class Progress:
             self._save(self.last_path, trainer, row, resumable=True)
             self._saved_at = time.perf_counter()
             self._save_s = self._saved_at - started
+
+    def rescue(self, trainer: Trainer, row: Dict[str, float]) -> None:
+        """Write the row and last.pt, however lately it was written: the run ends with an error."""
+        self._add(row)
+        self._save(self.last_path, trainer, row, resumable=True)
+
+    def _add(self, row: Dict[str, float]) -> None:
+        self.epoch = int(row["epoch"])
+        assert self._log is not None
+        self._log.add(row)
 
     def _is_best(self, row: Dict[str, float]) -> bool:
         """By keypoint AP; while that is 0, or nothing tells it, by box AP, then the later epoch."""
@@ -100,6 +115,9 @@ class Progress:
         """The last weights as a plain checkpoint; the curves."""
         assert self._log is not None
         row = self._log.rows[-1] if self._log.rows else {}
+        if not self.best_epoch:  # the only validation ended with an error, and the run went on
+            self.best_epoch = self.epoch
+            self._save(self.best_path, trainer, row)
         self._save(self.last_path, trainer, row)
         self._log.close()
 
@@ -162,8 +180,21 @@ def epoch_line(row: Dict[str, float], epochs: int) -> str:
     if row["memory_gb"]:
         text += "  %.1f GB (%.1f reserved)" % (row["memory_gb"], row["reserved_gb"])
     if "kpt_ap" in row:
-        text += "  kpt AP %.4f AP50 %.4f  box AP50 %.4f" % (
-            row["kpt_ap"], row["kpt_ap50"], row["box_ap50"])  # fmt: skip
+        text += "  kpt AP %.4f AP50 %.4f  box AP %.4f AP50 %.4f" % (
+            row["kpt_ap"], row["kpt_ap50"], row["box_ap"], row["box_ap50"])  # fmt: skip
     if row.get("plain_score", 0.0) > PLAIN_LIMIT:
         text += "  sees people in plain grey (score %.2f)" % row["plain_score"]
     return text
+
+
+def broken_line(epoch: int, progress: Progress) -> str:
+    """What it means that the predictions of an epoch are no poses, and what helps."""
+    best = "no best.pt yet"
+    if progress.best_path.is_file():
+        best = "best.pt of epoch %d stays" % progress.best_epoch
+    return (
+        "epoch %d: with the running statistics of batch normalisation, which validation uses, the "
+        "model predicts coordinates beyond %g px: it counts as AP 0, %s, and training goes on. "
+        "What helps: a lower lr0, close_norm: 1.0 or blank: 0.01 in `hyp`; "
+        '"Test what you trained" in docs/training.md' % (epoch, MAX_PX, best)
+    )

@@ -7,8 +7,8 @@ from typing import Dict, List, NamedTuple
 import numpy as np
 
 from utils.dataset.eval_set import EvalSet
-from utils.evaluation.evaluate import evaluate
-from utils.runtime.predictor import Predictor
+from utils.evaluation.evaluate import Accuracy, evaluate
+from utils.runtime.predictor import BrokenModelError, Predictor
 from utils.runtime.torch_backend import TorchBackend
 from utils.training.trainer import Trainer
 
@@ -16,6 +16,7 @@ CONF_THRES, IOU_THRES = 0.001, 0.6  # as test_multi_backend.py's
 GPU_BATCH = 32  # images at a time
 PLAIN_GREYS = (0, 64, 96, 114, 128, 192, 255)  # 114 is that of the letterbox
 PLAIN_LIMIT = 0.25  # score of a person where there is nothing: detect would show it
+AP_FIGURES = ("kpt_p", "kpt_r", "kpt_ap50", "kpt_ap", "box_p", "box_r", "box_ap50", "box_ap")
 
 
 class Validation(NamedTuple):
@@ -23,12 +24,19 @@ class Validation(NamedTuple):
 
     figures: Dict[str, float]  # column of results.csv -> value
     per_class: List[float]  # keypoint AP of each class
+    broken: bool = False  # the predictions are no poses: AP 0, and no plain_score
 
 
 def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Validation:
     """Test the averaged weights.
 
+    A network whose running statistics of batch normalisation have come away from those of its
+    batches may predict anything. Training goes on from the statistics of batches, and often
+    recovers, so that is a bad epoch, and no error.
+
     Args: single_class: all classes are one.
+
+    Raises InputError for images that cannot be read.
     """
     import torch
 
@@ -45,19 +53,25 @@ def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Vali
     torch.backends.cudnn.benchmark = False
     try:
         found = evaluate(predictor, eval_set, batch_size=batch, single_class=single_class)
+        validation = _figures(found.accuracy, plain_score(predictor))
+    except BrokenModelError:
+        validation = Validation(dict.fromkeys(AP_FIGURES, 0.0), [0.0] * len(eval_set.names), True)
     finally:
         torch.backends.cudnn.benchmark = measured
-    pose, box = found.accuracy.pose_rows[0], found.accuracy.box_rows[0]
-    figures = {
-        "kpt_p": pose.precision, "kpt_r": pose.recall, "kpt_ap50": pose.ap50, "kpt_ap": pose.ap,
-        "box_p": box.precision, "box_r": box.recall, "box_ap50": box.ap50, "box_ap": box.ap,
-        "plain_score": plain_score(predictor),
-    }  # fmt: skip
     if gpu >= 0:  # what streams and graphs of a validation used, nothing else can use
         del backend, predictor
         gc.collect()
         torch.cuda.empty_cache()
-    return Validation(figures, [row.ap for row in found.accuracy.pose_rows[1:]])
+    return validation
+
+
+def _figures(accuracy: Accuracy, plain: float) -> Validation:
+    """Args: plain: see plain_score."""
+    pose, box = accuracy.pose_rows[0], accuracy.box_rows[0]
+    values = (pose.precision, pose.recall, pose.ap50, pose.ap,
+              box.precision, box.recall, box.ap50, box.ap)  # fmt: skip
+    figures = {**dict(zip(AP_FIGURES, values)), "plain_score": plain}
+    return Validation(figures, [row.ap for row in accuracy.pose_rows[1:]])
 
 
 def plain_score(predictor: Predictor) -> float:
