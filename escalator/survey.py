@@ -7,6 +7,8 @@ A COCO JSON says it in its categories. labelme's files name each point. Our own 
 alone, so only their count is known, and 17 points are COCO's.
 """
 
+import difflib
+import re
 from collections import Counter
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -17,13 +19,15 @@ from utils.dataset.labelme import OUTLINES, is_labelme
 from utils.errors import InputError
 from utils.pose.keypoints import COCO, COCO_NAMES, Skeleton, keypoint_name, skeleton
 from utils.pose.skeleton import read_skeleton
-from utils.reading import read_json
+from utils.reading import read_json, shown
 from utils.words import counted
 
 PERSON = ["person"]
 ENOUGH = 50  # files of our own format that are looked at
 FEW = 5  # of so many labels a point that is there once may be a slip
 SELDOM = 0.05  # a point that is there so seldom beside the others may be a slip
+SELDOM_FILES = 2  # in so many files a point may be a slip of one of a similar name,
+SIMILAR = 0.8  # which difflib finds so similar, in FEW files or more
 SHOWN = 40  # names in a line
 
 
@@ -48,6 +52,7 @@ def survey(
     """
     if data:
         declared = read_data(data)
+        _check_names(source, declared.skeleton, data)
         return Points(list(names or declared.names), declared.skeleton, [])
     own: List[List[int]] = []
     shapes: List[Tuple[str, List[Any]]] = []
@@ -70,6 +75,39 @@ def survey(
         return _told(_of_labelme(shapes, names, nkpt), shapes[0][0])
     count = nkpt or _count(own)
     return Points(list(names or PERSON), skeleton(count), [])
+
+
+def _check_names(source: str, skel: Skeleton, data: str) -> None:
+    """Raises InputError where all JSON files are labelme's and no point is named as a keypoint."""
+    known = set(map(keypoint_name, skel.names))
+    labels: Dict[str, None] = {}  # in the order of the files
+    files = 0
+    for file in json_files_of(source):
+        try:
+            content = read_json(file, "annotation")
+        except InputError:
+            continue  # is told where it is converted
+        if not is_labelme(content):
+            return
+        found = _point_labels(content["shapes"])
+        if any(keypoint_name(label) in known for label in found):
+            return
+        files += bool(found)
+        labels.update(dict.fromkeys(found))
+    if labels:
+        names = list(labels)
+        raise InputError(
+            "`json_dir` %s: points %s (%s in %s) are not among the keypoints of %s; name them "
+            "there as kpt_names, or leave out `data`, and the annotations tell"
+            % (source, ", ".join(names[:FEW]) + (", ..." if len(names) > FEW else ""),
+               counted(len(names), "name"), counted(files, "file"), data)
+        )  # fmt: skip
+
+
+def _point_labels(shapes: Sequence[Any]) -> List[str]:
+    """Labels of the points among labelme's shapes."""
+    found = (s for s in shapes if isinstance(s, dict) and s.get("shape_type") == "point")
+    return [shown(shape.get("label"))[:40] for shape in found]
 
 
 def _of_categories(content: Dict[str, Any], coco: CocoData) -> List[str]:
@@ -111,9 +149,9 @@ def _told(points: Points, file: str) -> Points:
     """With lines about what is not COCO's person."""
     skel, lines = points.skeleton, list(points.lines)
     if not skel.is_coco:
-        shown = ", ".join(skel.names[:SHOWN]) + (", ..." if skel.count > SHOWN else "")
+        listed = ", ".join(skel.names[:SHOWN]) + (", ..." if skel.count > SHOWN else "")
         lines.insert(
-            0, "%d keypoints, not COCO's, as %s names them: %s" % (skel.count, file, shown)
+            0, "%d keypoints, not COCO's, as %s names them: %s" % (skel.count, file, listed)
         )
     if skel.is_coco and points.names == PERSON:
         return points._replace(lines=lines)
@@ -125,12 +163,14 @@ def _of_labelme(
     files: Sequence[Tuple[str, List[Any]]], names: Optional[Sequence[str]], nkpt: int
 ) -> Points:
     counts: Counter = Counter()
+    places: Counter = Counter()  # files of a point
     first: Dict[str, str] = {}  # point -> file
     best: List[str] = []  # points of the group that has most of them
     outlines: Dict[str, bool] = {}  # class -> shares a group with points
     for file, shapes in files:
         groups: Dict[Any, List[str]] = {}
         boxes: List[Tuple[str, Any]] = []
+        before = Counter(counts)
         for shape in shapes:
             if not isinstance(shape, dict):
                 continue
@@ -141,13 +181,15 @@ def _of_labelme(
                 first.setdefault(label, file)
             elif shape.get("shape_type") in OUTLINES:
                 boxes.append((label, group))
+        places.update((counts - before).keys())
         for labels in groups.values():
             if len(set(labels)) > len(best):
                 best = list(dict.fromkeys(labels))
         for label, group in boxes:
             outlines[label] = outlines.get(label, False) or group in groups
     pointed = [label for label, known in outlines.items() if known] or list(outlines)
-    skel, lines = _points_of_labels(counts, best, first)
+    skel = _points_of_labels(counts, best)
+    lines = [] if skel.is_coco else slips(counts, places, first)
     if nkpt and nkpt != skel.count:
         raise InputError(
             "`nkpt` %d, but the points have %d names: %s"
@@ -157,25 +199,47 @@ def _of_labelme(
     return Points(found, skel, lines)
 
 
-def _points_of_labels(
-    counts: Counter, best: Sequence[str], first: Dict[str, str]
-) -> Tuple[Skeleton, List[str]]:
+def _points_of_labels(counts: Counter, best: Sequence[str]) -> Skeleton:
     """The keypoints of all labels of points: COCO's, by number, or in the order of the fullest
     group."""
     if not counts or all(keypoint_name(label) in COCO_NAMES for label in counts):
-        return COCO, []
+        return COCO
     labels = [*best, *(label for label in counts if label not in best)]
     if all(label.isdecimal() for label in labels):
         labels.sort(key=int)
     try:
-        skel = read_skeleton({"kpt_names": labels}).skeleton
+        return read_skeleton({"kpt_names": labels}).skeleton
     except ValueError as e:
         raise InputError("the points of labelme: %s" % e) from e
-    most = max(counts.values())
-    lines = [
-        "note: point %s is there only %s (first in %s); if it is a slip, correct it, or let "
-        "`data` name the keypoints" % (label, counted(counts[label], "time"), first[label])
-        for label in labels
-        if counts[label] < max(SELDOM * most, 2 if most >= FEW else 0)
-    ]
-    return skel, lines
+
+
+def slips(counts: Counter, places: Counter, first: Dict[str, str]) -> List[str]:
+    """Lines about points that may be misspelt: far rarer than the others, or in one or two files
+    while one of a similar name is in many.
+
+    Args: counts: of each label. places: files that it is in. first: the first of these.
+    """
+    lines = []
+    most = max(counts.values(), default=0)
+    common = [label for label in counts if places[label] >= FEW]
+    for label, count in counts.items():
+        others = [c for c in common if _in_letters(c) != _in_letters(label)]
+        similar = difflib.get_close_matches(label, others, 1, SIMILAR)
+        if places[label] <= SELDOM_FILES and similar:
+            why = "%s only, %s in %d" % (
+                counted(places[label], "file"), similar[0], places[similar[0]]
+            )  # fmt: skip
+        elif count < max(SELDOM * most, 2 if most >= FEW else 0):
+            why = "%s only" % counted(count, "place")
+        else:
+            continue
+        lines.append(
+            "note: point %s is in %s (first in %s); if it is a slip, correct it, or name the "
+            "keypoints in a data yaml (--data)" % (label, why, first[label])
+        )
+    return lines
+
+
+def _in_letters(label: str) -> str:
+    """A label without its numbers: index_1 and index_2 are no slips of each other."""
+    return re.sub(r"\d+", "0", label)

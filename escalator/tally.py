@@ -3,8 +3,9 @@
 import re
 import sys
 from collections import Counter
-from typing import List, Mapping
+from typing import Dict, List, Mapping, Sequence, Tuple
 
+from utils.dataset.labelme import NO_KEYPOINT
 from utils.errors import InputError
 from utils.words import counted
 
@@ -46,16 +47,39 @@ class Tally:
             if count:
                 print("  " + _counted(count, note))
         sys.stdout.flush()
-        for fault in self.faults[:SHOWN]:
-            print("failed: " + fault, file=sys.stderr)
-        if len(self.faults) > SHOWN:
-            print("failed: and %d more" % (len(self.faults) - SHOWN), file=sys.stderr)
-        if self.faults:
-            many = len(self.faults)
+        faults, points = by_name(self.faults)
+        for line in faults[:SHOWN]:
+            print("failed: " + line, file=sys.stderr)
+        if len(faults) > SHOWN:
+            print("failed: and %d more" % (len(faults) - SHOWN), file=sys.stderr)
+        if faults:
+            many = len(self.faults) - points
             what = "1 file or person" if many == 1 else "%d files or persons" % many
+            if points:
+                what = (what + " and " if many else "") + counted(points, "point")
             was = "was" if self.images == 1 else "were"
             done = "%s %s" % (counted(self.images, "image"), was) if self.images else "no image was"
             raise InputError("%s could not be converted (see above); %s converted" % (what, done))
+
+
+def by_name(faults: Sequence[str]) -> Tuple[List[str], int]:
+    """(lines, number of points) of faults: points that are no keypoints are one line a name."""
+    lines: List[str] = []
+    counts: Counter = Counter()
+    first: Dict[str, str] = {}
+    for fault in faults:
+        if not fault.endswith(NO_KEYPOINT):
+            lines.append(fault)
+            continue
+        place, _, name = fault[: -len(NO_KEYPOINT)].rpartition(": point ")
+        counts[name] += 1
+        first.setdefault(name, place)
+    points = [
+        "point %s%s: %s left out, first in %s; correct the name there, or add it to kpt_names of "
+        "the data yaml" % (name, NO_KEYPOINT, counted(count, "point"), first[name])
+        for name, count in counts.items()
+    ]
+    return points + lines, sum(counts.values())
 
 
 def _counted(number: int, things: str) -> str:

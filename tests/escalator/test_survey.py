@@ -12,6 +12,7 @@ from escalator.json2yolo import json2yolo
 from escalator.survey import survey
 from escalator.visual import draw
 from escalator.yolo2coco import yolo2coco
+from tests.scripts import run_script
 from utils.dataset.coco import read_coco
 from utils.dataset.data_yaml import read_data
 from utils.dataset.eval_set import read_eval_set
@@ -99,7 +100,53 @@ def test_a_rare_point_may_be_a_slip(hands, count):
     content["shapes"][-1]["label"] = "tpi"
     write(hands / "annotations" / "40.json", content)
     found = survey(str(hands / "annotations"))
-    assert any("point tpi is there only 1 time (first" in line for line in found.lines)
+    assert any("point tpi is in 1 place only (first" in line for line in found.lines)
+
+
+def test_a_point_that_is_spelt_nearly_as_a_common_one_may_be_a_slip(hands):
+    """Also where it is there as often as the threshold of rare points asks for."""
+    for i in range(3, 12):
+        write(hands / "annotations" / ("%d.json" % i), labelme(4))
+    for label in ("left_thmb", "left_thumb2"):  # the second differs in its number, and more rarely
+        content = labelme(4)
+        content["shapes"] += [
+            {"label": label, "points": [[30, 30]], "shape_type": "point", "group_id": group}
+            for group in (1, 2)
+        ]
+        write(hands / "annotations" / ("%s.json" % label), content)
+    lines = survey(str(hands / "annotations")).lines
+    (line,) = [line for line in lines if "left_thmb is" in line]
+    assert "in 1 file only, left_thumb in 14 (first in " in line and "left_thmb.json" in line
+
+
+@pytest.mark.parametrize("convert", [json2yolo, json2coco])
+def test_no_point_of_the_data_yaml(hands, convert):
+    yaml = hands / "d.yaml"
+    yaml.write_text("train: images\nval: images\nnames: [person]\n")
+    target = hands / ("labels" if convert is json2yolo else "x.json")
+    with pytest.raises(InputError) as e:
+        convert(str(hands / "annotations"), str(target), data=str(yaml))
+    text = str(e.value)
+    assert "points wrist, left_thumb, right_thumb, tip (4 names in 3 files) are not among" in text
+    assert str(yaml) in text and "kpt_names" in text and "\n" not in text
+    assert not target.exists()
+
+
+def test_some_points_of_the_data_yaml_are_one_line_a_name(hands):
+    yaml = hands / "d.yaml"
+    yaml.write_text("train: images\nval: images\nnames: [hand]\nnkpt: 2\n"
+                    "kpt_names: [wrist, tip]\n")  # fmt: skip
+    words = ["--json_dir", hands / "annotations", "--label_dir", hands / "labels", "--data", yaml]
+    done = run_script("escalator/json2yolo.py", *words)
+    assert done.returncode == 1
+    *lines, error = done.stderr.splitlines()
+    assert [line.split(": ")[1:3] for line in lines] == [
+        ["point left_thumb is not among the keypoints", lines[0].split(": ")[2]],
+        ["point right_thumb is not among the keypoints", lines[1].split(": ")[2]],
+    ]
+    assert "3 points left out" in lines[0] and "2 points left out" in lines[1]
+    assert "error: 5 points could not be converted" in error and "3 images were" in error
+    assert read_labels(hands / "labels" / "1.txt", 2).keypoints[0, :, 2].tolist() == [2, 2]
 
 
 def dogs(folder, names=DOG, **more):

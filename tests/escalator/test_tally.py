@@ -1,6 +1,7 @@
 import pytest
 
 from escalator.tally import Tally
+from utils.dataset.labelme import NO_KEYPOINT
 from utils.errors import InputError
 
 
@@ -28,3 +29,16 @@ def test_the_error_says_how_many_were_converted(capsys, images, converted):
         tally.finish("label files in labels")
     assert str(fault.value).endswith("could not be converted (see above); " + converted)
     assert "failed: a.json: not JSON" in capsys.readouterr().err
+
+
+def test_points_of_no_keypoint_are_one_line_a_name(capsys):
+    tally = Tally()
+    tally.add(1, {})
+    places = ["a.json, shape 1", "a.json, shape 9", "b.json, shape 1"]
+    tally.faults = ["%s: point tpi%s" % (place, NO_KEYPOINT) for place in places]
+    tally.faults.insert(1, "c.json: broken")
+    with pytest.raises(InputError, match="^1 file or person and 3 points could not be converted"):
+        tally.finish("label files in x")
+    points, other = capsys.readouterr().err.splitlines()
+    assert "point tpi is not among the keypoints: 3 points left out, first in a.json, s" in points
+    assert other == "failed: c.json: broken"

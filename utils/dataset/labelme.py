@@ -20,6 +20,7 @@ from utils.reading import is_integer, shown
 OUTLINES = ("rectangle", "polygon")
 HIDDEN = ("occluded", "hidden", "invisible")
 OTHER_TYPES = "shapes of labelme other than rectangles, polygons and points"
+NO_KEYPOINT = " is not among the keypoints"  # ends the fault of a point
 OTHER_NAMES = "shapes of labelme of another class"
 
 
@@ -145,7 +146,7 @@ def _shape(shape: Any) -> Tuple[str, Dict[str, Any]]:
 def _keypoint(label: str, keypoints: Dict[str, int]) -> int:
     name = keypoint_name(label)
     if name not in keypoints:
-        raise ValueError("point %s: expected one of %s" % (label[:40], ", ".join(keypoints)))
+        raise ValueError("point %s%s" % (label[:40], NO_KEYPOINT))
     return keypoints[name]
 
 
