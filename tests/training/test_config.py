@@ -14,6 +14,7 @@ from utils.training.train_set import TrainSet, draws_by_need
     "change, words",
     [
         ({"cfg": ""}, "`cfg`: expected a network"),
+        ({"weights": "x.onnx"}, "^`weights` x.onnx: expected a .pt checkpoint$"),
         ({"evolve": True}, "`evolve` is not available; vary the keys of `hyp`"),
         ({"workers": 257}, "`workers` 257: expected 0 to 256"),
         ({"val_period": 0}, "`val_period` 0: expected 1 to 100000"),

@@ -11,7 +11,7 @@ from utils.training.distributed import Ranks  # noqa: E402
 from utils.training.hyper_parameters import read_hyp  # noqa: E402
 from utils.training.progress import Progress  # noqa: E402
 from utils.training.resume import resumed  # noqa: E402
-from utils.training.run import check_statistics  # noqa: E402
+from utils.training.run import check_statistics, hyp_line  # noqa: E402
 
 
 def best_of(tmp_path, rows):
@@ -70,3 +70,14 @@ def test_one_value_has_no_statistics(batch, size, more, good):
     else:
         with pytest.raises(InputError, match="`batch_size` 1 at `img_size` .* `batch_size` 2"):
             check_statistics(config, size, 64, world=1)
+
+
+@pytest.mark.parametrize(
+    "weights, hyp, noted",
+    [("x.pt", {}, True), ("", {}, False), ("x.pt", {"hyp": "data/hyp.n6.yaml"}, False)],
+)
+def test_fine_tuning_without_hyp_is_noted(weights, hyp, *, noted):
+    config = TrainConfig(weights=weights, cfg="x.yaml", **hyp)
+    line = hyp_line(config)
+    assert line.startswith("hyper-parameters: %s" % config.hyp)
+    assert ("`hyp` data/hyp.finetune_custom.yaml is meant" in line) == noted

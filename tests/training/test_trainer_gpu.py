@@ -10,6 +10,7 @@ if not torch.cuda.is_available():
 from models import common  # noqa: E402
 from tests.conftest import ROOT  # noqa: E402
 from tests.small_train import make_trainer  # noqa: E402
+from utils.training import trainer as trainer_module  # noqa: E402
 from utils.training.trainer import TrainerOptions  # noqa: E402
 
 
@@ -19,11 +20,11 @@ def exact_products(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-def make(tmp_path, graphs, freeze=0):
+def make(tmp_path, graphs, freeze=0, hyp=None):
     options = TrainerOptions(3, torch.device("cuda", 0), freeze=freeze, amp=False, graphs=graphs,
                       progress=False)  # fmt: skip
     cfg = str(ROOT / "models" / "hub" / "yolov5n6_kpts.yaml")
-    return make_trainer(tmp_path, cfg, options, workers=2 * graphs, pin=True)
+    return make_trainer(tmp_path, cfg, options, hyp=hyp, workers=2 * graphs, pin=True)
 
 
 def losses(tmp_path, graphs, freeze=0):
@@ -44,6 +45,16 @@ def test_graphs_and_fused_norm_train_alike(tmp_path, monkeypatch, freeze):
             assert int(ours[name]) == int(value), name
         if name.endswith("running_mean"):
             torch.testing.assert_close(ours[name], value, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("share, captured", [(0.5, 1), (1.0, 0)])
+def test_nothing_is_captured_that_the_first_epoch_would_drop(
+    tmp_path, monkeypatch, *, share, captured
+):
+    calls = []
+    monkeypatch.setattr(trainer_module.Trainer, "_capture", lambda *_: calls.append(1))
+    make(tmp_path, True, hyp={"close_norm": share})
+    assert len(calls) == captured
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

@@ -1,6 +1,7 @@
 """How a network is trained: `TrainConfig(cfg="models/hub/yolov5n6_kpts.yaml", epochs=100)`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Union
 
 from utils.device import available_cores
@@ -58,6 +59,8 @@ class TrainConfig:
                 "`evolve` is not available; vary the keys of `hyp`, for instance with Optuna, as "
                 "docs/training.md shows"
             )
+        if self.weights and not self.resume and Path(self.weights).suffix != ".pt":
+            raise InputError("`weights` %s: expected a .pt checkpoint" % self.weights)
         check_limits(self, LIMITS)
         if not 0 <= self.label_smoothing < 1:
             raise InputError("`label_smoothing` %g: expected 0 to 1" % self.label_smoothing)

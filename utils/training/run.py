@@ -194,9 +194,21 @@ def begin(
                   % (config.resume, state.plain["epoch"], config.epochs))  # fmt: skip
         return Beginning(checkpoint.model, hyp, state)
     hyp = read_hyp(config.hyp)
+    ranks.say(hyp_line(config))
     model, lines = build_model(config, data)
     ranks.say("\n".join(lines))
     return Beginning(model, hyp, None)
+
+
+def hyp_line(config: TrainConfig) -> str:
+    """Which hyper-parameters count, and whether they suit the start."""
+    text = "hyper-parameters: %s" % config.hyp
+    if config.weights and config.hyp == TrainConfig.hyp:
+        text += (
+            ", a recipe for training from scratch, with which AP may fall; to fine-tune `weights` "
+            "on your own data, `hyp` data/hyp.finetune_custom.yaml is meant"
+        )
+    return text
 
 
 def batch_spec(config: TrainConfig, model: Model, *, size: HW, ranks: Ranks, pin: bool) -> Spec:

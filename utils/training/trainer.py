@@ -98,6 +98,7 @@ class Trainer:
             self._copies = torch.cuda.Stream(device)
         one_shape = not (spec.multi_scale or spec.rect)
         captured = self.gpu and options.graphs and one_shape and not (synced or options.compile)
+        captured = captured and self.statistics_until > 0  # the first epoch would drop the graphs
         if captured:
             self._capture(network)
         if ranks.world > 1:
