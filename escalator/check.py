@@ -16,7 +16,6 @@ far outside their box, persons whose left and right look swapped.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -29,13 +28,14 @@ if not __package__:
 
 import numpy as np
 
+from escalator.tally import numbered
 from utils import cli
 from utils.dataset.data_yaml import TASKS, DataYaml, assumptions, read_data
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, scan_labels
 from utils.dataset.left_right import swap_reason
 from utils.errors import InputError, check_limits
-from utils.files import atomic_path
+from utils.files import atomic_path, content_hash
 from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
@@ -107,6 +107,10 @@ class Seen(NamedTuple):
     has_label: bool
     findings: List[Finding]
 
+    @property
+    def missing(self) -> bool:
+        return any(finding.kind == MISSING for finding in self.findings)
+
 
 def look(item: Item) -> Seen:
     """Read an image's header and content hash, and its labels."""
@@ -143,15 +147,6 @@ def look(item: Item) -> Seen:
     except InputError as e:
         findings.append(Finding(BROKEN, str(e)))
     return Seen(item.image, ground_truth, hw, digest, has_label, findings)
-
-
-def content_hash(path: str) -> bytes:
-    """16 bytes that two different files do not share."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.digest()
 
 
 def good_lines(text: str, faults: Sequence[Tuple[int, str]]) -> List[int]:
@@ -240,10 +235,11 @@ def check(
         for one in seen:
             for finding in one.findings:
                 findings[finding.kind].append(finding.text)
-        bare = ["%s (no %s)" % (s.image, label_path(s.image)) for s in seen if not s.has_label]
+        there = [s for s in seen if not s.missing]
+        bare = ["%s (no %s)" % (s.image, label_path(s.image)) for s in there if not s.has_label]
         needed = task != "train" and task not in data.jsons
         if bare:
-            findings[UNLABELLED_ERROR if needed or len(bare) == len(seen) else UNLABELLED] = bare
+            findings[UNLABELLED_ERROR if needed or len(bare) == len(there) else UNLABELLED] = bare
         for first, other in repeated((str(label_path(p)), p) for p in images):
             findings[SHARED].append("%s: of %s, too" % (other, first))
         for first, other in repeated((s.digest, s.image) for s in seen if s.digest):
@@ -275,10 +271,11 @@ def _find_leaks(reports: Dict[str, TaskReport]) -> None:
 
 
 def orphans(images: Sequence[str]) -> List[str]:
-    """Label files of the folders in use that belong to no image there is."""
-    folders = {}
+    """Label files of the folders in use that belong to no image that is there or listed."""
+    folders, listed = {}, defaultdict(set)
     for image in images:
         folder = label_path(image).parent
+        listed[folder].add(Path(image).stem)
         if folder != Path(image).parent:  # beside images a .txt may be anything
             folders[folder] = Path(image).parent
     found = []
@@ -287,6 +284,7 @@ def orphans(images: Sequence[str]) -> List[str]:
             continue
         stems = {os.path.splitext(n)[0] for n in os.listdir(str(image_folder))
                  if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES}  # fmt: skip
+        stems |= listed[label_folder]
         names = (os.path.splitext(n) for n in sorted(os.listdir(str(label_folder))) if n[0] != ".")
         found += [str(label_folder / (stem + suffix)) for stem, suffix in names
                   if suffix == ".txt" and stem not in stems]  # fmt: skip
@@ -301,7 +299,9 @@ def summary(report: TaskReport, skel: Skeleton) -> Dict:
     )
     return {
         "images": len(report.seen),
-        "images without persons": int((counts == 0).sum()),
+        "images without persons": sum(
+            not s.ground_truth.count and not s.missing for s in report.seen
+        ),
         "persons": int(counts.sum()),
         "persons without a keypoint": int((points == 0).all(1).sum()),
         "most persons on an image": int(counts.max()) if len(counts) else 0,
@@ -392,7 +392,7 @@ def main(args: argparse.Namespace) -> None:
     )
     if sum(totals.values()):
         raise InputError(
-            "%s: %s" % (args.data, ", ".join("%d %s" % (n, k) for k, n in totals.items() if n))
+            "%s: %s" % (args.data, ", ".join(numbered(n, k) for k, n in totals.items() if n))
         )
 
 

@@ -9,7 +9,8 @@ from utils.dataset.labelme import NO_KEYPOINT
 from utils.errors import InputError
 from utils.words import counted
 
-PLURAL = re.compile(r"\b(?:boxes|(crowd|file|image|person|point|shape)s)\b")
+PLURAL = re.compile(r"\b(?:boxes|(crowd|file|image|line|person|point|shape)s)\b")
+VERBS = re.compile(r"(?<=\bthat )(need|share)\b")
 SHOWN = 100  # messages about what failed; more of them say nothing new
 
 
@@ -38,14 +39,14 @@ class Tally:
         print(
             "%s: %s, %s without persons"
             % (
-                _counted(self.images, result),
+                numbered(self.images, result),
                 counted(self.persons, "person"),
                 counted(self.empty, "image"),
             )
         )
         for note, count in self.notes.items():
             if count:
-                print("  " + _counted(count, note))
+                print("  " + numbered(count, note))
         sys.stdout.flush()
         faults, points = by_name(self.faults)
         for line in faults[:SHOWN]:
@@ -82,8 +83,9 @@ def by_name(faults: Sequence[str]) -> Tuple[List[str], int]:
     return points + lines, sum(counts.values())
 
 
-def _counted(number: int, things: str) -> str:
-    """`2 label files in labels`, `1 label file in labels`."""
+def numbered(number: int, things: str) -> str:
+    """`2 label files in labels`, `1 label file in labels`, `1 image that needs one`."""
     if number == 1:
+        things = VERBS.sub(r"\1s", things)
         things = PLURAL.sub(lambda m: m.group(1) or "box", things, count=1)  # not in paths
     return "%d %s" % (number, things)

@@ -1,6 +1,7 @@
 """Writing files whole or not at all, and run folders that never collide."""
 
 import contextlib
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -203,3 +204,12 @@ def remove_if_empty(folder: Path) -> None:
     """Remove a run folder nothing was written into."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def content_hash(path: Union[str, Path]) -> bytes:
+    """16 bytes that two different files do not share."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(str(path), "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.digest()

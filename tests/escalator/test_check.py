@@ -86,7 +86,8 @@ def test_errors(data):
     done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
     assert done.returncode == 1 and (data / "r" / "report.json").is_file()
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "2 broken label lines" in line and "1 images in two of the lists" in line
+    assert "2 broken label lines" in line and "1 image in two of the lists" in line
+    assert "1 image that shares a label file" in line
 
 
 def test_mark_of_windows_editors_and_hidden_files(data):
@@ -102,7 +103,15 @@ def test_listed_images_that_are_missing(data):
     (data / "d.yaml").write_text("train: l.txt\nnames: [person]\n")
     found = findings(data, ["train"])
     assert len(found[doctor.MISSING]) == 1 and "gone.jpg" in found[doctor.MISSING][0]
-    assert doctor.ORPHANS not in found  # people00 is an image, though not of this list
+    assert list(found) == [doctor.MISSING]  # people00 is an image, though not of this list
+    write(data, "", name="people04")
+    (data / "l.txt").write_text("images/train/people04.jpg\nimages/train/gone.jpg\n")
+    done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
+    assert done.stderr == "error: %s: 1 image missing\n" % (data / "d.yaml")
+    report = json.loads((data / "r" / "report.json").read_text())["train"]
+    assert report["images"] == 2 and report["images without persons"] == 1  # people04.jpg
+    write(data, label(), name="gone")
+    assert [*findings(data, ["train"])] == [doctor.MISSING]  # once, not also as a label too many
 
 
 def test_warnings(data):
