@@ -84,7 +84,7 @@ def detect(config: DetectConfig) -> Path:
         raise KeyboardInterrupt
     if source.lost:
         raise InputError(
-            "`source` %s: stream lost: %s; what was found before is kept; `reconnect` says how "
+            "`source` %s: %s; what was found before is kept; `reconnect` says how "
             "long to wait (0: for ever)" % (display_name(source.lost[0][0]), source.lost[0][1])
         )
     return folder

@@ -107,7 +107,7 @@ class LiveReader:
             now = time.monotonic()
             self.silent_since = self.silent_since or now
             if self.reconnect_s and now - self.silent_since > self.reconnect_s:
-                what = "no frame" if self.opened else "cannot be opened"
+                what = "stream lost: no frame" if self.opened else "cannot be opened"
                 self.lost = "%s for %g s" % (what, self.reconnect_s)
                 return
             self._closing.wait(RETRY_S)

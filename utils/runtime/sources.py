@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import cv2
 import numpy as np
@@ -177,13 +177,7 @@ class Source:
                 if not count:
                     self.skipped.append((reader.address, reader.lost or "no frame arrived"))
             if all(reader.lost and not reader.opened for reader in readers):
-                address = self.streams[0]
-                what = "webcam" if address.isdecimal() else "stream"
-                more = ", nor the %d others" % (len(readers) - 1) if several else ""
-                raise InputError(
-                    "`source` %s: cannot open this %s%s; is it connected and free?"
-                    % (display_name(address), what, more)
-                )
+                raise InputError(_none_opens(self.streams))
         finally:
             for reader in readers:
                 reader.ask_to_close()
@@ -196,7 +190,8 @@ class Source:
         name = display_name(reader.address)
         if reader.lost and reader.address not in (address for address, _ in self.lost):
             self.lost.append((reader.address, reader.lost))
-            _warn("%s: stream lost: %s" % (name, reader.lost))
+            if reader.opened or len(self.streams) > 1:  # else the error says it
+                _warn("%s: %s" % (name, reader.lost))
         since = reader.silent_since
         silent = since is not None and time.monotonic() - since > SILENT_S
         if silent and not reader.ended and reader.address not in told:
@@ -204,6 +199,16 @@ class Source:
             state = "no frame arrives" if reader.opened else "cannot be opened"
             limit = "for %g s" % self.reconnect_s if self.reconnect_s else "for ever"
             _warn("%s: %s; connecting again %s" % (name, state, limit))
+
+
+def _none_opens(streams: Sequence[str]) -> str:
+    """What to say where no stream was ever open."""
+    is_webcam, others = streams[0].isdecimal(), len(streams) - 1
+    what, ask = ("webcam", "connected and free") if is_webcam else ("stream", "reachable")
+    more = ", nor the %s" % ("other one" if others == 1 else "%d others" % others)
+    return "`source` %s: cannot open this %s%s; is it %s?" % (
+        display_name(streams[0]), what, more if others else "", ask
+    )  # fmt: skip
 
 
 def _warn(message: str) -> None:
