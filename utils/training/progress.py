@@ -7,7 +7,7 @@ progress.end(trainer)
 
 import time
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 from models.checkpoint import TrainingState, save_checkpoint
 from utils.evaluation import charts
@@ -52,6 +52,12 @@ class Progress:
         rows = self._log.rows if self._log is not None else []
         return max((r.get("plain_score", 0.0) for r in rows if r["epoch"] == self.best_epoch),
                    default=0.0)  # fmt: skip
+
+    @property
+    def broken(self) -> List[int]:
+        """Epochs, from 1, whose predictions were no poses."""
+        rows = self._log.rows if self._log is not None else []
+        return [int(row["epoch"]) for row in rows if is_broken(row)]
 
     @property
     def best_path(self) -> Path:
@@ -170,6 +176,11 @@ def describe(folder: Path, config: TrainConfig, trainer: Trainer) -> None:
         run_log.write_images(path, images, batch.persons, names=model.names, skel=model.skeleton)
 
 
+def is_broken(row: Dict[str, float]) -> bool:
+    """Whether an epoch was validated, and predicted no poses."""
+    return "kpt_ap" in row and "plain_score" not in row
+
+
 def epoch_line(row: Dict[str, float], epochs: int) -> str:
     """An epoch for people; the parts in brackets add up to the loss."""
     speed = row["images_per_s"]
@@ -182,6 +193,8 @@ def epoch_line(row: Dict[str, float], epochs: int) -> str:
     if "kpt_ap" in row:
         text += "  kpt AP %.4f AP50 %.4f  box AP %.4f AP50 %.4f" % (
             row["kpt_ap"], row["kpt_ap50"], row["box_ap"], row["box_ap50"])  # fmt: skip
+    if is_broken(row):
+        text += "  no poses: coordinates beyond %g px" % MAX_PX
     if row.get("plain_score", 0.0) > PLAIN_LIMIT:
         text += "  sees people in plain grey (score %.2f)" % row["plain_score"]
     return text

@@ -283,7 +283,7 @@ def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
             ) from e
         row.update(accuracy.figures)
         per_class, good = accuracy.per_class, not accuracy.broken
-        if not good:
+        if not (good or progress.broken):  # the lines of further epochs tell
             ranks.warn(broken_line(epoch + 1, progress))
     if config.image_weights and due:
         batches = trainer.batches
@@ -303,6 +303,9 @@ def finish(run: PreparedRun) -> None:
     for path, reason in sorted(trainer.batches.broken.items()):
         ranks.warn("could not be decoded, trained without it: %s: %s" % (path, reason))
     ranks.say(progress.verdict())
+    if trainer.options.epochs in progress.broken:
+        better = progress.best_epoch < trainer.options.epochs
+        ranks.warn("last.pt, of the last epoch, predicts no poses" + "; use best.pt" * better)
     if progress.best_plain > PLAIN_LIMIT:
         ranks.warn(
             "best.pt sees people in plain grey images (score %.2f); what helps: "
