@@ -56,10 +56,9 @@ def build_engine(config: EngineConfig) -> Path:
 
     Raises InputError for what this TensorRT, GPU or network cannot do. An older engine stays then.
     """
-    if config.int8:
-        cache = Path(config.calibration.cache_dir) / (Path(config.onnx).stem + ".cache")
-        config.calibration.check_path(cache)
     source = read_onnx(config.onnx)
+    if config.int8 and not has_qdq(source.model):  # pairs need no calibration
+        config.calibration.check_path(config.calibration.cache_path(source))
     profile = input_shapes(config, source)
     trt = import_tensorrt(config.verbose)
     memory = find_gpu(config, trt)
