@@ -301,6 +301,12 @@ def test_bad_flags(people, tmp_path, change, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_running_statistics_from_scratch_are_told(people, tmp_path):
+    hyp = ROOT / "data" / "hyp.finetune_custom.yaml"
+    with pytest.warns(InputWarning, match="close_norm 1 in `hyp` .*: from scratch there are no"):
+        run_here(people, tmp_path, "--hyp", hyp, "--notest", "--epochs", 1)
+
+
 def test_resume_without_a_run(tmp_path):
     with pytest.raises(InputError, match="`resume`: no .*/weights/last.pt"):
         train.main(parse("--resume", "--project", tmp_path))

@@ -195,6 +195,11 @@ def begin(
         return Beginning(checkpoint.model, hyp, state)
     hyp = read_hyp(config.hyp)
     ranks.say(hyp_line(config))
+    if hyp.close_norm == 1 and not config.weights:
+        ranks.warn(
+            "close_norm 1 in `hyp` %s: from scratch there are no running statistics to normalise "
+            "with; set it to 0, or start from `weights`" % config.hyp
+        )
     model, lines = build_model(config, data)
     ranks.say("\n".join(lines))
     return Beginning(model, hyp, None)
