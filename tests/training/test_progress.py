@@ -81,3 +81,14 @@ def test_fine_tuning_without_hyp_is_noted(weights, hyp, *, noted):
     line = hyp_line(config)
     assert line.startswith("hyper-parameters: %s" % config.hyp)
     assert ("`hyp` data/hyp.finetune_custom.yaml is meant" in line) == noted
+
+
+def test_nosave_names_a_best_epoch_that_is_saved(tmp_path, monkeypatch):
+    config = TrainConfig(cfg="x.yaml", nosave=True)
+    progress, saved = Progress(config, tmp_path, Ranks(rank=1, world=2)), []
+    monkeypatch.setattr(progress, "_save", lambda path, *_, **__: saved.append(path.name))
+    monkeypatch.setattr(progress, "_add", lambda row: setattr(progress, "epoch", row["epoch"]))
+    for epoch, ap in ((1, 0.3), (2, 0.1)):
+        row = {"epoch": epoch, "kpt_ap": ap, "box_ap": 0.0}
+        progress.finish_epoch(None, row, last=epoch == 2)
+    assert saved == ["best.pt"] and "in epoch 2" in progress.verdict()

@@ -78,11 +78,11 @@ class Progress:
             if there are no others.
         """
         self._add(row)
-        if (good and self._is_best(row)) or (last and not self.best_epoch):
+        kept = last or not self.config.nosave  # an epoch that no file holds is not the best one
+        if kept and ((good and self._is_best(row)) or (last and not self.best_epoch)):
             self.best, self.best_box = row.get("kpt_ap", -1.0), row.get("box_ap", -1.0)
             self.best_epoch = self.epoch
-            if last or not self.config.nosave:
-                self._save(self.best_path, trainer, row)
+            self._save(self.best_path, trainer, row)
         if last or self.config.nosave:
             return
         pause = time.perf_counter() - self._saved_at
