@@ -187,7 +187,7 @@ def test_labelme_of_x_anylabeling():
 @pytest.mark.parametrize(
     "bad, reason",
     [
-        (shape("point", "tail", [[1, 1]], 1), "point tail: expected one of nose"),
+        (shape("point", "tail", [[1, 1]], 1), "point tail is not among the keypoints"),
         (shape("point", "nose", [[1, 1]], 1), "a second nose of person 1"),
         (shape("point", "nose", [[1, math.nan]], 1), "NaN"),
         (shape("rectangle", "person", [[1, 1], [4, 4]], 1), "a second box in group 1"),
