@@ -176,6 +176,7 @@ def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = N
         return Settled(config, cached=False, images=config.images())
     origin = read_origin(path)
     if origin is None:
+        read_cache(path)  # what is no cache is that error, and no warning before it
         warnings.warn(
             "%s: no %s that belongs to it, so nobody checked that these ranges are of this %s and "
             "its size; `recalibrate` makes them anew"
