@@ -111,7 +111,10 @@ def test_a_video_is_finished_while_the_next_one_begins(tmp_path, monkeypatch, co
     assert cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
-def test_an_error_of_a_video_that_is_being_finished_is_raised(tmp_path, monkeypatch):
+@pytest.fixture
+def failing_writer(tmp_path, monkeypatch):
+    """Frames of a.avi and b.avi were written; no video can be finished."""
+
     def fails(video):
         raise InputError("%s: disk full?" % video.path.name)
 
@@ -120,11 +123,15 @@ def test_an_error_of_a_video_that_is_being_finished_is_raised(tmp_path, monkeypa
     for name in ("a.avi", "b.avi"):
         item = frame(name, 0, "video")
         writer.write_image(item, item.image)
+    return writer
+
+
+def test_an_error_of_a_video_that_is_being_finished_is_raised(failing_writer):
     item = frame("c.avi", 0, "video")
     with pytest.raises(InputError, match="a.mp4: disk full"):
-        writer.write_image(item, item.image)
+        failing_writer.write_image(item, item.image)
     with pytest.raises(InputError, match="b.mp4: disk full"):
-        writer.close()
+        failing_writer.close()
 
 
 @pytest.mark.parametrize("kind", [InputError, ValueError])
@@ -148,18 +155,11 @@ def test_what_else_was_found_is_kept_when_a_video_cannot_be_finished(tmp_path, m
     assert kept == {"b.mp4", "categories.json", "predictions.json"}
 
 
-def test_an_error_of_a_video_does_not_wait_for_the_end_of_the_next_one(tmp_path, monkeypatch):
-    def fails(video):
-        raise InputError("%s: disk full?" % video.path.name)
-
-    monkeypatch.setattr(VideoFile, "close", fails)
-    writer = ResultWriter(tmp_path, ["person"])
-    for name in ("a.avi", "b.avi"):
-        item = frame(name, 0, "video")
-        writer.write_image(item, item.image)
-    concurrent.futures.wait([writer._finishing])
+def test_an_error_of_a_video_does_not_wait_for_the_end_of_the_next_one(failing_writer):
+    concurrent.futures.wait([failing_writer._finishing])
+    item = frame("b.avi", 1, "video")
     with pytest.raises(InputError, match="a.mp4: disk full"):
-        writer.write_image(item, item.image)
+        failing_writer.write_image(item, item.image)
 
 
 def test_streams_are_interleaved_into_their_own_files(tmp_path):

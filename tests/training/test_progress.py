@@ -89,6 +89,6 @@ def test_nosave_names_a_best_epoch_that_is_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "_save", lambda path, *_, **__: saved.append(path.name))
     monkeypatch.setattr(progress, "_add", lambda row: setattr(progress, "epoch", row["epoch"]))
     for epoch, ap in ((1, 0.3), (2, 0.1)):
-        row = {"epoch": epoch, "kpt_ap": ap, "box_ap": 0.0}
+        row = {"epoch": epoch, "kpt_ap": ap, "box_ap": 0.0, "plain_score": 0.0}
         progress.finish_epoch(None, row, last=epoch == 2)
     assert saved == ["best.pt"] and "in epoch 2" in progress.verdict()

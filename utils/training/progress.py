@@ -69,17 +69,14 @@ class Progress:
         """The checkpoint of the last epoch; with it a run goes on."""
         return self.folder / "weights" / "last.pt"
 
-    def finish_epoch(
-        self, trainer: Trainer, row: Dict[str, float], *, last: bool, good: bool = True
-    ) -> None:
+    def finish_epoch(self, trainer: Trainer, row: Dict[str, float], *, last: bool) -> None:
         """Write the row, best.pt if it is one, last.pt.
 
-        Args: good: False for weights whose predictions are no poses; they are the best ones only
-            if there are no others.
+        Weights whose predictions are no poses are the best ones only if there are no others.
         """
         self._add(row)
         kept = last or not self.config.nosave  # an epoch that no file holds is not the best one
-        if kept and ((good and self._is_best(row)) or (last and not self.best_epoch)):
+        if kept and ((self._is_best(row) and not is_broken(row)) or (last and not self.best_epoch)):
             self.best, self.best_box = row.get("kpt_ap", -1.0), row.get("box_ap", -1.0)
             self.best_epoch = self.epoch
             self._save(self.best_path, trainer, row)

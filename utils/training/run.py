@@ -22,7 +22,14 @@ from utils.training.distributed import Ranks
 from utils.training.hyper_parameters import Hyp, check_hyp, read_hyp
 from utils.training.network import anchors_px, build_model, check_freeze, fit_anchors
 from utils.training.peers import Peers
-from utils.training.progress import Progress, broken_line, describe, epoch_line, run_folder
+from utils.training.progress import (
+    Progress,
+    broken_line,
+    describe,
+    epoch_line,
+    is_broken,
+    run_folder,
+)
 from utils.training.resume import check_state, resumed, resumed_alike
 from utils.training.train_set import TrainSet, draws_by_need, fault_lines, read_train_set
 from utils.training.trainer import Trainer, TrainerOptions
@@ -276,7 +283,6 @@ def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
                              "reserved_gb": stats.reserved_gb}  # fmt: skip
     due = last or (not config.notest and (epoch + 1) % config.val_period == 0)
     per_class: List[float] = []
-    good = True
     if due and ranks.first:
         try:
             accuracy = validate(trainer, eval_set, single_class=config.single_cls)
@@ -287,15 +293,15 @@ def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
                 % (e, epoch + 1, progress.last_path)
             ) from e
         row.update(accuracy.figures)
-        per_class, good = accuracy.per_class, not accuracy.broken
-        if not (good or progress.broken):  # the lines of further epochs tell
+        per_class = accuracy.per_class
+        if is_broken(row) and not progress.broken:  # the lines of further epochs tell
             ranks.warn(broken_line(epoch + 1, progress))
     if config.image_weights and due:
         batches = trainer.batches
         ap = distributed.share(per_class, ranks)
         batches.redraw(draws_by_need(batches.train_set, ap, len(eval_set.names)))
     if ranks.first:
-        progress.finish_epoch(trainer, row, last=last, good=good)
+        progress.finish_epoch(trainer, row, last=last)
     ranks.say(epoch_line(row, config.epochs))
     distributed.wait(ranks)
 

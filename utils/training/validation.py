@@ -22,9 +22,9 @@ AP_FIGURES = ("kpt_p", "kpt_r", "kpt_ap50", "kpt_ap", "box_p", "box_r", "box_ap5
 class Validation(NamedTuple):
     """What a validation found."""
 
-    figures: Dict[str, float]  # column of results.csv -> value
+    # column of results.csv -> value; AP 0 and no plain_score: the predictions are no poses
+    figures: Dict[str, float]
     per_class: List[float]  # keypoint AP of each class
-    broken: bool = False  # the predictions are no poses: AP 0, and no plain_score
 
 
 def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Validation:
@@ -55,7 +55,7 @@ def validate(trainer: Trainer, eval_set: EvalSet, *, single_class: bool) -> Vali
         found = evaluate(predictor, eval_set, batch_size=batch, single_class=single_class)
         validation = _figures(found.accuracy, plain_score(predictor))
     except BrokenModelError:
-        validation = Validation(dict.fromkeys(AP_FIGURES, 0.0), [0.0] * len(eval_set.names), True)
+        validation = Validation(dict.fromkeys(AP_FIGURES, 0.0), [0.0] * len(eval_set.names))
     finally:
         torch.backends.cudnn.benchmark = measured
     if gpu >= 0:  # what streams and graphs of a validation used, nothing else can use
