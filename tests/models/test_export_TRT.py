@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import cv2
 import numpy as np
@@ -473,9 +474,9 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, image_f
     for version in ("v85", "v11"):
         bad(run(version, *export, "--int8", "--cache_dir", foreign), "x.cache", "1 of the")
     (foreign / "x.cache").write_text("nonsense")
-    done = run("v85", *export, "--int8", "--cache_dir", foreign)
-    bad(done, "not a calibration cache")
-    assert "warning" not in done.stderr
+    with warnings.catch_warnings(record=True) as warned:
+        bad(run("v85", *export, "--int8", "--cache_dir", foreign), "not a calibration cache")
+    assert not warned  # that is said alone
     (image_folder / "3.png").write_bytes(b"broken")
     bad(run("v85", *export, *calib), "calibration", "3.png")
     bad(run("v85", *export, *calib, "--keep", "nothing"), "--keep nothing: no convolution")
