@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from utils.dataset.annotation_files import read_annotation
-from utils.dataset.annotations import Annotation, IsCoco, fit
+from utils.dataset.annotations import Annotation, Fault, IsCoco, fit
 from utils.dataset.coco import is_coco, read_coco
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import list_images
@@ -47,7 +47,7 @@ class Found(NamedTuple):
     """What is to be converted."""
 
     jobs: List[Job]
-    faults: List[str]  # complete messages about what cannot be converted
+    faults: List[Fault]  # what cannot be converted
     bare: int = 0  # images without a JSON, if each has one of its own
 
 
@@ -57,7 +57,7 @@ class Loaded(NamedTuple):
     job: Job
     ground_truth: GroundTruth
     hw: Optional[HW]
-    faults: List[str]  # complete messages
+    faults: List[Fault]
     notes: Dict[str, int]
     is_coco: bool = False  # the file has many images; see coco_jobs
 
@@ -187,7 +187,7 @@ def coco_among(
         if other is None:
             alone.append(job)
         else:
-            faults.append("%s: left out, %s is of this image, too" % (job.name, other.name))
+            faults.append(Fault(job.name, "left out, %s is of this image, too" % other.name))
     return Found(alone, faults)
 
 
@@ -207,7 +207,7 @@ def default_image_dir(json_folder: Path) -> str:
 
 def _file_jobs(
     files: Iterable[str], folder: str, images: ImageFolder, *, names: Sequence[str], skel: Skeleton
-) -> Tuple[List[Job], List[str]]:
+) -> Tuple[List[Job], List[Fault]]:
     """A job for each JSON file of one image."""
     jobs, faults = [], []
     keys = {file: _key(file, folder) for file in files}
@@ -216,7 +216,7 @@ def _file_jobs(
         try:
             image = images.find(key, taken=taken)
         except ValueError as e:
-            faults.append("%s: %s" % (file, e))
+            faults.append(Fault(file, str(e)))
             continue
         key = images.key(image) if image else key
         jobs.append(Job(file, key, image, file, None, tuple(names), skel))
@@ -279,24 +279,24 @@ def common_folder(paths: Sequence[str]) -> str:
 
 def coco_jobs(
     files: Iterable[str], images: ImageFolder, names: Sequence[str], *, skel: Skeleton
-) -> Tuple[List[Job], List[str]]:
+) -> Tuple[List[Job], List[Fault]]:
     """A job for each image of COCO JSONs."""
     jobs: List[Job] = []
-    faults: List[str] = []
+    faults: List[Fault] = []
     entries: List[Tuple[str, str, str, Annotation]] = []  # in messages, path below images, JSON
     for file in files:
         inside: List[str] = []
         try:
             coco = read_coco(file, names, skel.count, wanted=skel, faults=inside)
         except InputError as e:
-            faults.append(str(e))
+            faults.append(Fault("", str(e)))
             continue
-        faults += ["%s: %s" % (file, fault) for fault in inside]
+        faults += [Fault(file, reason) for reason in inside]
         for key, entry in coco.images.items():
             name = "%s: %s" % (file, entry.file_name)
             below = _below(entry.file_name)
             if not below:
-                faults.append("%s: file_name is not the name of a file" % name)
+                faults.append(Fault(name, "file_name is not the name of a file"))
                 continue
             persons = ["person %d" % (i + 1) for i in range(coco.ground_truths[key].count)]
             found = Annotation(coco.ground_truths[key], persons, entry.file_name, entry.hw)
@@ -307,7 +307,7 @@ def coco_jobs(
         try:
             image = images.find(stem, PurePosixPath(below).name, taken, beside=file)
         except ValueError as e:
-            faults.append("%s: %s" % (name, e))
+            faults.append(Fault(name, str(e)))
             continue
         stem = images.key(image) if image else stem
         jobs.append(Job(name, stem, image, None, annotation, tuple(names), skel))
@@ -328,7 +328,7 @@ def _below(file_name: str) -> str:
     return "/".join(part for part in path.parts if part != "..")
 
 
-def _apart(jobs: List[Job], faults: List[str]) -> Tuple[List[Job], List[str]]:
+def _apart(jobs: List[Job], faults: List[Fault]) -> Tuple[List[Job], List[Fault]]:
     """Leave out the images whose label files would be one."""
     counts = Counter(job.key for job in jobs)
     first: Dict[str, Job] = {}
@@ -336,8 +336,8 @@ def _apart(jobs: List[Job], faults: List[str]) -> Tuple[List[Job], List[str]]:
         if counts[job.key] > 1:
             other = first.setdefault(job.key, job)
             if other is not job:
-                faults.append("%s: shares its labels %s.txt with %s; neither was converted"
-                              % (job.name, job.key, other.name))  # fmt: skip
+                faults.append(Fault(job.name, "shares its labels %s.txt with %s; neither was "
+                                    "converted" % (job.key, other.name)))  # fmt: skip
     return [job for job in jobs if counts[job.key] == 1], faults
 
 
@@ -352,12 +352,12 @@ def load(job: Job) -> Loaded:
         except IsCoco:
             return failed._replace(is_coco=True)
         except InputError as e:
-            return failed._replace(faults=[str(e)])
+            return failed._replace(faults=[Fault("", str(e))])
     notes = Counter(annotation.notes)
     try:
         hw = _size(job, annotation)
     except ValueError as e:
-        return failed._replace(faults=["%s: %s" % (job.name, e)])
+        return failed._replace(faults=[Fault(job.name, str(e))])
     if job.image is None:
         notes[NO_IMAGE] += 1
     elif annotation.hw is not None and hw != annotation.hw:
@@ -366,7 +366,7 @@ def load(job: Job) -> Loaded:
             ground_truth=_scaled(annotation.ground_truth, annotation.hw, hw)
         )
     fitted = fit(annotation._replace(notes=notes), hw)
-    faults = ["%s, %s" % (job.name, fault) for fault in fitted.faults]
+    faults = [fault.within(job.name) for fault in fitted.faults]
     return Loaded(job._replace(annotation=None), fitted.ground_truth, hw, faults, fitted.notes)
 
 

@@ -41,6 +41,7 @@ from escalator.jobs import NO_JSON, Job, coco_among, find_jobs, load
 from escalator.survey import PERSON, Points, survey
 from escalator.tally import Tally
 from utils import cli
+from utils.dataset.annotations import Fault
 from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
 from utils.dataset.points_file import NAME, write_points
 from utils.errors import InputError, check_limits
@@ -84,7 +85,7 @@ class Done(NamedTuple):
 
     converted: bool
     persons: int
-    faults: List[str]
+    faults: List[Fault]
     notes: Dict[str, int]
     is_coco: bool
 

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from typing import Dict, List, Mapping, Sequence, Tuple
 
-from utils.dataset.labelme import NO_KEYPOINT
+from utils.dataset.annotations import Fault
 from utils.errors import InputError
 from utils.words import counted
 
@@ -21,7 +21,7 @@ class Tally:
         self.images = 0
         self.persons = 0
         self.empty = 0  # images without persons
-        self.faults: List[str] = []
+        self.faults: List[Fault] = []
         self.notes: Counter = Counter()
 
     def add(self, persons: int, notes: Mapping[str, int]) -> None:
@@ -63,21 +63,18 @@ class Tally:
             raise InputError("%s could not be converted (see above); %s converted" % (what, done))
 
 
-def by_name(faults: Sequence[str]) -> Tuple[List[str], int]:
+def by_name(faults: Sequence[Fault]) -> Tuple[List[str], int]:
     """(lines, number of points) of faults: points that are no keypoints are one line a name."""
-    lines: List[str] = []
+    lines = [str(fault) for fault in faults if fault.point is None]
     counts: Counter = Counter()
-    first: Dict[str, str] = {}
+    first: Dict[str, Fault] = {}
     for fault in faults:
-        if not fault.endswith(NO_KEYPOINT):
-            lines.append(fault)
-            continue
-        place, _, name = fault[: -len(NO_KEYPOINT)].rpartition(": point ")
-        counts[name] += 1
-        first.setdefault(name, place)
+        if fault.point is not None:
+            counts[fault.point] += 1
+            first.setdefault(fault.point, fault)
     points = [
-        "point %s%s: %s left out, first in %s; correct the name there, or add it to kpt_names of "
-        "the data yaml" % (name, NO_KEYPOINT, counted(count, "point"), first[name])
+        "%s: %s left out, first in %s; correct the name there, or add it to kpt_names of the data "
+        "yaml" % (first[name].reason, counted(count, "point"), first[name].path)
         for name, count in counts.items()
     ]
     return points + lines, sum(counts.values())

@@ -21,6 +21,7 @@ from escalator.json2coco import file_names
 from escalator.json2yolo import LabelOptions
 from escalator.tally import Tally
 from utils import cli
+from utils.dataset.annotations import Fault
 from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.dataset.images import read_image_hw
 from utils.dataset.label_points import label_points
@@ -69,7 +70,7 @@ class Read(NamedTuple):
 
     ground_truth: GroundTruth
     hw: Optional[HW]
-    faults: List[str]
+    faults: List[Fault]
     changes: int = 0  # lines with something outside the image
 
 
@@ -80,13 +81,13 @@ def read_pair(pair: Pair) -> Read:
     try:
         hw = read_image_hw(pair.image)
     except (ValueError, OSError) as e:
-        return Read(failed, None, ["%s: %s" % (pair.image, getattr(e, "strerror", None) or e)])
+        return Read(failed, None, [Fault(pair.image, getattr(e, "strerror", None) or str(e))])
     try:
         text = read_text(label, "label file")
     except InputError as e:
-        return Read(failed, None, [str(e)])
+        return Read(failed, None, [Fault("", str(e))])
     scan = scan_labels(text, pair.nkpt, pair.nc, dims=pair.dims)
-    faults = ["%s, line %d: %s" % (label, *fault) for fault in scan.faults]
+    faults = [Fault("%s, line %d" % (label, line), why) for line, why in scan.faults]
     return Read(labels_to_ground_truth(scan.labels, hw), hw, faults, len(scan.changes))
 
 

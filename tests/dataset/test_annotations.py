@@ -95,15 +95,15 @@ def test_a_bad_person_is_named_and_the_others_stay(entry, reason):
     good = {"keypoints": POINTS, "bbox": [40, 10, 50, 60]}
     fit = fitted(good, entry, good)
     assert fit.ground_truth.count == 2
-    assert len(fit.faults) == 1
-    assert fit.faults[0].startswith("person 2: ") and reason in fit.faults[0]
+    (fault,) = fit.faults
+    assert fault.path == "person 2" and reason in fault.reason
 
 
 @pytest.mark.parametrize("nc, faults", [(1, 0), (2, 1)])
 def test_a_class_of_another_name_matters_where_there_are_several(nc, faults):
     entry = {"keypoints": POINTS, "bbox": [40, 10, 50, 60], "class_id": 1}
     told = an.fit(an.parse_persons([entry], nc, 17), HW).faults
-    assert len(told) == faults and all("no class, but class_id; if" in n for n in told)
+    assert len(told) == faults and all("no class, but class_id; if" in n.reason for n in told)
 
 
 @pytest.mark.parametrize("text", ["", "[", '{"a": 1}', "3", '"x"', "[" * 100000])
@@ -204,4 +204,5 @@ def test_labelme_faults(bad, reason):
     )
     assert annotation.ground_truth.count == 2
     (fault,) = annotation.faults
-    assert fault.startswith("shape 4: ") and reason in fault
+    assert fault.path == "shape 4" and reason in fault.reason
+    assert fault.point == ("tail" if "not among" in reason else None)

@@ -95,7 +95,7 @@ def test_images_that_are_missing_broken_or_of_one_stem(data):
     image(data / "images" / "甲.webp")
     image(data / "images" / "extra.png")
     tally = json2yolo(str(data / "annotations"), str(data / "labels"))
-    text = "\n".join(tally.faults)
+    text = "\n".join(map(str, tally.faults))
     assert len(tally.faults) == 3 and tally.images == 2
     assert "none.json: no image none.* in the folder" in text
     assert "broken.jpg: not an image" in text
@@ -136,7 +136,7 @@ def test_suffix_in_other_capitals(tmp_path):
     image(tmp_path / "images" / "a.PNG")
     path = coco_json(tmp_path / "x.json", ["a.png", "a.jpg"])
     tally = json2yolo(str(path), str(tmp_path / "labels"))
-    assert tally.notes[NO_IMAGE] == 0 and "shares its labels" in tally.faults[0]
+    assert tally.notes[NO_IMAGE] == 0 and "shares its labels" in str(tally.faults[0])
     path = coco_json(tmp_path / "x.json", ["a.png"])
     assert json2yolo(str(path)).notes[NO_IMAGE] == 0
     assert (tmp_path / "labels" / "a.txt").is_file()
@@ -146,7 +146,7 @@ def test_suffix_in_other_capitals(tmp_path):
 def test_a_file_name_that_is_none(tmp_path, name):
     image(tmp_path / "images" / "b.png")
     tally = json2yolo(str(coco_json(tmp_path / "x.json", [name, "b.png"])))
-    (fault,) = tally.faults
+    (fault,) = map(str, tally.faults)
     assert "file_name is not the name of a file" in fault and tally.images == 1
 
 
@@ -155,7 +155,7 @@ def test_an_image_in_a_coco_json_and_with_its_own(data):
     image(data / "images" / "new.png")
     for convert in (json2yolo, lambda folder: json2coco(folder, str(data / "x.json"))):
         tally = convert(str(data / "annotations"))
-        (fault,) = tally.faults
+        (fault,) = map(str, tally.faults)
         assert "coco.json: 甲.png: left out, " in fault and "甲.json is of this image" in fault
         assert tally.images == 4
     boxes = read_labels(data / "labels" / "甲.txt", 17).boxes
@@ -188,7 +188,7 @@ def test_linked_folders(data):
 def test_the_json_of_the_very_path_goes_first(data):
     annotation(data / "annotations" / "b.x.json", [PERSON] * 2)
     tally = json2yolo(str(data / "annotations"))
-    (fault,) = tally.faults
+    (fault,) = map(str, tally.faults)
     assert "b.x.json: no image b.x.*" in fault and "sub" not in fault
     assert read_labels(data / "labels" / "sub" / "b.x.txt", 17).count == 1
     path = coco_json(data / "x.json", ["b.x.png", "sub/b.x.png"])
@@ -221,10 +221,10 @@ def test_coco_sizes(data):
     assert np.allclose(read_labels(data / "labels" / "甲.txt").keypoints[0, 0], [0.5, 0.4, 1])
     path = coco_json(data / "x.json", ["甲.png"], (200, 100))
     tally = json2yolo(str(path), str(data / "labels"), str(data / "images"))
-    (fault,) = tally.faults
+    (fault,) = map(str, tally.faults)
     assert "甲.png is 200 x 100 px" in fault and "says 100 x 200; turned" in fault
     path = coco_json(data / "x.json", ["甲.png", "甲.jpg"])
-    assert "shares its labels" in json2yolo(str(path), str(data / "labels")).faults[0]
+    assert "shares its labels" in str(json2yolo(str(path), str(data / "labels")).faults[0])
 
 
 def test_names_that_lead_out_of_the_folder(tmp_path):
@@ -321,7 +321,7 @@ def test_yolo2coco_names_broken_lines(data):
     label.write_text(label.read_text() + "0 1 2\n")
     tally = yolo2coco(str(data / "images"), str(data / "x.json"))
     assert tally.images == 3 and tally.persons == 2
-    assert "甲.txt, line 2: 3 columns" in tally.faults[0]
+    assert "甲.txt, line 2: 3 columns" in str(tally.faults[0])
     done = run_script("escalator/yolo2coco.py", "--data_file", data / "images", "--save_file",
                       data / "y.json")  # fmt: skip
     assert done.returncode == 1 and "line 2: 3 columns" in done.stderr

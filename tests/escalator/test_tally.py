@@ -1,8 +1,14 @@
+import json
+
+import cv2
+import numpy as np
 import pytest
 
+from escalator.jobs import find_jobs, load
 from escalator.tally import Tally
-from utils.dataset.labelme import NO_KEYPOINT
+from utils.dataset.annotations import Fault
 from utils.errors import InputError
+from utils.pose.keypoints import COCO
 
 
 def test_one_is_singular_and_the_path_stays(capsys):
@@ -24,7 +30,7 @@ def test_the_error_says_how_many_were_converted(capsys, images, converted):
     tally = Tally()
     for _ in range(images):
         tally.add(1, {})
-    tally.faults = ["a.json: not JSON"]
+    tally.faults = [Fault("a.json", "not JSON")]
     with pytest.raises(InputError) as fault:
         tally.finish("label files in labels")
     assert str(fault.value).endswith("could not be converted (see above); " + converted)
@@ -35,10 +41,27 @@ def test_points_of_no_keypoint_are_one_line_a_name(capsys):
     tally = Tally()
     tally.add(1, {})
     places = ["a.json, shape 1", "a.json, shape 9", "b.json, shape 1"]
-    tally.faults = ["%s: point tpi%s" % (place, NO_KEYPOINT) for place in places]
-    tally.faults.insert(1, "c.json: broken")
+    tally.faults = [Fault(place, "point tpi is not one", point="tpi") for place in places]
+    tally.faults.insert(1, Fault("", "c.json: broken: point tpi is not one"))
     with pytest.raises(InputError, match="^1 file or person and 3 points could not be converted"):
         tally.finish("label files in x")
     points, other = capsys.readouterr().err.splitlines()
-    assert "point tpi is not among the keypoints: 3 points left out, first in a.json, s" in points
-    assert other == "failed: c.json: broken"
+    assert points.startswith("failed: point tpi is not one: 3 points left out, first in a.json, s")
+    assert other == "failed: c.json: broken: point tpi is not one"
+
+
+def test_a_name_that_reads_like_a_message(tmp_path, capsys):
+    image = np.zeros((60, 80, 3), np.uint8)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    shape = {"label": "x: point nose", "points": [[3, 3]], "shape_type": "point", "group_id": None}
+    content = {"imageHeight": 60, "imageWidth": 80, "shapes": [shape]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    jobs = find_jobs(str(tmp_path), "", ["person"], skel=COCO).jobs
+    tally = Tally()
+    tally.faults = load(jobs[0]).faults
+    with pytest.raises(InputError, match="^1 point could not be converted"):
+        tally.finish("label files in x")
+    (line,) = capsys.readouterr().err.splitlines()
+    name = "point x: point nose is not among the keypoints"
+    place = "%s, shape 1" % (tmp_path / "a.json")
+    assert line.startswith("failed: %s: 1 point left out, first in %s; " % (name, place))

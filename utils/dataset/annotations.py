@@ -2,6 +2,7 @@
 
     annotation = read_annotation("annotations/a.json", ["person"], COCO)
     fitted = fit(annotation, image_hw)                # .ground_truth, .faults, .notes
+    print(*fitted.faults, sep="\n")                   # `person 2: bbox: 3 numbers, ...`
 
 One file an image, either our own format, a list of persons
 
@@ -46,6 +47,21 @@ NO_POINTS = "persons without a labelled keypoint"
 CROWDS = "crowds left out"
 
 
+class Fault(NamedTuple):
+    """Something that could not be converted."""
+
+    path: str  # the file, and the place in it; empty: the reason names them
+    reason: str
+    point: Optional[str] = None  # the name of a point that is not among the keypoints
+
+    def __str__(self) -> str:
+        return "%s: %s" % (self.path, self.reason) if self.path else self.reason
+
+    def within(self, path: str) -> "Fault":
+        """The same, where the place is one in the file `path`."""
+        return self._replace(path="%s, %s" % (path, self.path) if self.path else path)
+
+
 class Annotation(NamedTuple):
     """What a file says about one image; boxes and areas that it does not give are NaN."""
 
@@ -53,7 +69,7 @@ class Annotation(NamedTuple):
     persons: List[str]  # of each row of the ground truth, how a message calls it
     image: Optional[str] = None  # file name of the image, if the file says it
     hw: Optional[HW] = None  # (height, width) px, if the file says it
-    faults: List[str] = []  # persons that were left out, and why
+    faults: List[Fault] = []  # persons and shapes that were left out
     notes: Dict[str, int] = {}  # what was passed over
 
 
@@ -61,7 +77,7 @@ class Fitted(NamedTuple):
     """An Annotation that has been brought onto its image."""
 
     ground_truth: GroundTruth
-    faults: List[str]
+    faults: List[Fault]
     notes: Dict[str, int]
 
 
@@ -80,7 +96,7 @@ def parse_persons(content: object, nc: int, nkpt: int) -> Annotation:
             rows.append(_person(entry, nc, nkpt))
             persons.append(name)
         except ValueError as e:
-            faults.append("%s: %s" % (name, e))
+            faults.append(Fault(name, str(e)))
     return Annotation(stack(rows, nkpt), persons, faults=faults)
 
 
@@ -197,7 +213,7 @@ def fit(annotation: Annotation, hw: HW) -> Fitted:
         try:
             boxes[i] = _fit_box(boxes[i], keypoints[i, labelled[i], :2], limit, notes=notes)
         except ValueError as e:
-            faults.append("%s: %s" % (annotation.persons[i], e))
+            faults.append(Fault(annotation.persons[i], str(e)))
             keep[i] = False
     notes[NO_POINTS] += int((keep & ~labelled.any(1)).sum())
     areas = np.where(

@@ -8,11 +8,11 @@ made of them.
 """
 
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.dataset.annotations import Annotation, Row, numbers, stack
+from utils.dataset.annotations import Annotation, Fault, Row, numbers, stack
 from utils.dataset.coco import MAX_SIDE
 from utils.pose.keypoints import Skeleton, keypoint_name
 from utils.reading import is_integer, shown
@@ -20,7 +20,6 @@ from utils.reading import is_integer, shown
 OUTLINES = ("rectangle", "polygon")
 HIDDEN = ("occluded", "hidden", "invisible")
 OTHER_TYPES = "shapes of labelme other than rectangles, polygons and points"
-NO_KEYPOINT = " is not among the keypoints"  # ends the fault of a point
 OTHER_NAMES = "shapes of labelme of another class"
 
 
@@ -45,7 +44,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
     Args: names: class names; with a single one, a rectangle of any name that shares its group
     with points is a person.
     """
-    faults: List[str] = []
+    faults: List[Fault] = []
     notes: Counter = Counter()
     outlines, points = _sorted_shapes(content["shapes"], faults, notes)
     pointed = {shape["group_id"] for _, shape in points if shape["group_id"] is not None}
@@ -58,7 +57,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
             notes[OTHER_NAMES] += 1
             continue
         if group_id in by_id:
-            faults.append("shape %d: a second box in group %s" % (number, group_id))
+            faults.append(Fault("shape %d" % number, "a second box in group %s" % group_id))
             continue
         low, high = shape["xy"].min(0), shape["xy"].max(0)
         cls = list(names).index(shape["label"]) if known else 0
@@ -67,11 +66,9 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
         if group_id is not None:
             by_id[group_id] = group
     boxed = list(groups)
-    keypoints = {name: k for k, name in enumerate(map(keypoint_name, skel.names))}
     loose: Dict[Any, _Group] = {}  # persons without a box
-    for number, shape in points:
+    for number, k, shape in _keypoints(points, skel, faults):
         try:
-            k = _keypoint(shape["label"], keypoints)
             person = by_id.get(shape["group_id"]) if shape["group_id"] is not None else None
             if person is None and shape["group_id"] is None and boxed:
                 person = _around(shape["xy"][0], boxed)
@@ -84,7 +81,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
             if k in person.points:
                 raise ValueError("a second %s of %s" % (shape["label"], person.name))
         except ValueError as e:
-            faults.append("shape %d: %s" % (number, e))
+            faults.append(Fault("shape %d" % number, str(e)))
             continue
         person.points[k] = (*shape["xy"][0].tolist(), 1 if shape["hidden"] else 2)
     rows = [_row(group, skel.count) for group in groups]
@@ -101,7 +98,7 @@ def parse_labelme(content: Dict[str, Any], names: Sequence[str], skel: Skeleton)
 
 
 def _sorted_shapes(
-    shapes: List[Any], faults: List[str], notes: Counter
+    shapes: List[Any], faults: List[Fault], notes: Counter
 ) -> Tuple[List[_Numbered], List[_Numbered]]:
     """Outlines and points with their numbers; what else there is goes to `faults` and `notes`."""
     outlines, points = [], []
@@ -109,7 +106,7 @@ def _sorted_shapes(
         try:
             kind, shape = _shape(entry)
         except ValueError as e:
-            faults.append("shape %d: %s" % (number, e))
+            faults.append(Fault("shape %d" % number, str(e)))
             continue
         if kind == "point":
             points.append((number, shape))
@@ -143,11 +140,19 @@ def _shape(shape: Any) -> Tuple[str, Dict[str, Any]]:
     }  # fmt: skip
 
 
-def _keypoint(label: str, keypoints: Dict[str, int]) -> int:
-    name = keypoint_name(label)
-    if name not in keypoints:
-        raise ValueError("point %s%s" % (label[:40], NO_KEYPOINT))
-    return keypoints[name]
+def _keypoints(
+    points: List[_Numbered], skel: Skeleton, faults: List[Fault]
+) -> Iterator[Tuple[int, int, Dict[str, Any]]]:
+    """(number, keypoint, shape) of each point that is a keypoint; the others go to `faults`."""
+    known = {name: k for k, name in enumerate(map(keypoint_name, skel.names))}
+    for number, shape in points:
+        k = known.get(keypoint_name(shape["label"]))
+        if k is not None:
+            yield number, k, shape
+        else:
+            label = shape["label"][:40]
+            reason = "point %s is not among the keypoints" % label
+            faults.append(Fault("shape %d" % number, reason, point=label))
 
 
 def _around(xy: np.ndarray, groups: List[_Group]) -> _Group:
