@@ -95,6 +95,7 @@ def test_predict_is_the_same_and_the_memory_is_used_again(tmp_path, monkeypatch)
     eval_set = set_of(tmp_path, SHAPES * 4)
     expected = list(predict(predictor(), eval_set, 5, timer=StageTimer(STAGES)))
     monkeypatch.setattr(loading, "FROM_IMAGES", 1)
+    monkeypatch.setattr(loading, "PIECE", 2)
     monkeypatch.setattr(loading, "available_cores", lambda: 4)
     loaders = []
     load = ProcessLoader.load

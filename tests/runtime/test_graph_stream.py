@@ -103,13 +103,37 @@ def test_graphs_are_bounded(backend, monkeypatch):
 
 
 def test_crowded_images_give_up_the_fixed_sizes(backend, monkeypatch):
-    monkeypatch.setattr(fixed_suppression.FixedNms, "poses", lambda self, packed: None)
+    monkeypatch.setattr(fixed_suppression.FixedNms, "poses", lambda self, packed: [None])
     for seed in range(fixed_suppression.MISSES + 2):
         found = backend.find(images(seed), SETTINGS)
         if seed < fixed_suppression.MISSES:
             same(found, wanted(backend, images(seed)))
         else:  # NMS is the caller's again
             assert torch.is_tensor(found)
+
+
+def test_crowded_images_of_a_batch_are_served_by_themselves(backend, monkeypatch):
+    real = fixed_suppression.FixedNms.poses
+    monkeypatch.setattr(
+        fixed_suppression.FixedNms,
+        "poses",
+        lambda self, packed: [None if i % 2 else p for i, p in enumerate(real(self, packed))],
+    )
+    for seed in range(fixed_suppression.MISSES + 2):
+        pixels = images(seed, 5)
+        same(backend.find(pixels, SETTINGS), wanted(backend, pixels))
+
+
+def test_a_smaller_batch_runs_in_the_graph_of_a_larger_one(backend):
+    """The last images of a folder need no graph of their own; nor do they see others' results."""
+    for seed in range(2 * (RUNS_BEFORE_GRAPH + 1)):
+        backend.find(images(seed, 4), SETTINGS)
+    before = [getattr(stream, "recorded", 0) for stream in backend.streams]
+    assert sum(before) == 1
+    for seed in range(RUNS_BEFORE_GRAPH):
+        pixels = images(seed, 4)  # CPUs round otherwise in a batch of another size
+        same(backend.find(pixels[:3], SETTINGS), wanted(backend, pixels)[:3])
+    assert [getattr(stream, "recorded", 0) for stream in backend.streams] == before
 
 
 def test_a_batch_that_is_too_large_names_one_that_fits(backend, monkeypatch):

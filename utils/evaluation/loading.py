@@ -32,7 +32,7 @@ from utils.pose.letterbox import HW, draw_canvas, place
 from utils.runtime.predictor import Predictor, Prepared, View
 
 MAX_WORKERS = 16  # threads or processes that decode
-PIECE = 4  # images that a process loads before it reports
+PIECE = 8  # images that a process loads before it reports
 # Fewer images are loaded by threads before processes have started; on fewer cores decoding itself
 # is what a GPU waits for.
 FROM_IMAGES, FROM_CORES = 400, 4

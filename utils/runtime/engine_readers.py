@@ -7,7 +7,7 @@ poses = reader.result(found["output"], settings, batch=1)  # None: run again and
 `engine` is an Engine of TensorRT or a BoundSession of ONNX Runtime.
 """
 
-from typing import Any, Dict, List, Optional, Protocol, Tuple, Union
+from typing import Any, Dict, List, Optional, Protocol, Tuple, Union, cast
 
 import numpy as np
 
@@ -112,7 +112,9 @@ class TorchReader:
         self, packed: np.ndarray, settings: NmsSettings, batch: int
     ) -> Optional[List[Poses]]:
         """The poses of each image on the canvas; None if the fixed sizes did not suffice."""
-        return self._fixed.poses(settings, packed)
+        poses = self._fixed.poses(settings, packed)
+        crowded = any(found is None for found in poses)
+        return None if crowded else cast(List[Poses], poses)
 
 
 class PycudaReader:

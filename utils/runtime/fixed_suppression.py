@@ -16,10 +16,10 @@ MISSES = 5  # calls in a row that the fixed sizes did not serve: the images are 
 
 
 class FixedSuppression:
-    """Args: nc, device: see FixedNms."""
+    """Args: nc, device: see FixedNms. single: a caller can serve single images in another way."""
 
-    def __init__(self, nc: int, device: "torch.device"):
-        self._nc, self._device = nc, device
+    def __init__(self, nc: int, device: "torch.device", *, single: bool = False):
+        self._nc, self._device, self._single = nc, device, single
         self._made: Dict[NmsSettings, FixedNms] = {}
         self._misses: Dict[NmsSettings, int] = {}  # in a row
         self._lock = threading.Lock()
@@ -34,8 +34,10 @@ class FixedSuppression:
                 self._made[settings] = FixedNms(settings, self._nc, self._device)
             return self._made[settings]
 
-    def poses(self, settings: NmsSettings, packed: np.ndarray) -> Optional[List[Poses]]:
+    def poses(self, settings: NmsSettings, packed: np.ndarray) -> List[Optional[Poses]]:
         """See FixedNms.poses."""
         found = self.of(settings).poses(packed)
-        self._misses[settings] = 0 if found is not None else self._misses.get(settings, 0) + 1
+        missing = sum(poses is None for poses in found)
+        missed = 2 * missing > len(found) if self._single else missing
+        self._misses[settings] = self._misses.get(settings, 0) + 1 if missed else 0
         return found

@@ -2,7 +2,17 @@
 
 import collections
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Counter, Dict, Hashable, NamedTuple, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Counter,
+    Dict,
+    Hashable,
+    NamedTuple,
+    Optional,
+    Tuple,
+)
 
 import numpy as np
 
@@ -13,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 MAX_GRAPHS = 8  # shapes of the input; each holds the memory of its activations
-Made = TypeVar("Made")
 _recording = threading.Lock()  # one at a time in this process
 
 
@@ -22,7 +31,7 @@ class _Recorded(NamedTuple):
 
     graph: Any
     images: Any  # (B, H, W, 3) uint8
-    made: Any
+    made: Tuple[Any, ...]
 
 
 class GraphStream:
@@ -37,29 +46,47 @@ class GraphStream:
         self._torch, self._device, self._host = torch, device, host
         self.stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: Dict[Hashable, _Recorded] = {}
+        self._graphs: Dict[Tuple[Tuple[int, ...], Hashable], _Recorded] = {}  # of shape, key
         self._seen: Counter[Hashable] = collections.Counter()
 
     def run(
-        self, images: np.ndarray, key: Hashable, work: Callable[["torch.Tensor"], Made]
-    ) -> Made:
+        self,
+        images: np.ndarray,
+        key: Hashable,
+        work: Callable[["torch.Tensor"], Tuple[Optional["torch.Tensor"], ...]],
+    ) -> Tuple[Any, ...]:
         """What `work` makes of (B, H, W, 3) uint8 images, copied to the GPU; on this stream.
 
         What comes back becomes a CUDA graph: launching kernels one by one takes several times as
-        long as running them. What a graph returns is valid until the next call.
+        long as running them. Until there is one, a smaller batch runs in the graph of a larger one.
+        What a graph returns is valid until the next call.
 
-        Args: key: what `work` depends on besides the shape of the images.
+        Args:
+            key: what `work` depends on besides the shape of the images.
+            work: each tensor that it returns has B rows.
         """
-        key = images.shape, key
-        recorded = self._graphs.get(key)
-        if recorded is None:
-            self._seen[key] += 1
-            if self._seen[key] <= RUNS_BEFORE_GRAPH or len(self._graphs) >= MAX_GRAPHS:
-                return work(self._upload(images))
-            recorded = self._graphs[key] = self._record(images, work)
-        self._upload(images, into=recorded.images)
-        recorded.graph.replay()
-        return recorded.made
+        count = len(images)
+        known = self._graphs.get((images.shape, key))
+        if known is None:
+            self._seen[images.shape, key] += 1
+            if self._seen[images.shape, key] > RUNS_BEFORE_GRAPH and len(self._graphs) < MAX_GRAPHS:
+                known = self._graphs[images.shape, key] = self._record(images, work)
+            else:
+                known = self._larger(images.shape, key)
+        if known is None:
+            return work(self._upload(images))
+        self._upload(images, into=known.images[:count])
+        known.graph.replay()
+        return tuple(None if tensor is None else tensor[:count] for tensor in known.made)
+
+    def _larger(self, shape: Tuple[int, ...], key: Hashable) -> Optional[_Recorded]:
+        """The graph of the smallest batch above (B, H, W, 3)."""
+        larger = [
+            (other[0], recorded)
+            for (other, other_key), recorded in self._graphs.items()
+            if other_key == key and other[1:] == shape[1:] and other[0] > shape[0]
+        ]
+        return min(larger, key=lambda item: item[0])[1] if larger else None
 
     def milliseconds(
         self, images: np.ndarray, work: Callable[["torch.Tensor"], object], runs: int = 100

@@ -5,7 +5,7 @@ import functools
 import queue
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Iterator, List, Optional, Tuple, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from utils.device import check_gpu
 from utils.errors import InputError
 from utils.pose.fixed_nms import NmsSettings
 from utils.pose.nms import raw_to_poses
+from utils.pose.poses import Poses
 from utils.runtime.backend import Backend, Found, Output, largest_that_runs, too_large
 from utils.runtime.fixed_suppression import FixedSuppression
 from utils.runtime.gpu_backend import GPU_WORKERS
@@ -73,7 +74,7 @@ class TorchBackend(Backend):
         self._half = half
         self._last: Optional[Tuple[int, ...]] = None  # shape of the last images
         self._host = HostPool(self._page_locked)
-        self._fixed = FixedSuppression(self.nc, self._device)
+        self._fixed = FixedSuppression(self.nc, self._device, single=True)
         self.takes_pixels, self.takes_floats = gpu >= 0, gpu < 0
         self.workers = GPU_WORKERS if throughput and gpu >= 0 else 1
         self._streams: Any = queue.LifoQueue()
@@ -115,9 +116,12 @@ class TorchBackend(Backend):
         with self._stream(images) as stream:
             raw, packed = self._run(stream, images, settings)
             poses = self._fixed.poses(settings, packed.cpu().numpy())  # waits for the stream
-            if poses is None:
-                poses = raw_to_poses(raw, self.nc, **settings._asdict())
-            return poses
+            crowded = [i for i, found in enumerate(poses) if found is None]
+            if crowded:
+                rest = raw_to_poses(raw[crowded], self.nc, **settings._asdict())
+                for i, found in zip(crowded, rest):
+                    poses[i] = found
+            return cast(List[Poses], poses)
 
     @contextlib.contextmanager
     def _stream(self, images: np.ndarray) -> Iterator[GraphStream]:
