@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_GRAPHS = 8  # shapes of the input; each holds the memory of its activations
+Made = Tuple[Optional["torch.Tensor"], ...]
 _recording = threading.Lock()  # one at a time in this process
 
 
@@ -31,7 +32,7 @@ class _Recorded(NamedTuple):
 
     graph: Any
     images: Any  # (B, H, W, 3) uint8
-    made: Tuple[Any, ...]
+    made: Made
 
 
 class GraphStream:
@@ -53,8 +54,8 @@ class GraphStream:
         self,
         images: np.ndarray,
         key: Hashable,
-        work: Callable[["torch.Tensor"], Tuple[Optional["torch.Tensor"], ...]],
-    ) -> Tuple[Any, ...]:
+        work: Callable[["torch.Tensor"], Made],
+    ) -> Made:
         """What `work` makes of (B, H, W, 3) uint8 images, copied to the GPU; on this stream.
 
         What comes back becomes a CUDA graph: launching kernels one by one takes several times as
