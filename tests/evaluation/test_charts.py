@@ -30,3 +30,16 @@ def test_any_file_name_can_be_drawn_and_written(tmp_path):
     write_report(tmp_path / "x.html", "x", [("weights", NAMES[2])], sections=[section])
     for name in ("x.csv", "x.html"):
         assert "caf\\udce9.onnx" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 300])
+def test_epochs_are_whole_numbers(tmp_path, monkeypatch, epochs):
+    figures = []
+    monkeypatch.setattr(charts, "_save", lambda figure, path: figures.append(figure))
+    row = {"loss": 1.0, "kpt_ap": 0.5, "lr": 0.1}
+    charts.training_chart(tmp_path / "x.png", [{"epoch": i + 1, **row} for i in range(epochs)])
+    for axis in figures[0].axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == int(tick) for tick in ticks)
+        assert 1 in ticks or epochs > 3

@@ -149,6 +149,13 @@ def _colors(count: int) -> List[str]:
     return [palette[i % len(palette)] for i in range(count)]
 
 
+def _whole(axis: Any) -> None:
+    """Ticks at whole numbers alone: epochs and images are counted."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def training_chart(path: Path, rows: Sequence[Dict[str, float]]) -> None:
     """Losses, accuracy and learning rate over the epochs of results.csv."""
     figure, axes = _figure(3)
@@ -166,6 +173,7 @@ def training_chart(path: Path, rows: Sequence[Dict[str, float]]) -> None:
                 axis.plot(*zip(*points), color=color, linewidth=2, label=label, marker=mark)
         axis.set_title(title, loc="left", fontsize=11)
         axis.set_xlabel("epoch")
+        _whole(axis.xaxis)
         axis.set_ylim(bottom=0)
         if axis.lines:
             axis.legend(frameon=False, fontsize=9)
@@ -179,6 +187,8 @@ def labels_chart(path: Path, labels: Sequence[Labels], skel: Skeleton) -> None:
     bins = np.arange(min(int(counts.max()), 20) + 2) - 0.5
     axes[0].hist(np.minimum(counts, 20), bins, color=BLUE, rwidth=0.85)
     axes[0].set_title("persons an image", loc="left", fontsize=11)
+    _whole(axes[0].xaxis)
+    _whole(axes[0].yaxis)
     boxes = np.concatenate([one.boxes for one in labels])
     axes[1].hist(np.sqrt(boxes[:, 2] * boxes[:, 3]), 40, range=(0, 1), color=ORANGE)
     axes[1].set_title("size of the box, root of its share of the image", loc="left", fontsize=11)
