@@ -40,7 +40,7 @@ def checkout(tmp_path):
 
 def test_commands_of_the_readme_run_in_order(checkout, monkeypatch):
     monkeypatch.chdir(checkout)
-    done = []
+    done, prepared = [], ""
     for line in readme_lines():
         words = [SMALLER.get(word, word) for word in shlex.split(line, comments=True)]
         if words[0] == "cp":
@@ -49,7 +49,10 @@ def test_commands_of_the_readme_run_in_order(checkout, monkeypatch):
             found = run_inside(words[1], *words[2:], *QUICKER.get(words[1], []))
             assert found.returncode == 0, "%s\n%s%s" % (line, found.stdout, found.stderr)
             done.append(words[1])
+            prepared += found.stdout if words[1].startswith("escalator/") else ""
     assert len(done) >= 8 and {"train.py", "models/export_INT8.py"} <= set(done)
+    (shown,) = [b.text for b in BLOCKS if b.page == "README.md" and "label files" in b.text]
+    assert prepared.rstrip("\n") == shown
     made = ["weights/yolov5s6_pose.onnx", "weights/yolov5s6_pose-INT8.onnx", "runs/detect/exp",
             "runs/train/exp/weights/last.pt", "caches/yolov5s6_pose.cache.json"]  # fmt: skip
     assert all((checkout / name).exists() for name in made)
