@@ -92,7 +92,7 @@ def test_a_run_leaves_what_it_promises(finished):
 
 
 @pytest.mark.parametrize("score, told", [(0.1, False), (0.9, True)])
-def test_people_in_plain_grey_are_told(score, told):
+def test_false_detections_in_plain_grey_are_told(score, told):
     class Predictor:
         net_hw = (64, 128)
 
@@ -106,7 +106,7 @@ def test_people_in_plain_grey_are_told(score, told):
     assert found == score
     row = dict.fromkeys(("epoch", "loss", *PARTS, "images_per_s", "memory_gb", "reserved_gb"), 1)
     text = epoch_line({**row, "plain_score": found}, 3)
-    assert text.endswith("sees people in plain grey (score 0.90)") == told
+    assert text.endswith("  false detections in plain grey (score 0.90)") == told
 
 
 def test_the_parts_of_an_epoch_line_add_up():

@@ -52,7 +52,7 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
             model.head.settle_class()
             lines.append(
                 "the data have one class, so a class probability tells nothing: it is set to 1, "
-                "and the score of a person is its objectness; scores can be higher than with %s"
+                "and the score of a detection is its objectness; scores can be higher than with %s"
                 % config.weights
             )
     else:

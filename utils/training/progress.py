@@ -193,7 +193,7 @@ def epoch_line(row: Dict[str, float], epochs: int) -> str:
     if is_broken(row):
         text += "  no poses: coordinates beyond %g px" % MAX_PX
     if row.get("plain_score", 0.0) > PLAIN_LIMIT:
-        text += "  sees people in plain grey (score %.2f)" % row["plain_score"]
+        text += "  false detections in plain grey (score %.2f)" % row["plain_score"]
     return text
 
 

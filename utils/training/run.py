@@ -319,6 +319,6 @@ def finish(run: PreparedRun) -> None:
         ranks.warn("last.pt, of the last epoch, predicts no poses" + "; use best.pt" * better)
     if progress.best_plain > PLAIN_LIMIT:
         ranks.warn(
-            "best.pt sees people in plain grey images (score %.2f); what helps: "
+            "best.pt has false detections in plain grey images (score %.2f); what helps: "
             '"Test what you trained" in docs/training.md' % progress.best_plain
         )
