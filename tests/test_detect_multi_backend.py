@@ -88,6 +88,21 @@ def test_video(two_people_onnx, tmp_path, out):
     assert len(list((out / "exp" / "labels").iterdir())) == 12
 
 
+@pytest.mark.parametrize("images, told", [(2, 2), (21, 0)])
+def test_images_beside_a_video_are_lines(two_people_onnx, tmp_path, out, images, told):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    video(folder / "clip.avi", 3)
+    paths = [folder / ("%02d.png" % i) for i in range(images)]
+    for path in paths:
+        encode(path, gradient())
+    done = detect("--weights", two_people_onnx, "--source", folder, "--project", out, "--nosave")
+    assert done.returncode == 0 and "%d frames, " % (images + 3) in done.stdout
+    h, w = gradient().shape[:2]
+    lines = ["%s %dx%d: 2 persons" % (path, h, w) for path in paths]
+    assert [n for n in done.stdout.splitlines() if n.startswith(str(folder))] == lines[:told]
+
+
 def test_video_that_breaks_off_is_kept_and_playable(two_people_onnx, tmp_path, out):
     clip = video(tmp_path / "clip.avi", 60)
     data = clip.read_bytes()

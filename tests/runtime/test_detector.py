@@ -45,6 +45,8 @@ class FakeBackend(Backend):
 class FakeSource(NamedTuple):
     frames: list
     live: bool = False
+    images: tuple = ()
+    videos: tuple = ("clip.mp4",)
     streams: tuple = ()
     total: int = 100
     decode_s: float = 0.0

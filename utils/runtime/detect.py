@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # imported where used: the start of detect is felt
 
 CORES_A_DRAWER = 4  # threads that draw leave the other cores to decoding and inference
 MAX_DRAWERS = 4
-LINES_UP_TO = 20  # images; longer sources get a bar instead of a line an image
+LINES_UP_TO = 20  # images; more of them get a bar instead of a line each, as videos do
 
 
 def check_window() -> None:
@@ -199,12 +199,13 @@ def process(
 ) -> DetectRun:
     """Draw and write what the detector finds; on Ctrl-C keep what was done."""
     source, names = detector.source, detector.predictor.backend.names
-    total = source.total
+    lines = len(source.images) <= LINES_UP_TO
     bar = None
-    if total is None or total > LINES_UP_TO or source.videos:
+    if not lines or source.videos or source.streams:
         from tqdm import tqdm
 
-        bar = tqdm(total=total, unit="frame", desc="detect", disable=None)
+        bar = tqdm(total=source.total, unit="frame", desc="detect", disable=None)
+    say = print if bar is None else bar.write  # beside a bar, not in it
     frames = found = 0
     started = time.perf_counter()
     results = drawn(config, detector, writer, tracks=tracks)
@@ -214,11 +215,11 @@ def process(
             with detector.timer("write"):
                 writer.write_image(frame, frame.image, ready)
             frames, found = frames + 1, found + poses.count
+            if lines and frame.kind == "image":
+                h, w = frame.image.shape[:2]
+                say("%s %dx%d: %s" % (frame.path, h, w, summarize(poses, names)))
             if bar is not None:
                 bar.update()
-            else:
-                h, w = frame.image.shape[:2]
-                print("%s %dx%d: %s" % (frame.path, h, w, summarize(poses, names)))
             if config.view_img and show(frame):
                 source.close()
     except KeyboardInterrupt:
