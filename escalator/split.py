@@ -16,7 +16,6 @@ import contextlib
 import os
 import random
 import sys
-import warnings
 from pathlib import Path
 from typing import Dict, List, Sequence
 
@@ -25,7 +24,7 @@ if not __package__:
 
 from utils import cli
 from utils.dataset.labels import label_path, list_images
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.files import atomic_path, check_line
 from utils.outputs import check_all_replaceable
 from utils.reading import read_text
@@ -167,11 +166,7 @@ def split(
     print("\n".join(done))
     first = os.path.join(out_path, prefix_path + names[0])
     if not os.path.exists(first):
-        warnings.warn(
-            "`prefix_path` %s: there is no %s" % (prefix_path, os.path.normpath(first)),
-            InputWarning,
-            stacklevel=2,
-        )
+        warn("`prefix_path` %s: there is no %s" % (prefix_path, os.path.normpath(first)))
     return [len(part) for part in parts]
 
 

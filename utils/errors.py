@@ -1,8 +1,16 @@
 """The exception and the warning that are the user's to act on; errors on one line."""
 
+import os
 import re
-from typing import Mapping, Tuple
+import sys
+import threading
+import warnings
+from types import FrameType
+from typing import Mapping, Optional, Tuple
 
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_LIBRARY = tuple(os.path.join(_ROOT, name, "") for name in ("escalator", "models", "utils"))
+_STARTERS = ("threading", "concurrent.futures.thread")  # modules that call the function of a thread
 # C0, DEL, C1; line separators; what turns the direction of text; half characters
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -18,6 +26,34 @@ class InputError(Exception):
 
 class InputWarning(UserWarning):
     """Something the user should know and may want to change; worded as an InputError."""
+
+
+def warn(message: str) -> None:
+    """Warn of `message` with an InputWarning, at the line that called into this library.
+
+    That is the line the user wrote; where in the library something was noticed tells them nothing.
+    """
+    frame = _calling_frame(sys._getframe(1))
+    if frame is None and threading.current_thread() is not threading.main_thread():
+        frame = _calling_frame(sys._current_frames().get(threading.main_thread().ident or 0))
+    if frame is None:  # a script of this library
+        warnings.warn(message, InputWarning, stacklevel=2)
+        return
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    module, path = frame.f_globals.get("__name__"), frame.f_code.co_filename
+    warnings.warn_explicit(message, InputWarning, path, frame.f_lineno, module, registry)
+
+
+def _calling_frame(frame: Optional[FrameType]) -> Optional[FrameType]:
+    """The frame that called the outermost one of this library; None if a thread did, or nothing."""
+    caller = None
+    while frame is not None:
+        if os.path.abspath(frame.f_code.co_filename).startswith(_LIBRARY):
+            caller = frame.f_back
+        frame = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__") in _STARTERS:
+        caller = caller.f_back
+    return caller
 
 
 def check_limits(config: object, limits: Mapping[str, Tuple[float, float]]) -> None:

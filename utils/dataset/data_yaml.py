@@ -18,13 +18,12 @@ and a warning says so. `valid`, `validation` and other cases of the letters are 
 """
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from utils.dataset.labels import found_here, list_images
 from utils.dataset.points_file import find_points, read_points
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.pose import skeleton
 from utils.pose.keypoints import Skeleton
 from utils.reading import read_yaml
@@ -117,11 +116,7 @@ def read_data(path: Union[str, Path]) -> DataYaml:
     content = _usual_tasks(content)
     unknown = [str(k) for k in content if k not in KEYS and k not in PASSED_OVER]
     if unknown:
-        warnings.warn(
-            "%s: keys that mean nothing here: %s" % (path, ", ".join(unknown)),
-            InputWarning,
-            stacklevel=2,
-        )
+        warn("%s: keys that mean nothing here: %s" % (path, ", ".join(unknown)))
     try:
         names = _names(content)
     except ValueError as e:
@@ -248,9 +243,5 @@ def _find(yaml_path: Path, key: str, entry: Any, *, folders: List[Path]) -> str:
     if here is None:
         return entry
     path = next(folder / here for folder in folders if os.path.exists(str(folder / here)))
-    warnings.warn(
-        "%s: %s: no %s on this computer; %s is taken" % (yaml_path, key, entry, path),
-        InputWarning,
-        stacklevel=4,
-    )
+    warn("%s: %s: no %s on this computer; %s is taken" % (yaml_path, key, entry, path))
     return str(path)

@@ -12,14 +12,13 @@ labelled here, and a box whose centre lies outside is cut at the border.
 """
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from utils.dataset.images import IMAGE_SUFFIXES
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.files import atomic_path, walk_files
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import AREA_OF_BOX
@@ -341,9 +340,7 @@ def _names_here(path: Path, names: List[str]) -> List[str]:
             continue
         start = name[: len(name) - len(here)]
         how = "without %s, as %s" % (start, here) if start else "as %s" % here
-        warnings.warn(
-            "%s: no %s there; lines are read %s" % (path, name, how), InputWarning, stacklevel=3
-        )
+        warn("%s: no %s there; lines are read %s" % (path, name, how))
         return [n[len(start) :].replace("\\", "/") if n.startswith(start) else n for n in names]
     return names
 

@@ -1,9 +1,7 @@
 """Whether a model and a dataset are about the same things: classes and keypoints."""
 
-import warnings
-
 from utils.dataset.eval_set import EvalSet
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.pose.keypoints import Skeleton, keypoint_name, skeleton
 from utils.runtime.backend import Backend
 from utils.runtime.predictor import Predictor
@@ -50,10 +48,6 @@ def common_skeleton(backend: Backend, eval_set: EvalSet) -> Skeleton:
         k + 1, model.names[k], data.names[k],
     )  # fmt: skip
     if model == skeleton(backend.nkpt):
-        warnings.warn(
-            message + "; the names of the data are used, as the model may not know its own",
-            InputWarning,
-            stacklevel=2,
-        )
+        warn(message + "; the names of the data are used, as the model may not know its own")
         return data
     raise InputError(message + "; test it on data of its own kind (key kpt_names of the data yaml)")

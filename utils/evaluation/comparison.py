@@ -4,12 +4,11 @@ Two tables, as Markdown, CSV and a chart: precision x size x accuracy x latency 
 the differences to the first; and embedded NMS against NMS outside at the same thresholds.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from utils.dataset.eval_set import EvalSet
-from utils.errors import InputWarning
+from utils.errors import warn
 from utils.evaluation import charts, latency
 from utils.evaluation.evaluate import Evaluation
 from utils.evaluation.latency import Latency
@@ -156,11 +155,9 @@ def _nms(
         if plain is None or embedded_nms is None:
             continue
         if embedded_nms.conf_thres is None:
-            warnings.warn(
+            warn(
                 "%s does not record the thresholds of its NMS: no comparison with NMS outside"
-                % inside.name,
-                InputWarning,
-                stacklevel=2,
+                % inside.name
             )
             continue
         predictor = _outside(plain, inside)

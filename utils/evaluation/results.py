@@ -1,7 +1,6 @@
 """What test leaves on disk for one model: JSON, label files, charts, its part of the report."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -11,7 +10,7 @@ from utils.dataset.coco import api_content
 from utils.dataset.coco_results import Rows, coco_api_figures, result_json
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.labels import Labels, format_labels
-from utils.errors import InputWarning
+from utils.errors import warn
 from utils.evaluation import bootstrap
 from utils.evaluation.evaluate import Accuracy, Evaluation, worst
 from utils.evaluation.loading import read_or_say
@@ -153,11 +152,9 @@ def write_hybrid_labels(
     least, _, _, best = evaluation.accuracy.pose_curve.best()
     if best == 0:
         least = DEFAULT_CONF if conf_thres is None else conf_thres
-        warnings.warn(
+        warn(
             "`save_hybrid`: no labelled person was found, so there is no confidence with the best "
-            "F1; taking predictions above %g (`conf_thres`)" % least,
-            InputWarning,
-            stacklevel=2,
+            "F1; taking predictions above %g (`conf_thres`)" % least
         )
     for i, name in enumerate(_names(eval_set)):
         rows, ground_truth, hw = (

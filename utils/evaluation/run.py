@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import importlib.util
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -17,7 +16,7 @@ import numpy as np
 from utils import cli
 from utils.dataset.data_yaml import TASKS, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.evaluation import bootstrap, results
 from utils.evaluation.agreement import check_model
 from utils.evaluation.config import EvaluateConfig
@@ -75,11 +74,9 @@ def images_at_a_time(config: EvaluateConfig, predictor: Predictor) -> int:
     """
     usual, bound = 32 if predictor.backend.on_gpu else 1, predictor.backend.batch
     if bound is not None and config.batch_size not in (None, bound):
-        warnings.warn(
+        warn(
             "`batch_size` %d is ignored: the model has a fixed batch of %d"
-            % (config.batch_size or 0, bound),
-            InputWarning,
-            stacklevel=2,
+            % (config.batch_size or 0, bound)
         )
     return config.batch_size or min(usual, predictor.backend.max_batch or usual)
 
@@ -239,11 +236,9 @@ def compare_files(
 
     sizes = sorted({"%dx%d" % o.predictor.net_hw for o in outcomes})
     if len(sizes) > 1:
-        warnings.warn(
+        warn(
             "the files take different sizes (%s), so not only their precision differs; export "
-            "them at one size" % ", ".join(sizes),
-            InputWarning,
-            stacklevel=3,
+            "them at one size" % ", ".join(sizes)
         )
 
     def again(predictor: Predictor) -> Evaluation:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from utils.errors import InputError, InputWarning, check_limits
+from utils.errors import InputError, check_limits, warn
 from utils.export.onnx_file import OnnxFile, runnable
 from utils.pose.letterbox import parse_size, stride_multiple
 from utils.quantization import activation_ranges, qdq
@@ -177,12 +176,10 @@ def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = N
     origin = read_origin(path)
     if origin is None:
         read_cache(path)  # what is no cache is that error, and no warning before it
-        warnings.warn(
+        warn(
             "%s: no %s that belongs to it, so nobody checked that these ranges are of this %s and "
             "its size; `recalibrate` makes them anew"
-            % (path, origin_path(path).name, source.path.name),
-            InputWarning,
-            stacklevel=2,
+            % (path, origin_path(path).name, source.path.name)
         )
         return Settled(config, cached=True, images=config.images_if_there())
     reason = _difference(config, source, origin, by=by)
@@ -191,11 +188,9 @@ def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = N
         if source.hw is None:
             known["calib_imgsz"] = origin.imgsz
         if config.calib_path is not None and not config.has_images():
-            warnings.warn(
+            warn(
                 "`calib_path` %s: not here; the ranges of %s need no images"
-                % (config.calib_path, path),
-                InputWarning,
-                stacklevel=2,
+                % (config.calib_path, path)
             )
         recorded = "" if config.calib_path is not None else str(origin_path(path))
         config = dataclasses.replace(config, **known)
@@ -207,7 +202,7 @@ def settle(config: CalibrationConfig, source: OnnxFile, *, by: Optional[str] = N
             "`cache_dir`" % (path, reason)
         )
     images = config.images()
-    warnings.warn("%s: %s; calibrating again" % (path, reason), InputWarning, stacklevel=2)
+    warn("%s: %s; calibrating again" % (path, reason))
     return Settled(config, cached=False, images=images)
 
 

@@ -4,12 +4,11 @@ deploy(DeployConfig("weights/x-NMS.onnx", deepstream="ds"))
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Optional, Sequence
 
 from utils.device import parse_device
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.export.deepstream import (
     CONFIG,
     DeepStreamSettings,
@@ -87,11 +86,9 @@ def _deepstream(
             "`int8`: no %s; write it with models/export_INT8.py `onnx` %s" % (cache, model.path)
         )
     if engine is None:
-        warnings.warn(
+        warn(
             "gst-nvinfer will build the engine itself and may compute boxes in FP16, in steps of "
-            "0.5 px above 512; better build it with models/export_TRT.py and give `engine`",
-            InputWarning,
-            stacklevel=3,
+            "0.5 px above 512; better build it with models/export_TRT.py and give `engine`"
         )
     hw = (config.frame_size[0], config.frame_size[1])
     found = cache if cache.is_file() else None

@@ -1,12 +1,11 @@
 """NMS behind the raw output of an exported ONNX, compared with NMS on the host."""
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional, Protocol, Tuple
 
 import numpy as np
 
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.export.onnx_export import add_metadata
 from utils.graph.nms_forms import MAX_TOPK, Nms
 from utils.words import counted
@@ -59,11 +58,9 @@ def check_nms(config: WithNms) -> None:
     elif nms.form == "efficientnms" and (config.nms_candidates or config.nms_steps):
         raise InputError("`nms_candidates` and `nms_steps` go with `nms` static")
     elif nms.form == "efficientnms" and nms.conf_thres < PLUGIN_MIN_CONF:
-        warnings.warn(
+        warn(
             "`conf_thres` %g: below %g TensorRT's plugin sorts every box of the image and "
-            "looks at the best 4096; it is slow there" % (nms.conf_thres, PLUGIN_MIN_CONF),
-            InputWarning,
-            stacklevel=4,
+            "looks at the best 4096; it is slow there" % (nms.conf_thres, PLUGIN_MIN_CONF)
         )
 
 

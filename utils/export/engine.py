@@ -7,11 +7,10 @@ import collections
 import contextlib
 import re
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.export.engine_config import EngineConfig
 from utils.export.engine_int8 import quantized
 from utils.export.engine_shapes import channels_last, input_shapes
@@ -232,7 +231,7 @@ def timing_path(
         return None
     if trt.name == "TensorRT-RTX":
         if config.timing_cache is not None:
-            warnings.warn("`timing_cache`: %s keeps none" % trt, InputWarning, stacklevel=2)
+            warn("`timing_cache`: %s keeps none" % trt)
         return None
     if config.timing_cache is not None:
         check_writable(config.timing_cache)
@@ -243,7 +242,7 @@ def timing_path(
     try:
         check_writable(path)
     except InputError as e:  # nobody asked for it
-        warnings.warn("no kernel timings are kept: %s" % e, InputWarning, stacklevel=2)
+        warn("no kernel timings are kept: %s" % e)
         return None
     return path
 

@@ -5,12 +5,11 @@ quantize(QuantizeConfig("x.onnx", CalibrationConfig("images", calib_num=256)))
 
 import dataclasses
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence
 
 from utils.device import check_gpu, parse_device
-from utils.errors import InputError, InputWarning, check_limits
+from utils.errors import InputError, check_limits, warn
 from utils.export.calibration import CalibrationConfig, calibrate, load_ranges, settle
 from utils.export.onnx_file import OnnxFile, read_onnx, refuse_for_int8, runnable
 from utils.files import atomic_path, check_output
@@ -99,11 +98,9 @@ def quantize(config: QuantizeConfig) -> Path:
 
 def warn_unfitted(calibration: CalibrationConfig) -> None:
     """Tell that the fit is left out, and what is missing for it."""
-    warnings.warn(
+    warn(
         "weights and biases are not fitted: the calibration images are not in %s; name their "
-        "folder (`calib_path`)" % calibration.folder,
-        InputWarning,
-        stacklevel=2,
+        "folder (`calib_path`)" % calibration.folder
     )
 
 

@@ -4,13 +4,12 @@ import_onnx(ImportConfig("yolo11n-pose.onnx", end2end=True, nms="static"))
 """
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from utils.errors import InputError, InputWarning, one_line
+from utils.errors import InputError, one_line, warn
 from utils.export.embedded_nms import check_nms, describe_nms, nms_settings, put_nms
 from utils.export.onnx_check import (
     TOLERANCE,
@@ -119,12 +118,10 @@ def import_onnx(config: ImportConfig) -> Path:
     if nms is not None:
         print(describe_nms(nms, poses))
     if opset_of(model) > TENSORRT_85_OPSET:
-        warnings.warn(
+        warn(
             "%s has opset %d, and TensorRT 8.5 parses up to %d; for that export the original "
             "with opset 13 to %d"
-            % (path.name, opset_of(model), TENSORRT_85_OPSET, TENSORRT_85_OPSET),
-            InputWarning,
-            stacklevel=2,
+            % (path.name, opset_of(model), TENSORRT_85_OPSET, TENSORRT_85_OPSET)
         )
     return path
 

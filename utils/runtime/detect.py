@@ -5,14 +5,13 @@ folder = detect(DetectConfig("weights/x.onnx", source="data/images"))
 
 import json
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from utils.device import available_cores
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.files import atomic_path, increment_dir, remove_if_empty
 from utils.pipeline import one_thread_a_stage, parallel_map, prefetch
 from utils.pose.drawing import draw_poses
@@ -248,7 +247,7 @@ def finish(results: Iterator["Drawn"], writer: ResultWriter, interrupted: bool) 
             writer.close()
     except InputError as e:
         if interrupted:  # of a script that was stopped nothing else is told
-            warnings.warn(str(e), InputWarning, stacklevel=2)
+            warn(str(e))
         raise
     return interrupted
 

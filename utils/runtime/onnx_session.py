@@ -3,7 +3,6 @@
 import contextlib
 import io
 import mmap
-import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import (
@@ -20,7 +19,7 @@ from typing import (
 )
 
 from utils.device import available_cores
-from utils.errors import InputError, InputWarning, one_line
+from utils.errors import InputError, one_line, warn
 from utils.runtime.gpu_backend import GPU_WORKERS
 from utils.trt.device_memory import DeviceMemory
 from utils.trt.memory import find_memory
@@ -116,7 +115,7 @@ def open_session(
         )
         if gpu is not None:
             raise InputError("`device` %d: %s; use `device` cpu" % (gpu, message))
-        warnings.warn("%s; running on the CPU" % message, InputWarning, stacklevel=2)
+        warn("%s; running on the CPU" % message)
         memory = None
     graphs = "enable_cuda_graph" in made.choice and on_cuda
     return OpenSession(made.session, on_cuda, workers, swapped, memory, graphs)

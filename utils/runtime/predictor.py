@@ -7,12 +7,11 @@ detect, test and calibration all come through here, so that one preprocessing an
 them all. The three stages are methods of their own so that a pipeline can overlap them.
 """
 
-import warnings
 from typing import List, NamedTuple, Optional, Sequence, cast
 
 import numpy as np
 
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.pose import letterbox, nms
 from utils.pose.detections import MAX_PX, Detections
 from utils.pose.fixed_nms import NmsSettings
@@ -192,7 +191,7 @@ class Predictor:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, InputWarning, stacklevel=3)
+    warn(message)
 
 
 def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:

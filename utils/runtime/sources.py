@@ -10,7 +10,6 @@ import glob
 import os
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -18,7 +17,7 @@ import cv2
 import numpy as np
 
 from utils.dataset.images import IMAGE_SUFFIXES, read_image
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.reading import check_file, read_text
 from utils.runtime.live import (
     CLOSE_S,
@@ -212,7 +211,7 @@ def _none_opens(streams: Sequence[str]) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, InputWarning, stacklevel=3)
+    warn(message)
 
 
 def open_source(source: str, reconnect_s: float = RECONNECT_S) -> Source:
@@ -305,11 +304,9 @@ def _collect_folder(path: Path, images: List[str], videos: List[str]) -> None:
                else "")
         )  # fmt: skip
     if below:
-        warnings.warn(
+        warn(
             "`source` %s: %s with images or videos is not looked into; for %s"
-            % (path, counted(len(below), "subfolder"), hint),
-            InputWarning,
-            stacklevel=2,
+            % (path, counted(len(below), "subfolder"), hint)
         )
 
 

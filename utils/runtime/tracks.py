@@ -1,9 +1,8 @@
 """Tracks of the persons of a source: a tracker for each video and stream."""
 
-import warnings
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from utils.errors import InputWarning
+from utils.errors import warn
 from utils.pose.poses import Poses
 from utils.runtime.backend import Backend
 from utils.runtime.predictor import DEFAULT_CONF
@@ -107,4 +106,4 @@ def _first_last(names: Sequence[str]) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, InputWarning, stacklevel=3)
+    warn(message)

@@ -10,12 +10,11 @@ import datetime
 import os
 import socket
 import tempfile
-import warnings
 from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, TypeVar
 
 from utils import cli, outputs
 from utils.device import check_gpu
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +46,7 @@ class Ranks(NamedTuple):
     def warn(self, text: str) -> None:
         """Warn once, in the first process."""
         if self.first:
-            warnings.warn(text, InputWarning, stacklevel=2)
+            warn(text)
 
 
 def from_environment() -> Ranks:

@@ -2,12 +2,11 @@
 
 import dataclasses
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 from models.checkpoint import TrainingState, load_training_state
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, warn
 from utils.reading import is_integer, is_number, shown
 from utils.training.config import TrainConfig
 from utils.training.hyper_parameters import check_hyp
@@ -43,11 +42,7 @@ def resumed(config: TrainConfig) -> TrainConfig:
         elif not same:
             ignored.append("`%s` (%s)" % (name, _text(kept.get(name))))
     if ignored:
-        warnings.warn(
-            "`resume` goes on as the run was started; ignored are %s" % ", ".join(ignored),
-            InputWarning,
-            stacklevel=2,
-        )
+        warn("`resume` goes on as the run was started; ignored are %s" % ", ".join(ignored))
     return dataclasses.replace(default, **{**kept, "resume": str(path)})
 
 

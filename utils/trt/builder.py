@@ -3,7 +3,6 @@
 What a version of TensorRT can do is asked of api.py.
 """
 
-import warnings
 from pathlib import Path
 from typing import (
     Any,
@@ -13,7 +12,7 @@ from typing import (
 )
 
 from utils import stopping
-from utils.errors import InputError, InputWarning, one_line
+from utils.errors import InputError, one_line, warn
 from utils.trt.api import Profile, Tensorrt
 from utils.trt.calibrator import raise_calibration_error
 from utils.trt.precision import constrain
@@ -136,11 +135,7 @@ def _timing_cache(config: Any, path: Optional[Path]) -> Any:
     known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, False):
-        warnings.warn(
-            "%s: made by another TensorRT or GPU; a new timing cache is made" % path,
-            InputWarning,
-            stacklevel=2,
-        )
+        warn("%s: made by another TensorRT or GPU; a new timing cache is made" % path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
