@@ -48,7 +48,7 @@ def parallel_map(
     pending: Deque[concurrent.futures.Future] = collections.deque()
     before_fork()
     started = (outputs.writer(), os.getpid())
-    with concurrent.futures.ProcessPoolExecutor(workers, None, start_worker, started) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, None, _start, started) as pool:
         bar = None
         try:
             for chunk in chunks:
@@ -92,7 +92,7 @@ def after_fork() -> None:
     gc.freeze()
 
 
-def start_worker(writer: outputs.Writer, parent: int) -> None:
+def _start(writer: outputs.Writer, parent: int) -> None:
     """A worker leaves Ctrl-C and `docker stop` to the process that started it, and ends with it."""
     after_fork()
     signal.set_wakeup_fd(-1)

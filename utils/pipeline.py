@@ -206,12 +206,9 @@ class StageTimer:
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - started)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Seconds that were spent in a stage elsewhere."""
-        with self._lock:
-            self.seconds[stage] += seconds
+            spent = time.perf_counter() - started
+            with self._lock:
+                self.seconds[stage] += spent
 
     def milliseconds_each(self, count: int) -> Dict[str, float]:
         """Mean milliseconds of each stage over `count` frames."""

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 from utils.pose import fixed_nms  # noqa: E402
 from utils.pose.fixed_nms import FixedNms, NmsSettings  # noqa: E402
+from utils.pose.greedy import suppression_matrix as matrix  # noqa: E402
 
 
 def crowd(seed, *, batch=2, count=400, nc=1, nkpt=2):
@@ -94,37 +95,18 @@ def test_as_many_poses_as_asked_for_are_enough(monkeypatch):
         same(each_found_by(raw, 1, settings), nms.raw_to_poses(raw, 1, **settings._asdict()))
 
 
-@pytest.mark.parametrize("batch", [1, 2, 9])
-def test_low_thresholds_give_crowded_images_more_room(monkeypatch, batch):
-    """Batches in which few images are crowded, in any order; all are served, none mixed up."""
-    monkeypatch.setattr(fixed_nms, "MOST", 128)
-    monkeypatch.setattr(fixed_nms, "CROWDED", ((1 / 8, 512), (1 / 4, 256)))
-    monkeypatch.setattr(fixed_nms, "MAX_PAIRS", 1 << 16)
-    settings = NmsSettings(0.01, 0.45, max_det=128)
-    for seed in range(4):
-        raw = crowd(seed, batch=batch)
-        counts = np.random.default_rng(seed).permutation([400, 200, 150, 90, 80, 60, 20, 0, 5])
-        for image, count in zip(raw, counts):
-            image[count:, 4] = 0
-        found = each_found_by(raw, 1, settings)
-        same(found, nms.raw_to_poses(raw, 1, **settings._asdict()))
-    monkeypatch.setattr(fixed_nms, "CROWDED", ())
-    candidates = [poses.count for poses in nms.candidates(raw, 1, 0.01)]
-    crowded = [poses is None for poses in each_found_by(raw, 1, settings)]
-    assert crowded == [count > 128 for count in candidates]
-
-
-@pytest.mark.parametrize("conf_thres", [0.001, 0.25])
-def test_groups_hold_every_image_once_and_few_pairs(conf_thres):
-    for batch in (1, 2, 3, 8, 16, 32, 33, 64, 128):
-        parts = fixed_nms.groups(conf_thres, batch)
-        assert [i for images, _ in parts for i in range(batch)[images]] == list(range(batch))
-        sizes = [most for _, most in parts]
-        assert sizes == sorted(sizes, reverse=True)
-        for images, most in parts:
-            count = images.stop - images.start
-            assert count >= 1 and count * most**2 <= fixed_nms.MAX_PAIRS
-        assert (sizes[0] > fixed_nms.MOST) == (conf_thres < 0.1)
+def test_large_batches_are_looked_at_in_parts(monkeypatch):
+    """As many pairs of boxes as memory allows; the images stay in their order."""
+    raw, settings = crowd(4, batch=7), NmsSettings(0.3, 0.45)
+    sizes = []
+    monkeypatch.setattr(
+        fixed_nms,
+        "suppression_matrix",
+        lambda boxes, *a, **k: sizes.append(len(boxes)) or matrix(boxes, *a, **k),
+    )
+    monkeypatch.setattr(fixed_nms, "MAX_PAIRS", 3 * 400**2 + 5)
+    same(each_found_by(raw, 1, settings), nms.raw_to_poses(raw, 1, **settings._asdict()))
+    assert sizes == [3, 3, 1]
 
 
 def test_a_chain_that_is_too_long_is_told():
@@ -150,6 +132,7 @@ def test_half_precision_raw_output():
 
 def test_thresholds_that_the_fixed_sizes_do_not_serve():
     assert fixed_nms.fits(NmsSettings(0.25, 0.45), 1)
-    assert fixed_nms.fits(NmsSettings(0.001, 0.6), 32)
+    assert fixed_nms.fits(NmsSettings(0.25, 0.45), 64)
+    assert not fixed_nms.fits(NmsSettings(0.001, 0.6), 1)
     assert not fixed_nms.fits(NmsSettings(0.25, 0.45), 1000)
     assert not fixed_nms.fits(NmsSettings(0.25, 0.45, max_det=5000), 1)

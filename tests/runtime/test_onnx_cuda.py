@@ -20,10 +20,8 @@ from utils.errors import InputError, InputWarning  # noqa: E402
 from utils.graph.nms import add_nms  # noqa: E402
 from utils.graph.nms_forms import Nms  # noqa: E402
 from utils.graph.pixels import add_pixels  # noqa: E402
-from utils.pose import fixed_nms  # noqa: E402
 from utils.pose.fixed_nms import NmsSettings  # noqa: E402
 from utils.pose.layout import Layout  # noqa: E402
-from utils.pose.poses import Poses  # noqa: E402
 from utils.runtime import onnx_backend, onnx_session  # noqa: E402
 from utils.runtime.load import load_backend  # noqa: E402
 from utils.runtime.onnx_backend import OnnxBackend  # noqa: E402
@@ -195,17 +193,13 @@ def test_nms_is_recorded_and_nothing_else_is_copied(tmp_path, open_cuda, memory,
     assert poses.count > 0
 
 
-def test_low_thresholds(tmp_path, open_cuda, monkeypatch):
-    """Poses as long as the fixed sizes suffice, then the raw output, still on the GPU."""
+def test_low_thresholds_take_the_raw_output_from_the_gpu(tmp_path, open_cuda):
     path = make_pose_onnx(tmp_path / "x.onnx", crowd())
-    backend, pixels = open_cuda.backend(path), np.zeros((1, 64, 64, 3), np.uint8)
-    wanted = Predictor(load_backend(str(path), "cpu"), conf_thres=0.001)(images(1, (64, 64)))
-    assert isinstance(backend.find(pixels, NmsSettings(0.001, 0.6))[0], Poses)
-    same(Predictor(backend, conf_thres=0.001)(images(1, (64, 64))), wanted)
-    monkeypatch.setattr(fixed_nms, "CROWDED", ())
-    monkeypatch.setattr(fixed_nms, "MOST", 16)
-    raw = backend.find(pixels, NmsSettings(0.001, 0.6, max_det=16))
+    backend = open_cuda.backend(path)
+    raw = backend.find(np.zeros((1, 64, 64, 3), np.uint8), NmsSettings(0.001, 0.6))
     assert torch.is_tensor(raw) and raw.shape == (1, 300, 57)
+    wanted = Predictor(load_backend(str(path), "cpu"), conf_thres=0.001)(images(1, (64, 64)))
+    same(Predictor(backend, conf_thres=0.001)(images(1, (64, 64))), wanted)
 
 
 @pytest.mark.parametrize("form", ["values", "rows"])

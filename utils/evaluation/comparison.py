@@ -12,7 +12,7 @@ from utils.errors import warn
 from utils.evaluation import charts, latency
 from utils.evaluation.evaluate import Evaluation
 from utils.evaluation.latency import Latency
-from utils.evaluation.loading import read_or_say
+from utils.evaluation.predict import read_or_say
 from utils.evaluation.report import ReportImage, Section, Table
 from utils.evaluation.results import Outcome
 from utils.files import atomic_path

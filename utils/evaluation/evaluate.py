@@ -121,9 +121,8 @@ def evaluate(
     sizes: List[HW] = [(0, 0)] * eval_set.count
     scores = Scores(len(names), skel.sigmas, eval_set.count)
     started = time.perf_counter()
-    found_each = predict(predictor, eval_set, batch_size, timer=timer)
-    with _bar(eval_set.count, progress) as bar:  # whose thread no process should inherit
-        for batch in found_each:
+    with _bar(eval_set.count, progress) as bar:
+        for batch in predict(predictor, eval_set, batch_size, timer=timer):
             indices, hws, poses = zip(*batch)
             for i, hw, found in zip(indices, hws, result_rows_each(poses)):
                 there = eval_set.ground_truth(i, hw)

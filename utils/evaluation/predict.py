@@ -7,20 +7,30 @@ Reading, letterboxing, inference and NMS overlap; dynamic models get batches of 
 rectangular canvas.
 """
 
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Tuple
+
+import numpy as np
 
 from utils.dataset.eval_set import EvalSet
-from utils.dataset.images import read_image_hw
+from utils.dataset.images import read_image, read_image_hw
 from utils.device import available_cores
 from utils.errors import InputError
-from utils.evaluation.loading import MAX_WORKERS, ImageBatch, Loader, open_loader
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.letterbox import HW, rectangle
 from utils.pose.poses import Poses
-from utils.runtime.predictor import Predictor
+from utils.runtime.predictor import Predictor, Prepared
 
 STAGES = ["decode", "preprocess", "inference", "nms"]
+MAX_LOADERS = 16  # threads that decode; each holds a batch
 SCORED_LATER = 4  # batches of poses that wait while others are scored
+
+
+class _ImageBatch(NamedTuple):
+    """A batch on its way through the network."""
+
+    indices: List[int]
+    sizes: List[HW]
+    prepared: Prepared
 
 
 def predict(
@@ -28,33 +38,45 @@ def predict(
 ) -> Iterator[List[Tuple[int, HW, Poses]]]:
     """(index, (height, width), Poses) of the images of each batch, in the order of `batches`.
 
-    Threads or processes decode and letterbox, `backend.workers` infer and suppress. They go on
-    while the caller does something else, up to SCORED_LATER batches.
+    Loader threads decode and letterbox, `backend.workers` infer and suppress. They go on while the
+    caller does something else, up to SCORED_LATER batches.
     """
-    plan = batches(predictor, eval_set, batch_size)
-    most = max(map(len, plan), default=0)
-    loader = open_loader(predictor, eval_set, batch_size=most, timer=timer)
-    return _predicted(predictor, loader, plan, timer=timer)
 
+    def load(indices: List[int]) -> _ImageBatch:
+        images = []
+        with timer("decode"):
+            for i in indices:
+                images.append(read_or_say(eval_set.paths[i]))
+                eval_set.check_size(i, images[-1].shape[:2])  # now, not after the last image
+        with timer("preprocess"):
+            prepared = predictor.preprocess(images)
+        return _ImageBatch(indices, [(m.shape[0], m.shape[1]) for m in images], prepared)
 
-def _predicted(
-    predictor: Predictor, loader: Loader, plan: List[List[int]], *, timer: StageTimer
-) -> Iterator[List[Tuple[int, HW, Poses]]]:
-    def infer(job: ImageBatch) -> List[Tuple[int, HW, Poses]]:
+    def infer(job: _ImageBatch) -> List[Tuple[int, HW, Poses]]:
         with timer("inference"):
             raws = predictor.infer(job.prepared)
         with timer("nms"):
             found = predictor.postprocess(raws, job.prepared)
         return list(zip(job.indices, job.sizes, found))
 
-    loaded = prefetch(parallel_map(loader.load, plan, loader.workers), depth=1)
+    loaders = min(available_cores(), MAX_LOADERS)
+    loaded = prefetch(
+        parallel_map(load, batches(predictor, eval_set, batch_size), loaders), depth=1
+    )
     inferred = parallel_map(infer, loaded, predictor.backend.workers)
     done = prefetch(inferred, SCORED_LATER)
     try:
         yield from done
     finally:
         done.close()  # type: ignore  # a generator
-        loader.close()
+
+
+def read_or_say(path: str) -> np.ndarray:
+    """read_image; raises InputError with the path."""
+    try:
+        return read_image(path)
+    except (ValueError, OSError) as e:
+        raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
 
 
 def batches(predictor: Predictor, eval_set: EvalSet, batch_size: int) -> List[List[int]]:
@@ -85,4 +107,4 @@ def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:
         except (ValueError, OSError) as e:
             raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
 
-    return parallel_map(size, range(eval_set.count), min(available_cores(), MAX_WORKERS))
+    return parallel_map(size, range(eval_set.count), min(available_cores(), MAX_LOADERS))

@@ -13,8 +13,8 @@ from utils.dataset.labels import Labels, format_labels
 from utils.errors import warn
 from utils.evaluation import bootstrap
 from utils.evaluation.evaluate import Accuracy, Evaluation, worst
-from utils.evaluation.loading import read_or_say
 from utils.evaluation.metrics import BOX_FIGURES, POSE_FIGURES
+from utils.evaluation.predict import read_or_say
 from utils.evaluation.report import ReportImage, Section, Table
 from utils.evaluation.similarity import MAX_BOXES, box_iou
 from utils.files import atomic_path

@@ -21,7 +21,7 @@ from utils.evaluation import bootstrap, results
 from utils.evaluation.agreement import check_model
 from utils.evaluation.config import EvaluateConfig
 from utils.evaluation.evaluate import Evaluation, evaluate
-from utils.evaluation.loading import read_or_say
+from utils.evaluation.predict import read_or_say
 from utils.evaluation.report import write_report
 from utils.evaluation.results import Outcome
 from utils.evaluation.tables import accuracy_lines

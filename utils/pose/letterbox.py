@@ -135,24 +135,6 @@ def rectangle(image_hw: HW, net_hw: HW, stride: int) -> HW:
     return min(h, net_hw[0]), min(w, net_hw[1])
 
 
-def place(
-    sizes: Sequence[HW], net_hw: HW, stride: Optional[int] = None, *, scale: float = 1.0
-) -> Tuple[HW, List[Letterbox]]:
-    """The canvas of the images of a batch, and where each lies on it.
-
-    Args:
-        sizes, net_hw: (height, width) px.
-        stride: crop the canvas to the images, in multiples of it, where one rectangle serves all.
-        scale: shrink the images inside the canvas.
-    """
-    canvas = net_hw
-    if stride is not None:
-        fitting = {rectangle(size, net_hw, stride) for size in sizes}
-        canvas = fitting.pop() if len(fitting) == 1 else net_hw
-    inner = max(round(net_hw[0] * scale), 1), max(round(net_hw[1] * scale), 1)
-    return canvas, [fit(size, inner, canvas) for size in sizes]
-
-
 def draw_canvas(
     image: np.ndarray, letterbox: Letterbox, net_hw: HW, *, out: Optional[np.ndarray] = None
 ) -> np.ndarray:

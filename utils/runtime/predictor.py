@@ -131,7 +131,12 @@ class Predictor:
     def view(self, images: Sequence[np.ndarray], scale: float = 1.0) -> View:
         """Args: scale: shrink the images inside the canvas."""
         sizes = [(i.shape[0], i.shape[1]) for i in images]
-        canvas, boxes = letterbox.place(sizes, self.net_hw, self.crop_stride, scale=scale)
+        canvas = self.net_hw
+        if self.auto:
+            fitting = {letterbox.rectangle(s, self.net_hw, self.backend.stride) for s in sizes}
+            canvas = fitting.pop() if len(fitting) == 1 else self.net_hw
+        inner = tuple(max(round(side * scale), 1) for side in self.net_hw)
+        boxes = [letterbox.fit(size, (inner[0], inner[1]), canvas) for size in sizes]
         size = self.backend.batch or len(images)
         # The last batch of a model of fixed batch is filled up with zeros.
         batch = self.backend.new_batch((size, *canvas))
@@ -140,11 +145,6 @@ class Predictor:
         else:
             letterbox.to_batch(images, boxes, canvas, out=batch)
         return View(batch, boxes)
-
-    @property
-    def crop_stride(self) -> Optional[int]:
-        """px the canvas is cropped to multiples of; None: it is always `net_hw`."""
-        return self.backend.stride if self.auto else None
 
     def warm_up(self, prepared: Prepared) -> None:
         """Let a GPU choose kernels and record graphs for batches of this shape."""
