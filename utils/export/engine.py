@@ -93,7 +93,7 @@ def build_engine(config: EngineConfig) -> Path:
     # The builder takes the GPU that is current, which without this is the first one.
     with memory.active() if memory is not None else contextlib.nullcontext(), elapsed("build"):
         network = read_network(trt, config.onnx, prepared.data)
-        built = build(trt, network, settings)
+        built = build(trt, network, settings, memory=memory)
     info = side_file(source, trt, memory, profile=profile)
     info.update(precision=prepared.precision, bytes=len(built.plan), **prepared.how)
     with atomic_path(target) as tmp:  # the old pair stays until the new engine is whole

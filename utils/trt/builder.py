@@ -15,7 +15,11 @@ from utils import stopping
 from utils.errors import InputError, one_line, warn
 from utils.trt.api import Profile, Tensorrt
 from utils.trt.calibrator import raise_calibration_error
+from utils.trt.device_memory import DeviceMemory
 from utils.trt.precision import constrain
+
+# Bytes of GPU memory. TensorRT 8.5.3 with its libraries could not build s6 at 640 px with 1.5 GB.
+SCARCE = 2 << 30
 
 
 class ParsedNetwork(NamedTuple):
@@ -97,8 +101,17 @@ class Built(NamedTuple):
     timing_cache: Optional[bytes]
 
 
-def build(trt: Tensorrt, network: ParsedNetwork, settings: BuildSettings) -> Built:
-    """Build an engine. Raises InputError if this TensorRT or machine cannot."""
+def build(
+    trt: Tensorrt,
+    network: ParsedNetwork,
+    settings: BuildSettings,
+    *,
+    memory: Optional[DeviceMemory] = None,
+) -> Built:
+    """Build an engine. Raises InputError if this TensorRT or machine cannot.
+
+    Args: memory: of the GPU, which is looked at if the build fails.
+    """
     module, log = trt.module, trt.log
     config = network.builder.create_builder_config()
     config.set_memory_pool_limit(
@@ -124,8 +137,19 @@ def build(trt: Tensorrt, network: ParsedNetwork, settings: BuildSettings) -> Bui
         plan = network.builder.build_serialized_network(network.definition, config)
     raise_calibration_error(settings.calibrator)  # the cause, where it is one
     if plan is None:
-        raise InputError("%s could not build the engine: %s" % (trt, log.reason()))
+        hint = "" if memory is None else _memory_hint(memory)
+        raise InputError("%s could not build the engine: %s%s" % (trt, log.reason(), hint))
     return Built(bytes(plan), _merged(config, cache, settings.timing_cache))
+
+
+def _memory_hint(memory: DeviceMemory) -> str:
+    """What TensorRT does not say: without memory it names any step of a build, such as cuDNN's."""
+    free = memory.free_bytes()
+    if free >= SCARCE:
+        return ""
+    return "; only %.1f GB of the memory of %s are free: end other programs on this GPU" % (
+        free / (1 << 30), memory.device_name,
+    )  # fmt: skip
 
 
 def _timing_cache(config: Any, path: Optional[Path]) -> Any:

@@ -23,6 +23,9 @@ class DeviceMemory(Protocol):
     def total_bytes(self) -> int:
         """Memory of the GPU."""
 
+    def free_bytes(self) -> int:
+        """What of it nobody uses now."""
+
     def active(self) -> ContextManager[None]:
         """The device and the stream are current in this thread."""
 

@@ -99,6 +99,10 @@ class TorchMemory:
         """Memory of the GPU."""
         return int(self._torch.cuda.get_device_properties(self.device).total_memory)
 
+    def free_bytes(self) -> int:
+        """What of it nobody uses now."""
+        return int(self._torch.cuda.mem_get_info(self.device)[0])
+
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """The device and the stream are current in this thread."""
@@ -215,6 +219,11 @@ class PycudaMemory:
     def total_bytes(self) -> int:
         """Memory of the GPU."""
         return int(self._device.total_memory())
+
+    def free_bytes(self) -> int:
+        """What of it nobody uses now."""
+        with self.active():
+            return int(self._driver.mem_get_info()[0])
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:

@@ -91,6 +91,11 @@ class DeviceAllocation:
         return ctypes.addressof(self._memory)
 
 
+def mem_get_info():
+    require_context()
+    return int(os.environ.get("FAKE_FREE_MEMORY", 6 << 30)), 8 << 30
+
+
 def mem_alloc(size):
     require_context()
     if size > int(os.environ.get("FAKE_MEMORY", 1 << 40)):
