@@ -195,6 +195,10 @@ def test_engines_that_do_not_fit(model, tmp_path):
     assert "no x.trt.json beside it" in line and "export_TRT.py" in line
     engine_of(engine, topk=100)
     assert "topk 100, but x-NMS.onnx has 4" in bad(*flags, "--engine", engine)
+    for profile in ([1, 2], "x", [[1, 3, 96, 160]] * 2, [[1, 3, 96]] * 3, [[0, 3, 96, 160]] * 3):
+        engine_of(engine, profile=profile)
+        assert "x.trt.json: expected three shapes" in bad(*flags, "--engine", engine)
+    engine_of(engine)
     assert "drop one of them" in bad(*flags, "--engine", engine, "--int8")
     assert not (tmp_path / "ds").exists()
 
@@ -204,6 +208,10 @@ def test_flags(model, tmp_path):
     flags = ["--onnx", model, "--deepstream", tmp_path / "ds"]
     assert "--frame-size" in bad(*flags, "--frame-size", 0, 10)
     assert "--device -1" in bad(*flags, "--device", -1)
+    for flag in ("--max-batch", "--instances"):
+        for value in (0, 10**10):
+            line = bad("--onnx", model, "--triton", tmp_path / "ds", flag, value)
+            assert "%s %g: expected 1 to" % (flag, value) in line
     file = tmp_path / "file"
     file.write_text("")
     assert "cannot write" in bad("--onnx", model, "--deepstream", file)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from utils.device import parse_device
-from utils.errors import InputError, warn
+from utils.errors import InputError, check_limits, warn
 from utils.export.deepstream import (
     CONFIG,
     DeepStreamSettings,
@@ -17,6 +17,7 @@ from utils.export.deepstream import (
 )
 from utils.export.deploy_model import DeployEngine, DeployModel, read_engine, read_model
 from utils.export.triton import TritonSettings, check_for_triton, write_triton
+from utils.runtime.backend import MAX_BATCH
 from utils.runtime.writers import safe_name
 
 MAX_FRAME = 16384  # px
@@ -45,9 +46,7 @@ class DeployConfig:
             raise InputError("`frame_size`: expected height width, px")
         if max(self.frame_size) > MAX_FRAME:
             raise InputError("`frame_size`: expected at most %d px" % MAX_FRAME)
-        for name in ("max_batch", "instances"):
-            if getattr(self, name) < 1:
-                raise InputError("`%s` %d: expected at least 1" % (name, getattr(self, name)))
+        check_limits(self, dict.fromkeys(("max_batch", "instances"), (1, MAX_BATCH)))
         if self.name is not None and safe_name(self.name) != self.name:
             raise InputError("`name` %s: expected letters, digits, - _ ." % self.name)
         if self.gpu is None and (self.deepstream or self.engine):

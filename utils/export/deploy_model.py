@@ -7,6 +7,8 @@ from utils.errors import InputError, one_line
 from utils.graph.fp16 import has_qdq
 from utils.graph.nms import has_efficientnms
 from utils.pose.layout import decode_text
+from utils.pose.letterbox import MAX_SIZE
+from utils.reading import is_integer
 from utils.runtime.backend import format_shape
 from utils.runtime.metadata import EmbeddedNms, Identity, identify
 from utils.trt.sidecar import info_path, read_info
@@ -105,7 +107,24 @@ def read_engine(path: str, model: DeployModel) -> DeployEngine:
                 "`engine` %s: %s %s, but %s has %s; it was built of another model"
                 % (path, key, info[key], model.path.name, ours)
             )
-    return DeployEngine(file, str(info.get("precision", "FP32")), info.get("profile"))
+    return DeployEngine(file, str(info.get("precision", "FP32")), _profile(file, info))
+
+
+def _profile(engine: Path, info: Dict[str, Any]) -> Optional[List[List[int]]]:
+    """Three shapes of four, None where the side file has none. Raises InputError for others."""
+    shapes = info.get("profile")
+    if shapes is None:
+        return None
+    whole = isinstance(shapes, list) and len(shapes) == 3
+    for shape in shapes if whole else ():
+        whole = whole and isinstance(shape, list) and len(shape) == 4
+        whole = whole and all(is_integer(side, 1, MAX_SIZE) for side in shape)
+    if not whole:
+        raise InputError(
+            "`engine` %s: profile in %s: expected three shapes of four numbers; build it again"
+            % (engine, info_path(engine).name)
+        )
+    return shapes
 
 
 def bound(model: DeployModel, engine: Optional[DeployEngine]) -> DeployModel:
