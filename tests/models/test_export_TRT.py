@@ -397,7 +397,9 @@ def test_builder_settings(tmp_path):
     assert (built["opt_level"], built["dla"], built["workspace"]) == (5, 1, 2 << 30)
     assert "GPU_FALLBACK" in built["flags"] and timing.read_bytes() == b"timing"
     timing.write_bytes(b"of another GPU")
-    out = good(run("v86", *export, "--timing-cache", timing, "--verbose"))
+    bad(run("v86", *export, "--timing-cache", timing), "--timing-cache", "no timing cache")
+    assert timing.read_bytes() == b"of another GPU" and not (tmp_path / "x.trt").exists()
+    out = good(run("v86", *export, "--timing-cache", timing, "--verbose", "--overwrite"))
     assert (
         "timing.cache: made by another TensorRT or GPU" in out and timing.read_bytes() == b"timing"
     )

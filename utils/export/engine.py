@@ -83,6 +83,7 @@ def build_engine(config: EngineConfig) -> Path:
         opt_level=config.opt_level,
         dla=config.dla,
         timing_cache=timing,
+        timing_named=config.timing_cache is not None,
         layers=config.layers,
         fp16_asked=config.fp16 or is_fp16(source.model),
     )

@@ -11,7 +11,7 @@ from typing import (
     Optional,
 )
 
-from utils import stopping
+from utils import outputs, stopping
 from utils.errors import InputError, one_line, warn
 from utils.trt.api import Profile, Tensorrt
 from utils.trt.calibrator import raise_calibration_error
@@ -90,6 +90,7 @@ class BuildSettings(NamedTuple):
     opt_level: Optional[int] = None
     dla: Optional[int] = None  # core
     timing_cache: Optional[Path] = None  # read; None: none is used
+    timing_named: bool = False  # by the user, whose file it may be
     layers: bool = False  # keep the details that `layer_table` reads
     fp16_asked: bool = True  # else FP16 is left out on a GPU that has none
 
@@ -129,7 +130,7 @@ def build(
         _use_dla(trt, network, config, settings=settings)
     if settings.profile is not None:
         _add_profile(network, config, settings)
-    cache = _timing_cache(config, settings.timing_cache)
+    cache = _timing_cache(config, settings)
     if settings.layers:
         config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     log.clear()
@@ -152,13 +153,22 @@ def _memory_hint(memory: DeviceMemory) -> str:
     )  # fmt: skip
 
 
-def _timing_cache(config: Any, path: Optional[Path]) -> Any:
-    """The timing cache of a file, an empty one if there is no file; None without a path."""
+def _timing_cache(config: Any, settings: BuildSettings) -> Any:
+    """The timing cache of a file, an empty one if there is no file; None without a path.
+
+    Raises InputError for a file that was named and may be anything: it would be replaced.
+    """
+    path = settings.timing_cache
     if path is None:
         return None
     known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, False):
+        if settings.timing_named and not outputs.writer().overwrite:
+            raise InputError(
+                "`timing_cache` %s: of another TensorRT or GPU, or no timing cache; name another "
+                "file, or let `overwrite` replace it" % path
+            )
         warn("%s: made by another TensorRT or GPU; a new timing cache is made" % path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
