@@ -187,3 +187,22 @@ def test_int8_of_int8(tmp_path, image_folder):
     assert run_script("models/export_INT8.py", "--onnx", path, *flags).returncode == 0
     done = run_script("models/export_INT8.py", "--onnx", tmp_path / "x-INT8.onnx", *flags)
     assert done.returncode == 1 and "has Q/DQ pairs already" in done.stderr
+
+
+def test_a_target_that_is_no_model(tmp_path, calibrated):
+    """What lies at X-INT8.onnx is not what --onnx names."""
+    path, bare, flags = calibrated
+    target = tmp_path / "x-INT8.onnx"
+    target.unlink()
+    target.write_bytes(b"notes")
+    refused(int8(*bare, "--no-bias-correction"), "x-INT8.onnx: is there already", "--overwrite")
+    assert target.read_bytes() == b"notes"
+    done = int8(*bare, "--no-bias-correction", "--overwrite")
+    assert done.returncode == 0 and target.stat().st_size > 1000, done.stderr
+
+
+def test_a_size_that_is_none(tmp_path, calibrated):
+    """Also where a static model has its own."""
+    path, bare, flags = calibrated
+    refused(int8(*bare, "--calib_imgsz", 0), "--calib_imgsz 0 0: expected 1 to")
+    refused(int8(*bare, "--calib_imgsz", 1, 2, 3), "--calib_imgsz: expected one number")

@@ -316,6 +316,8 @@ def test_dynamic(tmp_path, calib, image_folder, version):
     bad(run(version, *export, "--dynamic", "--min-size", 128, "--max-size", 64), "must not shrink")
     bad(run(version, *export, "--max-batch", 2), "--max-batch goes with --dynamic")
     bad(run(version, *export, "--opt-size", 100), "multiples of 64")
+    many = ["--dynamic", "--batch-size", 8, "--max-batch", 4]
+    bad(run(version, *export, *many), "--batch-size 8: above --max-batch 4")
 
 
 @pytest.mark.parametrize("version", ["v85", "v11"])
@@ -486,7 +488,7 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, image_f
     (image_folder / "3.png").write_bytes(b"broken")
     bad(run("v85", *export, *calib), "calibration", "3.png")
     bad(run("v85", *export, *calib, "--keep", "nothing"), "--keep nothing: no convolution")
-    bad(run("v85", "models/export_TRT.py", "--onnx", dynamic, "--opt-size", 0), "--img-size 0")
+    bad(run("v85", "models/export_TRT.py", "--onnx", dynamic, "--opt-size", 0), "--opt-size 0")
     (tmp_path / "bad.onnx").write_bytes(b"garbage")
     bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "bad.onnx"), "not a valid ONNX")
     bad(run("v85", "models/export_TRT.py", "--onnx", tmp_path / "no.onnx"), "no such file")

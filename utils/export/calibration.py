@@ -51,6 +51,8 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         check_limits(self, {"calib_num": (1, 1000000), "calib_batch": (1, 4096)})
+        if self.calib_imgsz is not None:
+            parse_size(self.calib_imgsz, "calib_imgsz")
         if self.calib_method is not None:
             names = {name.lower(): name for name in METHODS}
             method = names.get(self.calib_method.lower())

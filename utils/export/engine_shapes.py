@@ -21,7 +21,7 @@ def input_shapes(config: EngineConfig, source: OnnxFile) -> Optional[Profile]:
     stride = known.get("stride", 64)
 
     def size(values: Any, default: Any, parameter: str) -> Tuple[int, int]:
-        hw = parse_size(default if values is None else values)
+        hw = parse_size(default if values is None else values, parameter)
         if stride_multiple(hw, stride) != hw:
             raise InputError("`%s` %d %d: expected multiples of %d" % (parameter, *hw, stride))
         return hw
@@ -32,6 +32,8 @@ def input_shapes(config: EngineConfig, source: OnnxFile) -> Optional[Profile]:
     batch = source.batch or config.batch_size or 1
     if not config.dynamic:
         return Profile(*[(batch, 3) + middle] * 3)
+    if None not in (config.batch_size, config.max_batch) and batch > (config.max_batch or 0):
+        raise InputError("`batch_size` %d: above `max_batch` %d" % (batch, config.max_batch or 0))
     smallest = source.hw or (min(stride, middle[0]), min(stride, middle[1]))
     low = source.hw or size(config.min_size, smallest, "min_size")
     high = source.hw or size(config.max_size, middle, "max_size")
@@ -59,7 +61,7 @@ def _refuse_for_static(config: EngineConfig, source: OnnxFile) -> None:
             "`batch_size` %d or `dynamic`"
             % (config.batch_size, name, source.batch, config.batch_size)  # type: ignore
         )
-    if config.opt_size and tuple(parse_size(config.opt_size)) != source.hw:
+    if config.opt_size and parse_size(config.opt_size, "opt_size") != source.hw:
         raise InputError("`opt_size`: %s is static, %d %d" % ((name,) + source.hw))  # type: ignore
 
 
@@ -77,7 +79,7 @@ def _refuse_static_part(config: EngineConfig, source: OnnxFile) -> None:
             )
     for key in ("min_size", "opt_size", "max_size"):
         values = getattr(config, key)
-        if source.hw is not None and values and tuple(parse_size(values)) != source.hw:
+        if source.hw is not None and values and parse_size(values, key) != source.hw:
             raise InputError("`%s`: the size of %s is static, %d %d" % (key, name, *source.hw))
 
 

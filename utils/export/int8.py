@@ -257,7 +257,11 @@ def read_recipe(path: Path) -> Optional[Dict[str, Any]]:
     """How `write_onnx` made an ONNX; None: it is not there, or was made by something else."""
     if not path.is_file():
         return None
-    for entry in read_onnx(str(path)).model.metadata_props:
+    try:
+        model = read_onnx(str(path)).model
+    except InputError:  # no ONNX of ours
+        return None
+    for entry in model.metadata_props:
         if entry.key == RECIPE:
             recipe = decode_text(entry.value)
             return {"fit": False, **recipe} if isinstance(recipe, dict) else None

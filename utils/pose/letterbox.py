@@ -108,16 +108,17 @@ def stretch(image_hw: HW, net_hw: HW) -> Letterbox:
     return Letterbox((net_h / h, net_w / w), (0, 0), (h, w), (net_h, net_w))
 
 
-def parse_size(values: Sequence[int]) -> HW:
-    """--img-size, one number or height width -> (height, width) px.
+def parse_size(values: Sequence[int], name: str = "img_size") -> HW:
+    """One number or height width -> (height, width) px.
 
-    Raises InputError for another count and sizes outside 1 to MAX_SIZE.
+    Raises InputError, which names the parameter `name`, for another count and sizes outside 1 to
+    MAX_SIZE.
     """
     if len(values) not in (1, 2):
-        raise InputError("`img_size`: expected one number or height width")
+        raise InputError("`%s`: expected one number or height width" % name)
     hw = (values[0], values[-1])
     if not 1 <= min(hw) <= max(hw) <= MAX_SIZE:
-        raise InputError("`img_size` %d %d: expected 1 to %d" % (*hw, MAX_SIZE))
+        raise InputError("`%s` %d %d: expected 1 to %d" % (name, *hw, MAX_SIZE))
     return hw
 
 
