@@ -81,6 +81,9 @@ def write(path, value):
         ({"keypoints": [float("nan"), 2, 2] * 17}, "not a finite number"),
         ({"keypoints": [1, 2, 7] * 17}, "visibility is not 0, 1 or 2"),
         ({"area": "big"}, "area must be a number"),
+        ({"category_id": None}, "category_id None is no category"),
+        ({"category_id": "1"}, "category_id 1 is no category"),
+        ({"category_id": [1]}, "category_id [1] is no category"),
     ],
 )
 def test_faults_raise_or_are_collected(tmp_path, changes, reason):
@@ -244,3 +247,11 @@ def test_rows_of_many_images_equal_each_alone():
         sides = np.stack([x1, y1, x2 - x1, y2 - y1], 1).astype(np.float64)
         np.testing.assert_array_equal(rows.boxes, np.round(sides, 3))
         np.testing.assert_array_equal(rows.scores, np.round(poses.scores.astype(np.float64), 6))
+
+
+@pytest.mark.parametrize("name", [None, [], {"en": "person"}])
+def test_a_category_without_a_name(tmp_path, name):
+    value = content()
+    value["categories"][0]["name"] = name
+    with pytest.raises(InputError, match="categories: 1 has no name"):
+        read_coco(write(tmp_path / "x.json", value), None, 17, faults=[])

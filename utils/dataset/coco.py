@@ -96,10 +96,10 @@ def read_coco(
     by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
     for i, entry in enumerate(content["annotations"]):
         category = entry.get("category_id") if isinstance(entry, dict) else None
-        if isinstance(entry, dict) and category not in category_ids:
+        if type(category) is int and category not in category_ids:
             continue
         try:
-            own = layout.count_of(category)
+            own = layout.count_of(category) if type(category) is int else 0  # a fault, below
             annotation = _annotation(entry, i, images, nkpt=own, strict=strict)
         except ValueError as e:
             found_faults.append(str(e))
@@ -179,7 +179,9 @@ def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[in
     for entry in entries:
         if not isinstance(entry, dict) or not is_integer(entry.get("id"), -MAX_ID, MAX_ID):
             raise ValueError("categories: expected entries with id and name")
-        known[entry["id"]] = shown(entry.get("name"))
+        if not isinstance(entry.get("name"), (str, int)):
+            raise ValueError("categories: %d has no name" % entry["id"])
+        known[entry["id"]] = shown(entry["name"])
     if not known:
         raise ValueError("categories: none")
     if names is None:
