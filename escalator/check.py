@@ -35,8 +35,7 @@ from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, scan_labels
 from utils.dataset.left_right import swap_reason
 from utils.errors import InputError, check_limits
-from utils.files import atomic_path, content_hash
-from utils.outputs import check_all_replaceable
+from utils.files import atomic_path, check_output, content_hash
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import Skeleton
@@ -372,7 +371,8 @@ def main(args: argparse.Namespace) -> None:
         print("note: " + line)
     from escalator.check_plots import plot
 
-    check_all_replaceable(Path(args.save_dir) / name for name in ("report.json", "report.png"))
+    for name in ("report.json", "report.png"):
+        check_output(Path(args.save_dir) / name)
     reports = check(data, tasks, args.img_size, workers=args.workers)
     summaries = {task: summary(report, data.skeleton) for task, report in reports.items()}
     print_table(summaries)

@@ -9,8 +9,9 @@ json2yolo.py takes: a folder of JSON files, one an image, in our format or label
 JSON of another tool. What is done to persons on the way, and what happens to those that cannot be
 converted, is told by `python escalator/json2yolo.py --help`.
 
-One entry an image, also where nobody is. Image ids are the numbers the files are named by, if
-every one is a number of its own, else 1, 2, ... in the order of the names; annotation ids 1, 2, ...
+One entry an image, also where nobody is; none where no person of it could be converted. Image ids
+are the numbers the files are named by, if every one is a number of its own, else 1, 2, ... in the
+order of the names; annotation ids 1, 2, ...
 An area is kept if the annotations have one, else it is 0.53 of the box, about what it is in COCO.
 """
 
@@ -26,11 +27,11 @@ if not __package__:
 from escalator.jobs import NO_JSON, Loaded, coco_among, common_folder, find_jobs, load
 from escalator.json2yolo import LabelOptions
 from escalator.survey import survey
-from escalator.tally import Tally
+from escalator.tally import Tally, usable
 from utils import cli
 from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.errors import InputError
-from utils.outputs import check_replaceable
+from utils.files import check_output
 from utils.parallel import parallel_map
 from utils.pose.keypoints import Skeleton
 
@@ -69,7 +70,7 @@ def json2coco(
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
-    check_replaceable(save_file)
+    check_output(save_file)
     points = survey(json_dir, names, nkpt, data=data)
     print("\n".join(points.lines), end="\n" if points.lines else "")
     skel = points.skeleton
@@ -86,7 +87,7 @@ def json2coco(
     done = []
     for item in loaded:
         tally.faults += item.faults
-        if item.hw is not None:
+        if item.hw is not None and usable(item.ground_truth, item.faults):
             tally.add(item.ground_truth.count, item.notes)
             done.append(item)
     if not done:

@@ -39,7 +39,7 @@ if not __package__:
 
 from escalator.jobs import NO_JSON, Job, coco_among, find_jobs, load
 from escalator.survey import PERSON, Points, survey
-from escalator.tally import Tally
+from escalator.tally import Tally, usable
 from utils import cli
 from utils.dataset.annotations import Fault
 from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
@@ -153,16 +153,13 @@ def _convert_all(
 
 
 def convert(target: Target) -> Done:
-    """Write the label file of one image; none where no person of it could be read.
-
-    An empty file would tell training that nobody is there.
-    """
+    """Write the label file of one image, unless no person of it could be read."""
     loaded = load(target.job)
-    usable = loaded.hw is not None and (loaded.ground_truth.count > 0 or not loaded.faults)
-    if usable and loaded.hw is not None:
+    converted = loaded.hw is not None and usable(loaded.ground_truth, loaded.faults)
+    if converted and loaded.hw is not None:
         write_labels(target.label, ground_truth_to_labels(loaded.ground_truth, loaded.hw))
     return Done(
-        usable,
+        converted,
         loaded.ground_truth.count,
         loaded.faults,
         loaded.notes,

@@ -133,6 +133,8 @@ def _filled(entry: Dict[str, Any]) -> bool:
 
 def _count(rows: Sequence[List[Any]]) -> int:
     """Keypoints of rows of 2K or 3K numbers; the usual ones where nothing is known."""
+    # points may be lists of their own, see utils/dataset/annotations.py
+    rows = [[v for p in row for v in (p if isinstance(p, list) else [p])] for row in rows]
     lengths = Counter(len(row) for row in rows)
     if not lengths:
         return len(COCO_NAMES)
@@ -151,7 +153,9 @@ def _told(points: Points, file: str) -> Points:
     if not skel.is_coco:
         listed = ", ".join(skel.names[:SHOWN]) + (", ..." if skel.count > SHOWN else "")
         lines.insert(
-            0, "%d keypoints, not COCO's, as %s names them: %s" % (skel.count, file, listed)
+            0,
+            "%s, not COCO's, as %s names them: %s"
+            % (counted(skel.count, "keypoint"), file, listed),
         )
     if skel.is_coco and points.names == PERSON:
         return points._replace(lines=lines)

@@ -7,6 +7,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 from utils.dataset.annotations import Fault
 from utils.errors import InputError
+from utils.pose.ground_truth import GroundTruth
 from utils.words import counted
 
 PLURAL = re.compile(r"\b(?:boxes|(crowd|file|image|line|person|point|shape)s)\b")
@@ -61,6 +62,12 @@ class Tally:
             was = "was" if self.images == 1 else "were"
             done = "%s %s" % (counted(self.images, "image"), was) if self.images else "no image was"
             raise InputError("%s could not be converted (see above); %s converted" % (what, done))
+
+
+def usable(ground_truth: GroundTruth, faults: Sequence[Fault]) -> bool:
+    """Whether what was read of an image may be written. Where no person of it could be read, an
+    entry without persons would tell training and test that nobody is there."""
+    return ground_truth.count > 0 or not faults
 
 
 def by_name(faults: Sequence[Fault]) -> Tuple[List[str], int]:

@@ -6,7 +6,7 @@
 --data_file is a list file of images, or a folder of them; the labels of images/a.jpg are
 labels/a.txt. One entry an image; areas are 0.53 of the boxes; ids as json2coco.py gives them. An
 image or label file that cannot be read is named, the rest is written, and the exit code is 1; a
-broken line of a label file costs this line.
+broken line of a label file costs this line, and the image if no line is left.
 """
 
 import argparse
@@ -19,7 +19,7 @@ if not __package__:
 
 from escalator.json2coco import file_names
 from escalator.json2yolo import LabelOptions
-from escalator.tally import Tally
+from escalator.tally import Tally, usable
 from utils import cli
 from utils.dataset.annotations import Fault
 from utils.dataset.coco import CocoImage, image_ids, write_coco
@@ -27,7 +27,7 @@ from utils.dataset.images import read_image_hw
 from utils.dataset.label_points import label_points
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, scan_labels
 from utils.errors import InputError
-from utils.outputs import check_replaceable
+from utils.files import check_output
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.letterbox import HW
@@ -102,7 +102,7 @@ def yolo2coco(
 ) -> Tally:
     """Convert; see the text above. Raises InputError, and writes nothing, if no image is left."""
     tally = Tally()
-    check_replaceable(save_file)
+    check_output(save_file)
     images_found = list_images(data_file)
     names, declared = label_points(images_found, names, nkpt, data=data)
     skel = declared.skeleton
@@ -110,7 +110,7 @@ def yolo2coco(
     paths, ground_truths, sizes = [], [], []
     for pair, read in zip(pairs, parallel_map(read_pair, pairs, "yolo2coco", workers=workers)):
         tally.faults += read.faults
-        if read.hw is not None:
+        if read.hw is not None and usable(read.ground_truth, read.faults):
             tally.add(read.ground_truth.count, {CUT: read.changes})
             paths.append(pair.image)
             ground_truths.append(read.ground_truth)

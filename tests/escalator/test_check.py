@@ -164,3 +164,10 @@ def test_points_outside_and_a_test_that_was_not_exported(data):
     assert done.returncode == 0 and "no ../test/images, so test is not checked" in done.stdout
     done = run_script("escalator/check.py", *flags, "--task", "test")
     assert done.returncode == 1 and "test: ../test/images is neither" in done.stderr
+
+
+def test_a_folder_that_cannot_be_is_told_before_the_images_are_read(data):
+    flags = ("--data", data / "d.yaml", "--save_dir", data / "d.yaml")
+    done = run_script("escalator/check.py", *flags)
+    assert done.returncode == 1 and "d.yaml: cannot write into this folder" in done.stderr
+    assert "found errors" not in done.stdout

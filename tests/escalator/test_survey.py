@@ -264,3 +264,12 @@ def test_the_count_of_our_own_format(tmp_path, numbers, count):
     person = {"keypoints": [11.5 + v for v in range(numbers)], "bbox": [1, 2, 30, 40]}
     write(tmp_path / "annotations" / "0.json", [person])
     assert survey(str(tmp_path / "annotations")).skeleton.count == count
+
+
+def test_points_as_lists_of_their_own(tmp_path):
+    image(tmp_path / "images" / "0.png")
+    for row in ([[20, 30], [40, 50], [0, 0]] * 5, [[20, 30, 2], [40, 50, 1], [0, 0, 0]] * 5):
+        write(tmp_path / "annotations" / "0.json", [{"keypoints": row, "bbox": [10, 10, 50, 50]}])
+        assert survey(str(tmp_path / "annotations")).skeleton.count == 15
+        tally = json2yolo(str(tmp_path / "annotations"))
+        assert not tally.faults and tally.persons == 1

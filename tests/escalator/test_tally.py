@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 
 from escalator.jobs import find_jobs, load
+from escalator.json2coco import json2coco
+from escalator.json2yolo import json2yolo
 from escalator.tally import Tally
+from escalator.yolo2coco import yolo2coco
 from utils.dataset.annotations import Fault
+from utils.dataset.coco import read_coco
 from utils.errors import InputError
 from utils.pose.keypoints import COCO
 
@@ -65,3 +69,31 @@ def test_a_name_that_reads_like_a_message(tmp_path, capsys):
     name = "point x: point nose is not among the keypoints"
     place = "%s, shape 1" % (tmp_path / "a.json")
     assert line.startswith("failed: %s: 1 point left out, first in %s; " % (name, place))
+
+
+def test_an_image_of_which_no_person_could_be_read_is_left_out(tmp_path):
+    """In a COCO JSON it would count as one with nobody on it."""
+    person = {"keypoints": [20, 20] * 17, "bbox": [10, 10, 30, 30]}
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+    for name, persons in (("bad", [{"bbox": [1]}]), ("good", [person]), ("nobody", [])):
+        image = cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1]
+        (tmp_path / "images" / (name + ".png")).write_bytes(image.tobytes())
+        (tmp_path / "annotations" / (name + ".json")).write_text(json.dumps(persons))
+    json2yolo(str(tmp_path / "annotations"))
+    labels = tmp_path / "labels"
+    assert sorted(p.name for p in labels.iterdir()) == ["good.txt", "nobody.txt"]
+    (labels / "bad.txt").write_text("0 1 2\n")
+    sources = {json2coco: "annotations", yolo2coco: "images"}
+    for convert, source in sources.items():
+        tally = convert(str(tmp_path / source), str(tmp_path / "x.json"))
+        assert len(tally.faults) == 1 and (tally.images, tally.empty) == (2, 1)
+        images = read_coco(tmp_path / "x.json", ["person"], 17).images.values()
+        assert {image.file_name for image in images} == {"good.png", "nobody.png"}
+
+
+@pytest.mark.parametrize("convert", [json2coco, yolo2coco])
+def test_where_nothing_can_be_written_nothing_is_read(tmp_path, convert):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: cannot write into this folder"):
+        convert("no such source", str(tmp_path / "file" / "x.json"))
