@@ -19,7 +19,7 @@ if not __package__:
 
 from utils import cli
 from utils.dataset.labels import read_list
-from utils.errors import InputError
+from utils.errors import InputError, warn
 from utils.files import atomic_path
 
 
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
         tmp.write_bytes("".join(line + "\n" for line in chosen).encode("utf-8"))
     print("%s: %d of %d lines of %s" % (path, len(chosen), len(coco), source))
     if len(chosen) < len(custom):
-        print("warning: %s has %d, fewer than COCO's are left" % (args.custom_data, len(custom)))
+        warn("%s has %d lines, more than %s" % (args.custom_data, len(custom), source))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from utils import cli
 from utils.dataset.annotations import Fault
 from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
 from utils.dataset.points_file import NAME, write_points
-from utils.errors import InputError, check_limits
+from utils.errors import InputError, check_limits, warn
 from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 from utils.pose.keypoints import COCO
@@ -180,8 +180,8 @@ def _warn_if_elsewhere(targets: Sequence[Target]) -> None:
         if job.image is not None and os.path.abspath(label) != os.path.abspath(
             str(label_path(job.image))
         ):
-            print(
-                "warning: training looks for the labels of %s in %s, not in %s"
+            warn(
+                "training looks for the labels of %s in %s, not in %s"
                 % (job.image, label_path(job.image), label)
             )
             return

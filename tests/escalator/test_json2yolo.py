@@ -17,7 +17,7 @@ from tests.conftest import ROOT, SHARED, needs_shared
 from tests.scripts import run_script
 from utils.dataset.coco import read_coco
 from utils.dataset.labels import list_images, read_labels
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 from utils.parallel import SERIAL_UP_TO
 
 POINTS = [v for k in range(17) for v in (50 + k, 20 + 2 * k)]
@@ -379,5 +379,6 @@ def test_real_coco_labels(tmp_path):
 
 def test_shipped_dataset(tmp_path):
     people = ROOT / "tests" / "data" / "people"
-    tally = json2yolo(str(people / "annotations"), str(tmp_path))
+    with pytest.warns(InputWarning, match="training looks for the labels of"):
+        tally = json2yolo(str(people / "annotations"), str(tmp_path))
     assert (tally.images, tally.persons, tally.empty, tally.faults) == (12, 18, 3, [])

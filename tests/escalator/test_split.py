@@ -5,7 +5,7 @@ import pytest
 
 from escalator.extract_equivalent_coco import choose
 from escalator.split import persons_on, split, split_counts, split_names
-from tests.scripts import run_script
+from tests.scripts import run_inside, run_script
 from utils.dataset.labels import list_images
 from utils.errors import InputError, InputWarning
 
@@ -149,3 +149,18 @@ def test_equivalent_coco(tmp_path):
     done = run_script("escalator/extract_equivalent_coco.py", *flags)
     error = "error: --coco_data %s: an empty list; expected a list file" % coco
     assert done.returncode == 1 and done.stderr.startswith(error)
+
+
+def test_fewer_coco_images_than_custom_ones(tmp_path):
+    (tmp_path / "own.txt").write_text("a.png\nb.png\nc.png\n")
+    (tmp_path / "coco.txt").write_text("1.png\n2.png\n")
+    done = run_inside(
+        "escalator/extract_equivalent_coco.py",
+        "--custom_data", tmp_path / "own.txt", "--coco_data", tmp_path / "coco.txt",
+    )  # fmt: skip
+    assert done.returncode == 0 and (tmp_path / "coco-equiv.txt").read_text() == "1.png\n2.png\n"
+    warning = "warning: %s has 3 lines, more than %s" % (
+        tmp_path / "own.txt",
+        tmp_path / "coco.txt",
+    )
+    assert warning in done.stdout.splitlines()
