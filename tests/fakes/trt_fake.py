@@ -401,6 +401,9 @@ class Creator:
         self.name = name
 
 
+ONNX_STARTS = b"\x08"  # the first byte of every ONNX file
+
+
 def populate(module, version):
     """Put the API of a version into a module's globals."""
     number = numbers(version)
@@ -435,7 +438,8 @@ def populate(module, version):
                 self.all_creators = [Creator(p) for p in plugins]
 
     class IBuilderConfig:
-        def __init__(self):
+        def __init__(self, logger):
+            self._logger = logger
             self.flags_set, self.pools, self.profiles = {"TF32"}, {}, []
             self.calibration_profile = None
             self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
@@ -465,6 +469,9 @@ def populate(module, version):
             return len(self.profiles) - 1
 
         def create_timing_cache(self, serialized_timing_cache):
+            if serialized_timing_cache[:1] == ONNX_STARTS:  # as 8.6 says
+                self._logger.log(Severity.ERROR, "1: Serialization (Magic tag does not match)")
+                return ITimingCache(b"timing")
             return ITimingCache(serialized_timing_cache or b"timing")
 
         def set_timing_cache(self, cache, ignore_mismatch):
@@ -495,7 +502,7 @@ def populate(module, version):
             return INetworkDefinition(explicit)
 
         def create_builder_config(self):
-            return IBuilderConfig()
+            return IBuilderConfig(self._logger)
 
         def create_optimization_profile(self):
             return IOptimizationProfile()

@@ -401,6 +401,9 @@ def test_builder_settings(tmp_path):
     timing.write_bytes(b"of another GPU")
     bad(run("v86", *export, "--timing-cache", timing), "--timing-cache", "no timing cache")
     assert timing.read_bytes() == b"of another GPU" and not (tmp_path / "x.trt").exists()
+    before = path.read_bytes()
+    bad(run("v86", *export, "--timing-cache", path), "--timing-cache", "no timing cache")
+    assert path.read_bytes() == before
     out = good(run("v86", *export, "--timing-cache", timing, "--verbose", "--overwrite"))
     assert (
         "timing.cache: made by another TensorRT or GPU" in out and timing.read_bytes() == b"timing"

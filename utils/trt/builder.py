@@ -130,7 +130,7 @@ def build(
         _use_dla(trt, network, config, settings=settings)
     if settings.profile is not None:
         _add_profile(network, config, settings)
-    cache = _timing_cache(config, settings)
+    cache = _timing_cache(trt, config, settings)
     if settings.layers:
         config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     log.clear()
@@ -153,7 +153,7 @@ def _memory_hint(memory: DeviceMemory) -> str:
     )  # fmt: skip
 
 
-def _timing_cache(config: Any, settings: BuildSettings) -> Any:
+def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Any:
     """The timing cache of a file, an empty one if there is no file; None without a path.
 
     Raises InputError for a file that was named and may be anything: it would be replaced.
@@ -162,8 +162,15 @@ def _timing_cache(config: Any, settings: BuildSettings) -> Any:
     if path is None:
         return None
     known = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(known)
-    if cache is None or not config.set_timing_cache(cache, False):
+    trt.log.clear()
+    trt.log.quiet = True  # it is told below
+    try:
+        cache = config.create_timing_cache(known)
+        taken = cache is not None and config.set_timing_cache(cache, False)
+    finally:
+        trt.log.quiet = False
+    # of a file of another kind TensorRT may also say so and go on with an empty cache
+    if not taken or trt.log.errors:
         if settings.timing_named and not outputs.writer().overwrite:
             raise InputError(
                 "`timing_cache` %s: of another TensorRT or GPU, or no timing cache; name another "
