@@ -141,7 +141,7 @@ def test_fp16_export_detect_test(tmp_path, image_folder, version):
         assert set(built["precisions"].values()) == {"FLOAT"}
         assert {"decode/m1", "decode/s1", "decode/m3"} <= set(built["precisions"])
     text, rows = predictions(version, engine, image_folder, tmp_path / "trt")
-    assert "on Xavier" in text or "Xavier through pycuda" in text
+    assert "Xavier through pycuda" in text
     _, expected = predictions(None, path, image_folder, tmp_path / "onnx")
     assert len(rows) == len(expected) >= 10
     for a, b in zip(rows, expected):
@@ -569,12 +569,13 @@ def test_calibration_interrupted(tmp_path, calib, monkeypatch, error, code):
     assert code == 130 or "memory" in done.stderr
 
 
-def test_a_cache_that_cannot_be_written(tmp_path, calib):
+def test_a_cache_that_cannot_be_written(tmp_path, calib, monkeypatch):
     path = make_small_net(tmp_path / "x.onnx")
     (tmp_path / "caches").write_bytes(b"a file where the folder should be")
-    done = run("v85", "models/export_TRT.py", "--onnx", path, *calib)
+    with monkeypatch.context() as patch:
+        stopped_at(MemoryError(), ".png", patch)  # before any image is read
+        done = run("v85", "models/export_TRT.py", "--onnx", path, *calib)
     bad(done, "caches: cannot write into this folder")
-    assert "image/s" not in done.stderr  # before any image is read
     (tmp_path / "x.trt").mkdir()
     done = run("v85", "models/export_TRT.py", "--onnx", path)
     bad(done, "x.trt: is a folder")
