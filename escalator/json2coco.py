@@ -91,8 +91,9 @@ def json2coco(
             tally.add(item.ground_truth.count, item.notes)
             done.append(item)
     if not done:
-        tally.finish("images converted")
-        raise InputError("`json_dir` %s: no image could be converted" % json_dir)
+        if tally.faults:
+            tally.finish("images converted")
+        raise InputError("`json_dir` %s: no image in it" % json_dir)
     _write(save_file, done, points.names, skel=skel)
     return tally
 

@@ -116,6 +116,8 @@ def json2yolo(
         _convert_all(more.jobs, json_dir, label_dir, tally=tally, workers=workers)
     else:
         tally.notes[NO_JSON] = found.bare
+    if not tally.images and not tally.faults:
+        raise InputError("`json_dir` %s: no image in it" % json_dir)
     if tally.images:
         _write_points(_points_folder(converted, json_dir, label_dir), points)
     return tally

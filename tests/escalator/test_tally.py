@@ -9,6 +9,7 @@ from escalator.json2coco import json2coco
 from escalator.json2yolo import json2yolo
 from escalator.tally import Tally
 from escalator.yolo2coco import yolo2coco
+from tests.scripts import run_inside
 from utils.dataset.annotations import Fault
 from utils.dataset.coco import read_coco
 from utils.errors import InputError
@@ -97,3 +98,23 @@ def test_where_nothing_can_be_written_nothing_is_read(tmp_path, convert):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: cannot write into this folder"):
         convert("no such source", str(tmp_path / "file" / "x.json"))
+
+
+@pytest.mark.parametrize("script", ["json2yolo", "json2coco"])
+def test_a_json_without_images(tmp_path, script):
+    categories = [{"id": 1, "name": "person"}]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    flags = ("--save_file", tmp_path / "y.json") if script == "json2coco" else ()
+    done = run_inside("escalator/%s.py" % script, "--json_dir", path, *flags)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: --json_dir %s: no image in it\n" % path
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("script, source", [("json2coco", "json_dir"), ("yolo2coco", "data_file")])
+def test_a_coco_json_is_named_so(tmp_path, script, source):
+    flags = ("--" + source, tmp_path, "--save_file", tmp_path / "x.txt")
+    done = run_inside("escalator/%s.py" % script, *flags)
+    told = "error: --save_file %s: expected the name of a .json file\n" % (tmp_path / "x.txt")
+    assert (done.returncode, done.stderr) == (1, told)
