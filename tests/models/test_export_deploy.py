@@ -164,6 +164,40 @@ def test_sizes_and_types_of_the_input(tmp_path):
     line = changed("dynamic.onnx", dynamic)
     assert "input 1x3x?x?" in line and "without --dynamic" in line
     assert "input of type UINT8" in changed("bytes.onnx", bytes_)
+    line = bad("--onnx", tmp_path / "bytes.onnx", "--triton", tmp_path / "ds")
+    assert "input of type UINT8; expected FP32 or FP16" in line
+
+
+def test_files_that_are_no_pose_models(tmp_path):
+    import onnx
+
+    def changed(change):
+        model = onnx.load(str(make_pose_onnx(tmp_path / "x.onnx", PEOPLE)))
+        change(model)
+        onnx.save(model, str(tmp_path / "x.onnx"))
+        return bad("--onnx", tmp_path / "x.onnx", "--triton", tmp_path / "models")
+
+    def grey(model):
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
+
+    def narrow(model):
+        model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 3
+
+    assert "inputs input 1x1x64x64 FP32; expected one of (B, 3, H, W)" in changed(grey)
+    assert "not a YOLO-Pose model" in changed(narrow)
+    assert not (tmp_path / "models").exists()
+
+
+def test_what_comes_next_is_told(model, tmp_path):
+    said = good("--onnx", model, "--deepstream", tmp_path / "ds", "--frame-size", 720, 1280)
+    files = sorted(p.name for p in (tmp_path / "ds").iterdir())
+    assert "%s: %s\n" % (tmp_path / "ds", ", ".join(files)) in said
+    assert "frames of 720x1280; next" in said and "cd %s && cmake" % (tmp_path / "ds") in said
+    said = good("--onnx", model, "--triton", tmp_path / "models", "--name", "pose")
+    target = tmp_path / "models" / "pose"
+    assert "%s: onnxruntime, batch of the model, no batching\n" % target in said
+    assert "tritonserver --model-repository=%s\n" % target.parent in said
+    assert "client.py --model pose " in said
 
 
 def test_pairs_need_an_engine(model, tmp_path):
@@ -206,7 +240,8 @@ def test_engines_that_do_not_fit(model, tmp_path):
 def test_flags(model, tmp_path):
     assert "nothing to write" in bad("--onnx", model)
     flags = ["--onnx", model, "--deepstream", tmp_path / "ds"]
-    assert "--frame-size" in bad(*flags, "--frame-size", 0, 10)
+    assert "--frame-size: expected height width" in bad(*flags, "--frame-size", 0, 10)
+    assert "--frame-size: expected at most" in bad(*flags, "--frame-size", 720, 20000)
     assert "--device -1" in bad(*flags, "--device", -1)
     for flag in ("--max-batch", "--instances"):
         for value in (0, 10**10):
