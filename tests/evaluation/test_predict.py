@@ -19,15 +19,35 @@ def test_images_of_one_canvas_share_batches(tmp_path):
     write_set(tmp_path, ("2.jpg", "4.jpg"), hw=(100, 50))
     (tmp_path / "val.txt").write_text("".join("images/%d.jpg\n" % i for i in (1, 2, 3, 4)))
     eval_set = read(data)
-    assert sorted(batches(predictor_of(onnx, img_size=(128, 128)), eval_set, 8)) == [[0, 2], [1, 3]]
+    found = batches(predictor_of(onnx, img_size=(128, 128)), eval_set, 8)
+    assert sorted(found) == [([0, 2], 2), ([1, 3], 2)]
     square = predictor_of(onnx, img_size=(128, 128), auto=False)
-    assert batches(square, eval_set, 3) == [[0, 1, 2], [3]]
+    assert batches(square, eval_set, 3) == [([0, 1, 2], 3), ([3], 1)]
+
+
+def test_on_a_gpu_the_last_batch_has_the_shape_of_the_others(tmp_path):
+    """The images that fill it up count for nothing; a lone small batch is not filled."""
+    rows = np.stack([person_row()])
+    onnx = make_pose_onnx(tmp_path / "m.onnx", rows, hw=None, batch=None)
+    eval_set = read(write_set(tmp_path, tuple("%d.jpg" % i for i in range(1, 6))))
+    predictor, shapes = predictor_of(onnx), []
+    wanted = list(predict(predictor, eval_set, 3, timer=StageTimer(STAGES)))
+    predictor.backend.on_gpu = True
+    assert batches(predictor, eval_set, 3) == [([0, 1, 2], 3), ([3, 4], 3)]
+    assert batches(predictor, eval_set, 8) == [([0, 1, 2, 3, 4], 5)]
+    infer = predictor.infer
+    predictor.infer = lambda views: shapes.append(len(views[0].batch)) or infer(views)
+    found = list(predict(predictor, eval_set, 3, timer=StageTimer(STAGES)))
+    assert shapes == [3, 3] and len(wanted) == len(found) == 2
+    for ours, theirs in zip(found, wanted):
+        assert [(i, hw) for i, hw, _ in ours] == [(i, hw) for i, hw, _ in theirs]
+        assert all(np.array_equal(a.boxes, b.boxes) for (*_, a), (*_, b) in zip(ours, theirs))
 
 
 def test_batches_of_a_model_that_says_how_many(tmp_path):
     onnx = make_pose_onnx(tmp_path / "m.onnx", np.stack([person_row()]), batch=2)
     eval_set = read(write_set(tmp_path, ("1.jpg", "2.jpg", "3.jpg")))
-    assert batches(predictor_of(onnx), eval_set, 32) == [[0, 1], [2]]
+    assert batches(predictor_of(onnx), eval_set, 32) == [([0, 1], 2), ([2], 1)]
     assert evaluate(predictor_of(onnx), eval_set, 32, progress=False).pose["AP"] == 1
 
 

@@ -12,8 +12,8 @@ from models.yolo import Model  # noqa: E402
 from tests.conftest import randomized, tiny_cfg  # noqa: E402
 from utils.errors import InputError  # noqa: E402
 from utils.pose.fixed_nms import NmsSettings  # noqa: E402
-from utils.pose.nms import raw_to_poses  # noqa: E402
-from utils.runtime import fixed_suppression, graph_stream  # noqa: E402
+from utils.pose.nms import no_memory_for_nms, raw_to_poses  # noqa: E402
+from utils.runtime import fixed_suppression, graph_stream, torch_backend  # noqa: E402
 from utils.runtime.graph_stream import GraphStream  # noqa: E402
 from utils.runtime.torch_backend import TorchBackend  # noqa: E402
 from utils.trt.engine import RUNS_BEFORE_GRAPH  # noqa: E402
@@ -52,6 +52,7 @@ def backend(monkeypatch):
     return made
 
 
+REAL = fixed_suppression.FixedNms.poses
 SETTINGS = NmsSettings(0.3, 0.9, max_det=20)  # no long chains in random boxes
 
 
@@ -113,27 +114,73 @@ def test_crowded_images_give_up_the_fixed_sizes(backend, monkeypatch):
 
 
 def test_crowded_images_of_a_batch_are_served_by_themselves(backend, monkeypatch):
-    real = fixed_suppression.FixedNms.poses
     monkeypatch.setattr(
         fixed_suppression.FixedNms,
         "poses",
-        lambda self, packed: [None if i % 2 else p for i, p in enumerate(real(self, packed))],
+        lambda self, packed: [None if i % 2 else p for i, p in enumerate(REAL(self, packed))],
     )
     for seed in range(fixed_suppression.MISSES + 2):
         pixels = images(seed, 5)
         same(backend.find(pixels, SETTINGS), wanted(backend, pixels))
 
 
-def test_a_smaller_batch_runs_in_the_graph_of_a_larger_one(backend):
-    """The last images of a folder need no graph of their own; nor do they see others' results."""
-    for seed in range(2 * (RUNS_BEFORE_GRAPH + 1)):
-        backend.find(images(seed, 4), SETTINGS)
-    before = [getattr(stream, "recorded", 0) for stream in backend.streams]
-    assert sum(before) == 1
-    for seed in range(RUNS_BEFORE_GRAPH):
-        pixels = images(seed, 4)  # CPUs round otherwise in a batch of another size
-        same(backend.find(pixels[:3], SETTINGS), wanted(backend, pixels)[:3])
-    assert [getattr(stream, "recorded", 0) for stream in backend.streams] == before
+def test_half_of_a_batch_may_be_crowded(backend, monkeypatch):
+    """More than half: that the whole batch goes another way is cheaper."""
+    for missing, left in ((2, True), (3, False)):
+        monkeypatch.setattr(
+            fixed_suppression.FixedNms,
+            "poses",
+            lambda self, packed, n=missing: [None] * n + REAL(self, packed)[n:],
+        )
+        for seed in range(fixed_suppression.MISSES):
+            same(backend.find(images(seed, 4), SETTINGS), wanted(backend, images(seed, 4)))
+        assert torch.is_tensor(backend.find(images(0, 4), SETTINGS)) != left
+
+
+def test_a_crowded_first_frame_does_not_decide(backend, monkeypatch):
+    monkeypatch.setattr(fixed_suppression.FixedNms, "poses", lambda self, packed: [None])
+    backend.warm_up(images(0), SETTINGS)
+    monkeypatch.setattr(fixed_suppression.FixedNms, "poses", REAL)
+    same(backend.find(images(1), SETTINGS), wanted(backend, images(1)))
+
+
+def test_a_recording_without_memory_is_none(backend, monkeypatch):
+    """What ran without a graph goes on without one, and is not tried again."""
+    tried = []
+
+    def no_memory(self, pixels, work):
+        tried.append(self)
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(GraphStream, "_record", no_memory)
+    for seed in range(RUNS_BEFORE_GRAPH + 3):
+        same(backend.find(images(seed), SETTINGS), wanted(backend, images(seed)))
+    assert len(tried) == 1
+
+    def broken(self, pixels, work):
+        raise RuntimeError("CUDA error: device-side assert")
+
+    monkeypatch.setattr(GraphStream, "_record", broken)
+    with pytest.raises(RuntimeError, match="assert"):
+        for _ in range(2 * RUNS_BEFORE_GRAPH + 2):
+            backend.find(images(0, 2), NmsSettings(0.3, 0.8))
+            backend._streams.queue.reverse()  # the stream that has not given up
+
+
+def test_too_many_crowded_images_name_the_batch_that_was_asked_for(backend, monkeypatch):
+    monkeypatch.setattr(
+        fixed_suppression.FixedNms,
+        "poses",
+        lambda self, packed: [None] * 3 + REAL(self, packed)[3:],
+    )
+
+    def no_memory(raw, *_, **options):
+        raise InputError(no_memory_for_nms(len(raw)))
+
+    monkeypatch.setattr(torch_backend, "raw_to_poses", no_memory)
+    with pytest.raises(InputError, match="`batch_size` 8: .* try 4"):
+        backend.find(images(0, 8), SETTINGS)
 
 
 def test_a_batch_that_is_too_large_names_one_that_fits(backend, monkeypatch):

@@ -20,8 +20,9 @@ from utils.errors import InputError, InputWarning  # noqa: E402
 from utils.graph.nms import add_nms  # noqa: E402
 from utils.graph.nms_forms import Nms  # noqa: E402
 from utils.graph.pixels import add_pixels  # noqa: E402
-from utils.pose.fixed_nms import NmsSettings  # noqa: E402
+from utils.pose.fixed_nms import FixedNms, NmsSettings  # noqa: E402
 from utils.pose.layout import Layout  # noqa: E402
+from utils.pose.poses import Poses  # noqa: E402
 from utils.runtime import onnx_backend, onnx_session  # noqa: E402
 from utils.runtime.load import load_backend  # noqa: E402
 from utils.runtime.onnx_backend import OnnxBackend  # noqa: E402
@@ -200,6 +201,19 @@ def test_low_thresholds_take_the_raw_output_from_the_gpu(tmp_path, open_cuda):
     assert torch.is_tensor(raw) and raw.shape == (1, 300, 57)
     wanted = Predictor(load_backend(str(path), "cpu"), conf_thres=0.001)(images(1, (64, 64)))
     same(Predictor(backend, conf_thres=0.001)(images(1, (64, 64))), wanted)
+
+
+def test_one_crowded_image_of_a_batch_takes_the_raw_output(tmp_path, open_cuda, monkeypatch):
+    path = make_pose_onnx(tmp_path / "x.onnx", crowd(), batch=2)
+    backend, reference = open_cuda.backend(path), load_backend(str(path), "cpu")
+    real = FixedNms.poses
+    monkeypatch.setattr(FixedNms, "poses", lambda self, packed: [None, *real(self, packed)[1:]])
+    pixels = np.zeros((2, 64, 64, 3), np.uint8)
+    assert torch.is_tensor(backend.find(pixels, NmsSettings(0.25, 0.45)))
+    same(Predictor(backend)(images(2, (64, 64))), Predictor(reference)(images(2, (64, 64))))
+    backend.warm_up(pixels, NmsSettings(0.25, 0.45))  # says nothing of the images to come
+    monkeypatch.setattr(FixedNms, "poses", real)
+    assert isinstance(backend.find(pixels, NmsSettings(0.25, 0.45))[0], Poses)
 
 
 @pytest.mark.parametrize("form", ["values", "rows"])

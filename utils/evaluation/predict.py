@@ -25,6 +25,15 @@ MAX_LOADERS = 16  # threads that decode; each holds a batch
 SCORED_LATER = 4  # batches of poses that wait while others are scored
 
 
+class Plan(NamedTuple):
+    """A batch to come."""
+
+    indices: List[int]  # of the images
+    # images that the network gets, the last one again and again: on a GPU each new shape costs a
+    # second, in which kernels are chosen and loaded
+    count: int  # type: ignore[assignment]  # of tuple
+
+
 class _ImageBatch(NamedTuple):
     """A batch on its way through the network."""
 
@@ -42,15 +51,17 @@ def predict(
     caller does something else, up to SCORED_LATER batches.
     """
 
-    def load(indices: List[int]) -> _ImageBatch:
+    def load(plan: Plan) -> _ImageBatch:
         images = []
         with timer("decode"):
-            for i in indices:
+            for i in plan.indices:
                 images.append(read_or_say(eval_set.paths[i]))
                 eval_set.check_size(i, images[-1].shape[:2])  # now, not after the last image
+        sizes = [(m.shape[0], m.shape[1]) for m in images]
         with timer("preprocess"):
-            prepared = predictor.preprocess(images)
-        return _ImageBatch(indices, [(m.shape[0], m.shape[1]) for m in images], prepared)
+            filled = images + images[-1:] * (plan.count - len(images))
+            prepared = predictor.preprocess(filled)
+        return _ImageBatch(plan.indices, sizes, prepared)
 
     def infer(job: _ImageBatch) -> List[Tuple[int, HW, Poses]]:
         with timer("inference"):
@@ -79,19 +90,25 @@ def read_or_say(path: str) -> np.ndarray:
         raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
 
 
-def batches(predictor: Predictor, eval_set: EvalSet, batch_size: int) -> List[List[int]]:
-    """Indices of the images of each batch; images of one canvas together where it may vary."""
+def batches(predictor: Predictor, eval_set: EvalSet, batch_size: int) -> List[Plan]:
+    """The images of each batch; images of one canvas together where it may vary."""
     size = predictor.backend.batch or batch_size
-    order = range(eval_set.count)
+
+    def cut(group: List[int]) -> Iterator[Plan]:
+        fill = predictor.backend.on_gpu and len(group) > size and predictor.backend.batch is None
+        for i in range(0, len(group), size):
+            part = group[i : i + size]
+            yield Plan(part, size if fill else len(part))
+
     if not predictor.auto or size == 1:
-        return [list(order[i : i + size]) for i in range(0, eval_set.count, size)]
+        return list(cut(list(range(eval_set.count))))
     groups: Dict[HW, List[int]] = {}
     for i, hw in enumerate(_image_sizes(eval_set)):
         canvas = rectangle(hw, predictor.net_hw, predictor.backend.stride)
         groups.setdefault(canvas, []).append(i)
     # largest first: if the memory does not suffice, it shows at once
     ordered = sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1])
-    return [g[i : i + size] for _, g in ordered for i in range(0, len(g), size)]
+    return [plan for _, group in ordered for plan in cut(group)]
 
 
 def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 MOST = 1024  # candidates of an image that take part
 ROUNDS = 6  # longest chain of boxes, each suppressing the next, that is resolved
 MIN_CONF = 0.1  # below it a network has more candidates than MOST
-MAX_BATCH = 128
-MAX_PAIRS = 1 << 25  # pairs of boxes looked at together, about 0.7 GB
+MAX_PAIRS = 1 << 25  # pairs of boxes in a batch
 
 
 class NmsSettings(NamedTuple):
@@ -38,17 +37,11 @@ class NmsSettings(NamedTuple):
 
 def fits(settings: NmsSettings, batch: int) -> bool:
     """Whether the fixed sizes are likely to suffice for a batch of so many images."""
-    return settings.conf_thres >= MIN_CONF and batch <= MAX_BATCH and settings.max_det <= MOST
-
-
-class _Best(NamedTuple):
-    """The best candidates of b images, n of each."""
-
-    rows: "torch.Tensor"  # (b, n, 5 + nc + 3K) float32, best first
-    labels: "torch.Tensor"  # (b, n) int64
-    scores: "torch.Tensor"  # (b, n) float32
-    there: "torch.Tensor"  # (b, n) bool, the others are nobody
-    all_there: "torch.Tensor"  # (b,) bool, the image has no more
+    return (
+        settings.conf_thres >= MIN_CONF
+        and batch * MOST * MOST <= MAX_PAIRS
+        and settings.max_det <= MOST
+    )
 
 
 class FixedNms:
@@ -75,7 +68,7 @@ class FixedNms:
         import torch
 
         nc, settings = self._nc, self._settings
-        count = raw.shape[1]
+        batch, count, width = raw.shape
         most = min(MOST, count)
         probability, labels = raw[..., 5 : 5 + nc].float().max(-1)
         objectness = raw[..., 4].float()
@@ -90,25 +83,15 @@ class FixedNms:
         key = torch.topk(key, most, dim=1).values
         order = torch.where(key < 0, 0, count - 1 - (key & 0xFFFFFFFF))
         all_there = passed.sum(1) <= most
-        rows = torch.gather(raw, 1, order[..., None].expand(-1, -1, raw.shape[2])).float()
+        rows = torch.gather(raw, 1, order[..., None].expand(-1, -1, width)).float()
         # a network that overflows in FP16 says inf or NaN; nobody is there
-        there = (key >= 0) & torch.isfinite(rows).all(-1)
+        passed = (key >= 0) & torch.isfinite(rows).all(-1)
         labels, scores = torch.gather(labels, 1, order), torch.gather(scores, 1, order)
-        step = max(MAX_PAIRS // most**2, 1)
-        parts = zip(*(v.split(step) for v in (rows, labels, scores, there, all_there)))
-        return torch.cat([self._kept(_Best(*part)) for part in parts])
-
-    def _kept(self, best: "_Best") -> "torch.Tensor":
-        """What __call__ returns, of some of the images."""
-        import torch
-
-        nc, settings = self._nc, self._settings
-        rows, labels, scores, there, all_there = best
         centre, half = rows[..., :2], rows[..., 2:4] / 2
         boxes = torch.cat([centre - half, centre + half], 2)
         within = None if settings.agnostic or nc == 1 else labels
         suppresses = suppression_matrix(boxes, within, iou_thres=settings.iou_thres)
-        keep, previous = keep_rounds(there, suppresses, there, rounds=ROUNDS)
+        keep, previous = keep_rounds(passed, suppresses, passed, rounds=ROUNDS)
         settled = (keep == previous).all(1)
         # boxes that follow change nothing before them: as many as asked for are enough
         enough = all_there | (keep.sum(1) >= settings.max_det)
@@ -117,10 +100,10 @@ class FixedNms:
             [boxes, scores[..., None], labels[..., None].float(), rows[..., 5 + nc :]], 2
         )
         place = torch.where(keep, keep.cumsum(1) - 1, settings.max_det)
-        table = values.new_zeros(len(values), settings.max_det + 1, values.shape[2])
+        table = values.new_zeros(batch, settings.max_det + 1, values.shape[2])
         table.scatter_(1, place[..., None].expand_as(values), values)
         head = torch.stack([(enough & settled).float(), keep.sum(1).float()], 1)
-        return torch.cat([head, table[:, :-1].reshape(len(table), -1)], 1)
+        return torch.cat([head, table[:, :-1].reshape(batch, -1)], 1)
 
     def poses(self, packed: np.ndarray) -> List[Optional[Poses]]:
         """What __call__ returned, on the host -> Poses of each image, in the frame of its boxes.

@@ -54,12 +54,16 @@ def raw_to_poses(
                 classes=classes,
             )
         except torch.cuda.OutOfMemoryError as e:
-            raise InputError(
-                "`batch_size` %d: the GPU memory does not suffice for its NMS; try %d"
-                % (len(raw), max(len(raw) // 2, 1))
-            ) from e
+            raise InputError(no_memory_for_nms(len(raw))) from e
     found = candidates(raw, nc, conf_thres, classes=classes)
     return [suppress(poses, iou_thres, agnostic, max_det=max_det) for poses in found]
+
+
+def no_memory_for_nms(count: int) -> str:
+    """The line for a batch of so many images."""
+    return "`batch_size` %d: the GPU memory does not suffice for its NMS; try %d" % (
+        count, max(count // 2, 1),
+    )  # fmt: skip
 
 
 def _raw_to_poses_cuda(

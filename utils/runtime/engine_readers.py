@@ -63,6 +63,10 @@ class TorchReader:
     def serves(self, settings: NmsSettings, batch: int) -> bool:
         return self._fixed.serves(settings, batch)
 
+    def start_over(self, settings: NmsSettings) -> None:
+        """Forget the calls that were not served."""
+        self._fixed.start_over(settings)
+
     def reading(self, engine: Ran, raw_name: str, settings: NmsSettings) -> Reading:
         """What an engine calls with the names of its outputs, see Engine.__call__."""
 
@@ -125,6 +129,9 @@ class PycudaReader:
 
     def serves(self, settings: NmsSettings, batch: int) -> bool:
         return self._filter.usable and self._layout is None
+
+    def start_over(self, settings: NmsSettings) -> None:
+        """Nothing is remembered."""
 
     def reading(self, engine: Ran, raw_name: str, settings: NmsSettings) -> Reading:
         """See TorchReader.reading."""

@@ -34,6 +34,10 @@ class FixedSuppression:
                 self._made[settings] = FixedNms(settings, self._nc, self._device)
             return self._made[settings]
 
+    def start_over(self, settings: NmsSettings) -> None:
+        """Forget the calls that were not served."""
+        self._misses.pop(settings, None)
+
     def poses(self, settings: NmsSettings, packed: np.ndarray) -> List[Optional[Poses]]:
         """See FixedNms.poses."""
         found = self.of(settings).poses(packed)

@@ -59,6 +59,8 @@ class GpuBackend(Backend):
         """Let the kernels be chosen, and record the CUDA graphs."""
         for _ in range(RUNS_BEFORE_GRAPH + 1 if self.runner is not None else 0):
             self.find(images, settings)
+        if self._reader is not None:  # one batch says nothing of those to come
+            self._reader.start_over(settings)
 
     def engine_ms(self) -> Optional[np.ndarray]:
         """(100,) GPU times, ms, of the network alone on the last input; None on a CPU."""

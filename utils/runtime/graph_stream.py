@@ -2,6 +2,7 @@
 
 import collections
 import threading
+import traceback
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -11,7 +12,7 @@ from typing import (
     Hashable,
     NamedTuple,
     Optional,
-    Tuple,
+    TypeVar,
 )
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_GRAPHS = 8  # shapes of the input; each holds the memory of its activations
-Made = Tuple[Optional["torch.Tensor"], ...]
+Made = TypeVar("Made")
 _recording = threading.Lock()  # one at a time in this process
 
 
@@ -32,7 +33,7 @@ class _Recorded(NamedTuple):
 
     graph: Any
     images: Any  # (B, H, W, 3) uint8
-    made: Made
+    made: Any
 
 
 class GraphStream:
@@ -47,47 +48,49 @@ class GraphStream:
         self._torch, self._device, self._host = torch, device, host
         self.stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: Dict[Tuple[Tuple[int, ...], Hashable], _Recorded] = {}  # of shape, key
+        self._graphs: Dict[Hashable, _Recorded] = {}
         self._seen: Counter[Hashable] = collections.Counter()
+        self._full = False  # there is no memory for another graph
 
     def run(
-        self,
-        images: np.ndarray,
-        key: Hashable,
-        work: Callable[["torch.Tensor"], Made],
+        self, images: np.ndarray, key: Hashable, work: Callable[["torch.Tensor"], Made]
     ) -> Made:
         """What `work` makes of (B, H, W, 3) uint8 images, copied to the GPU; on this stream.
 
         What comes back becomes a CUDA graph: launching kernels one by one takes several times as
-        long as running them. Until there is one, a smaller batch runs in the graph of a larger one.
-        What a graph returns is valid until the next call.
+        long as running them. What a graph returns is valid until the next call.
 
-        Args:
-            key: what `work` depends on besides the shape of the images.
-            work: each tensor that it returns has B rows.
+        Args: key: what `work` depends on besides the shape of the images.
         """
-        count = len(images)
-        known = self._graphs.get((images.shape, key))
-        if known is None:
-            self._seen[images.shape, key] += 1
-            if self._seen[images.shape, key] > RUNS_BEFORE_GRAPH and len(self._graphs) < MAX_GRAPHS:
-                known = self._graphs[images.shape, key] = self._record(images, work)
-            else:
-                known = self._larger(images.shape, key)
-        if known is None:
+        key = images.shape, key
+        recorded = self._graphs.get(key)
+        if recorded is None and not self._full:
+            self._seen[key] += 1
+            if self._seen[key] > RUNS_BEFORE_GRAPH and len(self._graphs) < MAX_GRAPHS:
+                recorded = self._recorded(images, key, work)
+        if recorded is None:
             return work(self._upload(images))
-        self._upload(images, into=known.images[:count])
-        known.graph.replay()
-        return tuple(None if tensor is None else tensor[:count] for tensor in known.made)
+        self._upload(images, into=recorded.images)
+        recorded.graph.replay()
+        return recorded.made
 
-    def _larger(self, shape: Tuple[int, ...], key: Hashable) -> Optional[_Recorded]:
-        """The graph of the smallest batch above (B, H, W, 3)."""
-        larger = [
-            (other[0], recorded)
-            for (other, other_key), recorded in self._graphs.items()
-            if other_key == key and other[1:] == shape[1:] and other[0] > shape[0]
-        ]
-        return min(larger, key=lambda item: item[0])[1] if larger else None
+    def _recorded(
+        self, images: np.ndarray, key: Hashable, work: Callable[[Any], Any]
+    ) -> Optional[_Recorded]:
+        """A new graph, which is kept; None from the first one on that finds no memory.
+
+        A graph has memory of its own; without one the same batch runs in what others gave back.
+        """
+        try:
+            self._graphs[key] = self._record(images, work)
+        except RuntimeError as e:  # the end of a recording may fail in turn
+            no_memory = self._torch.cuda.OutOfMemoryError
+            if not (isinstance(e, no_memory) or isinstance(e.__context__, no_memory)):
+                raise
+            traceback.clear_frames(e.__traceback__)  # which hold what was taken so far
+            self._full = True
+            self._torch.cuda.empty_cache()
+        return self._graphs.get(key)
 
     def milliseconds(
         self, images: np.ndarray, work: Callable[["torch.Tensor"], object], runs: int = 100

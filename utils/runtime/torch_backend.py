@@ -12,7 +12,7 @@ import numpy as np
 from utils.device import check_gpu
 from utils.errors import InputError
 from utils.pose.fixed_nms import NmsSettings
-from utils.pose.nms import raw_to_poses
+from utils.pose.nms import no_memory_for_nms, raw_to_poses
 from utils.pose.poses import Poses
 from utils.runtime.backend import Backend, Found, Output, largest_that_runs, too_large
 from utils.runtime.fixed_suppression import FixedSuppression
@@ -118,7 +118,10 @@ class TorchBackend(Backend):
             poses = self._fixed.poses(settings, packed.cpu().numpy())  # waits for the stream
             crowded = [i for i, found in enumerate(poses) if found is None]
             if crowded:
-                rest = raw_to_poses(raw[crowded], self.nc, **settings._asdict())
+                try:
+                    rest = raw_to_poses(raw[crowded], self.nc, **settings._asdict())
+                except InputError as e:  # it knows of these images alone
+                    raise InputError(no_memory_for_nms(len(images))) from e
                 for i, found in zip(crowded, rest):
                     poses[i] = found
             return cast(List[Poses], poses)
@@ -179,6 +182,7 @@ class TorchBackend(Backend):
             self._streams.get()
         for stream in streams:
             self._streams.put(stream)
+        self._fixed.start_over(settings)  # one batch says nothing of those to come
 
     def engine_ms(self) -> Optional[np.ndarray]:
         """(100,) GPU times, ms, of the network alone as a CUDA graph, of the last shape."""

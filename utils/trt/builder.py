@@ -146,11 +146,12 @@ def build(
 def _memory_hint(memory: DeviceMemory) -> str:
     """What TensorRT does not say: without memory it names any step of a build, such as cuDNN's."""
     free = memory.free_bytes()
-    if free >= SCARCE:
+    if free is None or free >= SCARCE:
         return ""
-    return "; only %.1f GB of the memory of %s are free: end other programs on this GPU" % (
-        free / (1 << 30), memory.device_name,
-    )  # fmt: skip
+    return (
+        "; only %.1f GB of the memory of %s are free, which may be the cause: end other programs "
+        "on this GPU" % (free / (1 << 30), memory.device_name)
+    )
 
 
 def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Any:

@@ -1,6 +1,6 @@
 """DeviceMemory: what an engine needs of a GPU, whether PyTorch or pycuda provides it."""
 
-from typing import TYPE_CHECKING, Any, Callable, ContextManager, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Optional, Protocol, Tuple
 
 import numpy as np
 
@@ -23,8 +23,8 @@ class DeviceMemory(Protocol):
     def total_bytes(self) -> int:
         """Memory of the GPU."""
 
-    def free_bytes(self) -> int:
-        """What of it nobody uses now."""
+    def free_bytes(self) -> Optional[int]:
+        """What of it nobody uses now; None after a fault of the GPU."""
 
     def active(self) -> ContextManager[None]:
         """The device and the stream are current in this thread."""

@@ -99,9 +99,12 @@ class TorchMemory:
         """Memory of the GPU."""
         return int(self._torch.cuda.get_device_properties(self.device).total_memory)
 
-    def free_bytes(self) -> int:
-        """What of it nobody uses now."""
-        return int(self._torch.cuda.mem_get_info(self.device)[0])
+    def free_bytes(self) -> Optional[int]:
+        """What of it nobody uses now; None after a fault of the GPU."""
+        try:
+            return int(self._torch.cuda.mem_get_info(self.device)[0])
+        except RuntimeError:
+            return None
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -220,10 +223,13 @@ class PycudaMemory:
         """Memory of the GPU."""
         return int(self._device.total_memory())
 
-    def free_bytes(self) -> int:
-        """What of it nobody uses now."""
-        with self.active():
-            return int(self._driver.mem_get_info()[0])
+    def free_bytes(self) -> Optional[int]:
+        """What of it nobody uses now; None after a fault of the GPU."""
+        try:
+            with self.active():
+                return int(self._driver.mem_get_info()[0])
+        except self._driver.Error:
+            return None
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:

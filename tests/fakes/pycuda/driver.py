@@ -93,7 +93,10 @@ class DeviceAllocation:
 
 def mem_get_info():
     require_context()
-    return int(os.environ.get("FAKE_FREE_MEMORY", 6 << 30)), 8 << 30
+    free = os.environ.get("FAKE_FREE_MEMORY", str(6 << 30))
+    if free == "unknown":
+        raise LogicError("cuMemGetInfo failed: an illegal memory access was encountered")
+    return int(free), 8 << 30
 
 
 def mem_alloc(size):
