@@ -22,7 +22,6 @@ from utils.graph.nms_forms import Nms  # noqa: E402
 from utils.graph.pixels import add_pixels  # noqa: E402
 from utils.pose.fixed_nms import FixedNms, NmsSettings  # noqa: E402
 from utils.pose.layout import Layout  # noqa: E402
-from utils.pose.poses import Poses  # noqa: E402
 from utils.runtime import onnx_backend, onnx_session  # noqa: E402
 from utils.runtime.load import load_backend  # noqa: E402
 from utils.runtime.onnx_backend import OnnxBackend  # noqa: E402
@@ -212,8 +211,7 @@ def test_one_crowded_image_of_a_batch_takes_the_raw_output(tmp_path, open_cuda, 
     assert torch.is_tensor(backend.find(pixels, NmsSettings(0.25, 0.45)))
     same(Predictor(backend)(images(2, (64, 64))), Predictor(reference)(images(2, (64, 64))))
     backend.warm_up(pixels, NmsSettings(0.25, 0.45))  # says nothing of the images to come
-    monkeypatch.setattr(FixedNms, "poses", real)
-    assert isinstance(backend.find(pixels, NmsSettings(0.25, 0.45))[0], Poses)
+    assert backend._reader.serves(NmsSettings(0.25, 0.45), 2)
 
 
 @pytest.mark.parametrize("form", ["values", "rows"])
