@@ -163,4 +163,5 @@ def test_fewer_coco_images_than_custom_ones(tmp_path):
         tmp_path / "own.txt",
         tmp_path / "coco.txt",
     )
-    assert warning in done.stdout.splitlines()
+    written = "%s: 2 of 2 lines of %s" % (tmp_path / "coco-equiv.txt", tmp_path / "coco.txt")
+    assert done.stdout.splitlines() == [written, warning]

@@ -502,6 +502,34 @@ def test_what_cannot_work_is_one_line_and_the_old_engine_stays(tmp_path, image_f
     assert not list(tmp_path.rglob(".tmp*"))
 
 
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--workspace", 0], "--workspace 0: expected GB, above 0"),
+        (["--opt-level", 6], "--opt-level 6: expected 0 to 5"),
+        (["--fp16", "--dla", -1], "--dla -1: expected the number of an accelerator"),
+        (["--quant", "explicit"], "--quant and --calib_by go with --int8"),
+        (["--calib_by", "onnxruntime"], "--quant and --calib_by go with --int8"),
+        (["--opt-size", 128], "--opt-size: x.onnx is static, 64 64"),
+    ],
+)
+def test_flags_that_cannot_be(tmp_path, flags, words):
+    path = make_small_net(tmp_path / "x.onnx")
+    bad(run("v86", "models/export_TRT.py", "--onnx", path, *flags), words)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_a_dynamic_model_that_does_not_say_its_size(tmp_path):
+    path = make_small_net(tmp_path / "x.onnx", None, None)
+    model = onnx.load(str(path))
+    for entry in [e for e in model.metadata_props if e.key == "imgsz"]:
+        model.metadata_props.remove(entry)
+    onnx.save(model, str(path))
+    export = ["models/export_TRT.py", "--onnx", path, "--dynamic"]
+    bad(run("v86", *export), "--opt-size: x.onnx does not say for which size; name one")
+    good(run("v86", *export, "--opt-size", 128))
+
+
 def stopped_at(error, image_file, monkeypatch):
     """A image that cannot be read for a reason of its own."""
     from utils.dataset import images
