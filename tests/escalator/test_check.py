@@ -171,3 +171,11 @@ def test_a_folder_that_cannot_be_is_told_before_the_images_are_read(data):
     done = run_script("escalator/check.py", *flags)
     assert done.returncode == 1 and "d.yaml: cannot write into this folder" in done.stderr
     assert "found errors" not in done.stdout
+
+
+def test_images_that_cannot_be_read_are_not_of_one_content(data):
+    for part, name in (("train", "people00"), ("val", "people07")):
+        assert (data / "images" / part / (name + ".jpg")).is_file()
+        (data / "images" / part / (name + ".jpg")).write_bytes(b"")
+    found = findings(data)
+    assert len(found[doctor.UNREADABLE]) == 2 and doctor.LEAK not in found

@@ -273,3 +273,17 @@ def test_points_as_lists_of_their_own(tmp_path):
         assert survey(str(tmp_path / "annotations")).skeleton.count == 15
         tally = json2yolo(str(tmp_path / "annotations"))
         assert not tally.faults and tally.persons == 1
+
+
+def test_labelme_that_contradicts_or_is_broken(hands):
+    source = str(hands / "annotations")
+    with pytest.raises(InputError, match="`nkpt` 3, but the points have 4 names: wrist, "):
+        survey(source, nkpt=3)
+    content = labelme(4)
+    content["shapes"].insert(0, None)
+    write(hands / "annotations" / "0.json", content)
+    assert survey(source).skeleton.count == 4  # the shape is told where the file is converted
+    content["shapes"].append({**content["shapes"][-1], "label": " "})
+    write(hands / "annotations" / "0.json", content)
+    with pytest.raises(InputError, match="the points of labelme: kpt_names: an empty name"):
+        survey(source)
