@@ -13,9 +13,9 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from utils.dataset.annotation_files import read_annotation
+from utils.dataset.annotation_files import read_annotation, read_annotations
 from utils.dataset.annotations import Annotation, Fault, IsCoco, fit
-from utils.dataset.coco import is_coco, read_coco
+from utils.dataset.coco import is_coco
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import list_images
 from utils.errors import InputError, one_line
@@ -285,22 +285,20 @@ def coco_jobs(
     faults: List[Fault] = []
     entries: List[Tuple[str, str, str, Annotation]] = []  # in messages, path below images, JSON
     for file in files:
-        inside: List[str] = []
         try:
-            coco = read_coco(file, names, skel.count, wanted=skel, faults=inside)
+            annotations, inside = read_annotations(file, names, skel)
         except InputError as e:
             faults.append(Fault("", str(e)))
             continue
-        faults += [Fault(file, reason) for reason in inside]
-        for key, entry in coco.images.items():
-            name = "%s: %s" % (file, entry.file_name)
-            below = _below(entry.file_name)
+        faults += inside
+        for annotation in annotations:
+            file_name = annotation.image or ""
+            name = "%s: %s" % (file, file_name)
+            below = _below(file_name)
             if not below:
                 faults.append(Fault(name, "file_name is not the name of a file"))
                 continue
-            persons = ["person %d" % (i + 1) for i in range(coco.ground_truths[key].count)]
-            found = Annotation(coco.ground_truths[key], persons, entry.file_name, entry.hw)
-            entries.append((name, below, file, found))
+            entries.append((name, below, file, annotation))
     stems = [os.path.splitext(below)[0] for _, below, _, _ in entries]
     taken = {path for stem in stems for path in images.exact(stem)}
     for stem, (name, below, file, annotation) in zip(stems, entries):

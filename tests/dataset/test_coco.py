@@ -84,6 +84,9 @@ def write(path, value):
         ({"category_id": None}, "category_id None is no category"),
         ({"category_id": "1"}, "category_id 1 is no category"),
         ({"category_id": [1]}, "category_id [1] is no category"),
+        ({"category_id": 0}, "annotations[1] of a.jpg: category_id 0 is no category"),
+        ({"image_id": "7"}, 'annotations[1] of a.jpg: image_id "7" must be an integer'),
+        ({"image_id": 7.0}, "annotations[1] of a.jpg: image_id 7.0 must be an integer"),
     ],
 )
 def test_faults_raise_or_are_collected(tmp_path, changes, reason):
@@ -93,7 +96,9 @@ def test_faults_raise_or_are_collected(tmp_path, changes, reason):
     assert str(e.value).startswith(str(path)) and reason in str(e.value)
     faults = []
     assert read_coco(path, ["person"], 17, faults=faults).ground_truths[7].count == 1
-    assert len(faults) == 1 and reason in faults[0]
+    (fault,) = faults
+    assert fault.place == "annotations[1]" and str(e.value).endswith(": " + fault.reason)
+    assert fault.image_id == (None if "is no image" in reason else 7)
 
 
 def test_bad_image_entries_cost_only_themselves(tmp_path):

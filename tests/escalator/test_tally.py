@@ -93,6 +93,41 @@ def test_an_image_of_which_no_person_could_be_read_is_left_out(tmp_path):
         assert {image.file_name for image in images} == {"good.png", "nobody.png"}
 
 
+BROKEN = [
+    {"bbox": [1]},
+    {"category_id": None},
+    {"category_id": 0},
+    {"image_id": "1"},
+    {"bbox": [], "keypoints": []},  # is found when the person is brought onto the image
+]
+
+
+@pytest.mark.parametrize("folder", [False, True])  # a folder that holds the JSON
+@pytest.mark.parametrize("change", BROKEN)
+def test_an_image_of_a_coco_json_of_which_no_person_could_be_read(tmp_path, change, folder):
+    (tmp_path / "images").mkdir()
+    person = {"category_id": 1, "keypoints": [20, 20, 2] * 17, "bbox": [10, 10, 30, 30]}
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "person"}]}
+    persons = (("bad", [change]), ("good", [{}, change]), ("nobody", []))
+    for key, (name, changes) in enumerate(persons, 1):
+        image = cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1]
+        (tmp_path / "images" / (name + ".png")).write_bytes(image.tobytes())
+        entry = {"id": key, "file_name": name + ".png", "height": 60, "width": 80}
+        content["images"].append(entry)
+        content["annotations"] += [{**person, "image_id": key, **more} for more in changes]
+    path = tmp_path / "annotations" / "x.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    source = str(path.parent if folder else path)
+    labels, written = tmp_path / "labels", tmp_path / "y.json"
+    for tally in (json2yolo(source), json2coco(source, str(written))):
+        assert (tally.images, tally.persons, tally.empty) == (2, 1, 1)
+        assert str(tally.faults[0]).startswith("%s: bad.png, " % path) and len(tally.faults) == 2
+    assert sorted(p.name for p in labels.iterdir()) == ["good.txt", "nobody.txt"]
+    images = read_coco(written, ["person"], 17).images.values()
+    assert {image.file_name for image in images} == {"good.png", "nobody.png"}
+
+
 @pytest.mark.parametrize("convert", [json2coco, yolo2coco])
 def test_where_nothing_can_be_written_nothing_is_read(tmp_path, convert):
     (tmp_path / "file").write_text("")

@@ -1,10 +1,10 @@
-"""Annotation files of one image: which format a JSON has; a new one also in escalator/survey.py."""
+"""Annotation files: which format a JSON has; a new one also in escalator/survey.py."""
 
 from pathlib import Path
-from typing import Sequence, Union
+from typing import Dict, List, Sequence, Tuple, Union
 
-from utils.dataset.annotations import Annotation, IsCoco, parse_persons
-from utils.dataset.coco import is_coco
+from utils.dataset.annotations import Annotation, Fault, IsCoco, parse_persons
+from utils.dataset.coco import EntryFault, is_coco, read_coco
 from utils.dataset.labelme import is_labelme, parse_labelme
 from utils.errors import InputError
 from utils.pose.keypoints import Skeleton
@@ -27,3 +27,29 @@ def read_annotation(path: Union[str, Path], names: Sequence[str], skel: Skeleton
         return parse_persons(content, len(names), skel.count)
     except ValueError as e:
         raise InputError("%s: %s" % (path, e)) from e
+
+
+def read_annotations(
+    path: Union[str, Path], names: Sequence[str], skel: Skeleton
+) -> Tuple[List[Annotation], List[Fault]]:
+    """A COCO JSON: the annotation of each image, and the faults that are of none of them.
+
+    A fault of an image is among its own: where all its persons have one, nobody knows who is on it.
+
+    Raises InputError `path: reason` for a file that is no COCO JSON of these keypoints.
+    """
+    inside: List[EntryFault] = []
+    coco = read_coco(path, names, skel.count, wanted=skel, faults=inside)
+    faults: List[Fault] = []
+    of_images: Dict[int, List[Fault]] = {key: [] for key in coco.images}
+    for place, reason, image_id in inside:
+        if image_id is None:
+            faults.append(Fault(str(path), "%s: %s" % (place, reason)))
+        else:
+            of_images[image_id].append(Fault(place, reason))
+    found = []
+    for key, image in coco.images.items():
+        known = coco.ground_truths[key]
+        persons = ["person %d" % (i + 1) for i in range(known.count)]
+        found.append(Annotation(known, persons, image.file_name, image.hw, of_images[key]))
+    return found, faults

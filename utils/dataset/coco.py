@@ -10,7 +10,7 @@ Format: cocodataset.org/#format-data.
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from utils.pose.keypoints import AREA_OF_BOX, COCO, Skeleton
 from utils.reading import is_integer, is_number, read_json, shown
 
 MAX_ID, MAX_SIDE, MAX_VALUE = 2**53, 10**6, 1e9  # ids, px of an image, coordinates and areas
+MAX_DIGITS = 20  # of an id
 PX_DIGITS = 3  # decimals of what is written
 
 
@@ -30,6 +31,14 @@ class CocoImage(NamedTuple):
 
     file_name: str
     hw: Tuple[int, int]  # (height, width) px
+
+
+class EntryFault(NamedTuple):
+    """An entry that cannot be read."""
+
+    place: str  # `annotations[3]`
+    reason: str
+    image_id: Optional[int] = None  # the image that an annotation is of, None: none that is known
 
 
 class CocoData(NamedTuple):
@@ -59,7 +68,7 @@ def read_coco(
     nkpt: Optional[int],
     *,
     wanted: Optional[Skeleton] = None,
-    faults: Optional[List[str]] = None,
+    faults: Optional[List[EntryFault]] = None,
 ) -> CocoData:
     """Read a COCO JSON with boxes and keypoints.
 
@@ -82,32 +91,31 @@ def read_coco(
     """
     content = _read_content(path)
     strict = faults is None
-    found_faults: List[str] = [] if faults is None else faults
+    found_faults: List[EntryFault] = [] if faults is None else faults
     try:
         images = dict(_images(content["images"], found_faults))
         categories = content.get("categories") or []
-        if not isinstance(categories, list):
-            raise ValueError("categories: expected a list, got %s" % shown(categories))
         category_ids = _category_ids(categories, names)
+        declared = {entry["id"] for entry in categories}
         chosen = [entry for entry in categories if entry["id"] in category_ids]
         layout = category_keypoints.read(chosen, content["annotations"], nkpt, wanted=wanted)
     except ValueError as e:
         raise InputError("%s: %s" % (path, e)) from e
     by_image: Dict[int, List[Dict[str, Any]]] = {key: [] for key in images}
     for i, entry in enumerate(content["annotations"]):
-        category = entry.get("category_id") if isinstance(entry, dict) else None
-        if type(category) is int and category not in category_ids:
+        category = _category_of(entry, declared)
+        if category is not None and category not in category_ids:
             continue
+        own = None if category is None else layout.count_of(category)
         try:
-            own = layout.count_of(category) if type(category) is int else 0  # a fault, below
-            annotation = _annotation(entry, i, images, nkpt=own, strict=strict)
+            annotation = _annotation(entry, images, nkpt=own, strict=strict)
         except ValueError as e:
-            found_faults.append(str(e))
+            found_faults.append(EntryFault("annotations[%d]" % i, str(e), _image_of(entry, images)))
             continue
         annotation["keypoints"] = layout.ordered(annotation)
         by_image[annotation["image_id"]].append(annotation)
     if strict and found_faults:
-        raise InputError("%s: %s" % (path, found_faults[0]))
+        raise InputError("%s: %s" % (path, _told(found_faults[0], images)))
     count = layout.skeleton.count
     ground_truths = {k: _ground_truth(found, category_ids, count) for k, found in by_image.items()}
     found_names = {entry["id"]: str(entry.get("name")) for entry in chosen}
@@ -127,11 +135,11 @@ def api_content(
     chosen = [entry for entry in content["categories"] if entry["id"] in category_ids]
     layout = category_keypoints.read(chosen, content["annotations"], wanted.count, wanted=wanted)
     annotations: List[Dict[str, Any]] = []
-    for i, entry in enumerate(content["annotations"]):
+    for entry in content["annotations"]:
         if entry.get("category_id") not in category_ids:
             continue
         own = layout.count_of(entry["category_id"])
-        annotation = _annotation(entry, i, images, nkpt=own, strict=True)
+        annotation = _annotation(entry, images, nkpt=own, strict=True)
         annotation["keypoints"] = layout.ordered(annotation)
         labelled = sum(v > 0 for v in annotation["keypoints"][2::3])
         number = entry.get("num_keypoints")
@@ -147,7 +155,7 @@ def is_coco(content: object) -> bool:
     return isinstance(content, dict) and isinstance(content.get("images"), list)
 
 
-def _images(entries: List[Any], faults: List[str]):
+def _images(entries: List[Any], faults: List[EntryFault]):
     """(id, CocoImage) of each image entry; what is wrong with the others goes to `faults`."""
     seen = set()
     for i, entry in enumerate(entries):
@@ -156,7 +164,7 @@ def _images(entries: List[Any], faults: List[str]):
             if key in seen:
                 raise ValueError("id %d is there twice" % key)
         except ValueError as e:
-            faults.append("images[%d]: %s" % (i, e))
+            faults.append(EntryFault("images[%d]" % i, str(e)))
             continue
         seen.add(key)
         yield key, image
@@ -173,8 +181,10 @@ def _image(entry: Any) -> Tuple[int, CocoImage]:
     return entry["id"], CocoImage(name, (int(h or 0), int(w or 0)))
 
 
-def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[int]:
+def _category_ids(entries: Any, names: Optional[Sequence[str]]) -> List[int]:
     """Category id of each class."""
+    if not isinstance(entries, list):
+        raise ValueError("categories: expected a list, got %s" % shown(entries))
     known = {}
     for entry in entries:
         if not isinstance(entry, dict) or not is_integer(entry.get("id"), -MAX_ID, MAX_ID):
@@ -200,36 +210,62 @@ def _category_ids(entries: List[Any], names: Optional[Sequence[str]]) -> List[in
     )
 
 
+def _category_of(entry: Any, declared: Set[int]) -> Optional[int]:
+    """Category id of an annotation, None if it has none that the file declares."""
+    key = entry.get("category_id") if isinstance(entry, dict) else None
+    return key if type(key) is int and key in declared else None
+
+
+def _image_of(entry: Any, images: Dict[int, CocoImage]) -> Optional[int]:
+    """Id of the image of an annotation, also where it is written as "7" or 7.0; None: of none."""
+    value = entry.get("image_id") if isinstance(entry, dict) else None
+    if isinstance(value, str) and value.isdecimal() and len(value) < MAX_DIGITS:
+        value = int(value)
+    return int(value) if isinstance(value, (int, float)) and value in images else None
+
+
+def _told(fault: EntryFault, images: Dict[int, CocoImage]) -> str:
+    """A fault in the words of a message about the file."""
+    of = "" if fault.image_id is None else " of %s" % images[fault.image_id].file_name
+    return "%s%s: %s" % (fault.place, of, fault.reason)
+
+
 def _annotation(
-    entry: Any, index: int, images: Dict[int, CocoImage], *, nkpt: int, strict: bool
+    entry: Any, images: Dict[int, CocoImage], *, nkpt: Optional[int], strict: bool
 ) -> Dict[str, Any]:
-    """A checked annotation: image_id, category_id, bbox, keypoints (3K), area, iscrowd."""
-    where = "annotations[%d]" % index
+    """A checked annotation: image_id, category_id, bbox, keypoints (3K), area, iscrowd.
+
+    Args: nkpt: keypoints of its category; None: its category is none.
+
+    Raises ValueError (reason only).
+    """
     if not isinstance(entry, dict):
-        raise ValueError("%s: expected an object" % where)
-    if type(entry.get("image_id")) is not int or entry["image_id"] not in images:
-        raise ValueError("%s: image_id %s is no image" % (where, shown(entry.get("image_id"))))
-    where += " of %s" % images[entry["image_id"]].file_name
+        raise ValueError("expected an object")
+    image = _image_of(entry, images)
+    if image is None:
+        raise ValueError("image_id %s is no image" % shown(entry.get("image_id")))
+    if type(entry["image_id"]) is not int:
+        raise ValueError("image_id %s must be an integer" % json.dumps(entry["image_id"]))
     box, area, category = entry.get("bbox"), entry.get("area"), entry.get("category_id")
-    if type(category) is not int:
-        raise ValueError("%s: category_id %s is no category" % (where, shown(category)))
+    if nkpt is None:
+        raise ValueError("category_id %s is no category" % shown(category))
     if not box and not strict:
         box = [math.nan] * 4
     elif not _numbers(box) or len(box) != 4 or min(box[2:]) < 0:  # type: ignore
-        raise ValueError("%s: bbox must be 4 finite numbers x y width height" % where)
+        raise ValueError("bbox must be 4 finite numbers x y width height")
     points = entry.get("keypoints") or [0] * (3 * nkpt)
     if not _numbers(points):
-        raise ValueError("%s: a keypoint is not a finite number" % where)
+        raise ValueError("a keypoint is not a finite number")
     if len(points) != 3 * nkpt:
-        raise ValueError("%s: %d keypoint numbers, expected 3 x %d" % (where, len(points), nkpt))
+        raise ValueError("%d keypoint numbers, expected 3 x %d" % (len(points), nkpt))
     if not all(v in (0, 1, 2) for v in points[2::3]):
-        raise ValueError("%s: keypoint visibility is not 0, 1 or 2" % where)
+        raise ValueError("keypoint visibility is not 0, 1 or 2")
     if area is None:
         area = box[2] * box[3] * AREA_OF_BOX if strict else math.nan  # type: ignore
     elif not _numbers([area]) or area < 0:
-        raise ValueError("%s: area must be a number" % where)
+        raise ValueError("area must be a number")
     return {
-        "image_id": entry["image_id"],
+        "image_id": image,
         "category_id": category,
         "bbox": box,
         "keypoints": points,
