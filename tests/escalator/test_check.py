@@ -173,9 +173,10 @@ def test_a_folder_that_cannot_be_is_told_before_the_images_are_read(data):
     assert "found errors" not in done.stdout
 
 
-def test_images_that_cannot_be_read_are_not_of_one_content(data):
-    for part, name in (("train", "people00"), ("val", "people07")):
-        assert (data / "images" / part / (name + ".jpg")).is_file()
-        (data / "images" / part / (name + ".jpg")).write_bytes(b"")
-    found = findings(data)
-    assert len(found[doctor.UNREADABLE]) == 2 and doctor.LEAK not in found
+def test_images_of_a_folder_that_is_not_there(data):
+    (data / "l.txt").write_text("images/train/people03.jpg\nimages/gone/a.jpg\n")
+    (data / "d.yaml").write_text("train: l.txt\nnames: [person]\n")
+    for _ in range(2):
+        found = findings(data, ["train"])
+        assert list(found) == [doctor.MISSING] and "gone/a.jpg" in found[doctor.MISSING][0]
+        (data / "labels" / "gone").mkdir(exist_ok=True)
