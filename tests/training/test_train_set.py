@@ -74,6 +74,21 @@ def test_what_is_broken_is_left_out_and_named(dataset):
     assert again.faults == found.faults
 
 
+def test_an_image_of_which_no_line_can_be_read_is_no_background(dataset):
+    label = dataset.parent / "图" / "labels" / "3.txt"
+    label.write_text("0 0.5 0.5\n" * 2)
+    for _ in range(2):  # read, and from the cache
+        found = read_train_set(read_data(dataset))
+        assert [os.path.basename(path) for path in found.paths] == [
+            "%d.jpg" % i for i in (0, 1, 2, 4, 5)
+        ]
+        assert len(found.sizes) == len(found.labels) == len(found.repeats) == 5
+        told = [fault.split("labels")[1].split(",")[0] for fault in found.faults]
+        assert told == ["%s3.txt:%d: 3 columns" % (os.sep, line) for line in (1, 2)]
+    label.write_text("\n")  # nobody
+    assert read_train_set(read_data(dataset)).count == 6
+
+
 def test_another_number_of_keypoints(dataset):
     dataset.write_text(dataset.read_text("utf-8").replace("nkpt: 2", "nkpt: 3"), "utf-8")
     with pytest.raises(InputError, match=r"4 of 4 label files.*1.txt:1: 11 columns, expected 14"):

@@ -54,12 +54,18 @@ class _Entry(NamedTuple):
     labels: Labels
     faults: List[str]
 
+    @property
+    def spoilt(self) -> bool:
+        """Whether somebody is labelled on the image, and no line of it can be read."""
+        return bool(self.faults) and self.labels.count == 0 and self.hw != (0, 0)
+
 
 def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int = 8) -> TrainSet:
     """The images of the key `train` and their labels.
 
     An image that is missing or broken, and a person whose line is no label, are left out and
-    named in `faults`. An image without a label file shows nobody.
+    named in `faults`; with the last such line of a file goes the image, which shows somebody. An
+    image without a label file shows nobody.
 
     Args:
         single_class: all classes are one.
@@ -72,7 +78,7 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
     texts = [_label_text(p) for p in paths]
     entries = _read_entries(data, paths, texts, workers=workers)
     faults = [fault for entry in entries for fault in entry.faults]
-    spoilt = [e for e in entries if e.faults and e.labels.count == 0 and e.hw != (0, 0)]
+    spoilt = [entry for entry in entries if entry.spoilt]
     labelled = sum(bool(t) for t in texts)
     if spoilt and 2 * len(spoilt) > labelled:
         raise InputError(
@@ -80,7 +86,7 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
             % (data.path, len(spoilt), labelled, spoilt[0].faults[0])
         )
     _check_classes(data, paths, entries)
-    good = [i for i, entry in enumerate(entries) if entry.hw != (0, 0)]
+    good = [i for i, entry in enumerate(entries) if entry.hw != (0, 0) and not entry.spoilt]
     if not good:
         raise InputError(
             "%s: none of %d training images can be used, first %s; escalator/check.py lists all"
