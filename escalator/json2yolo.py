@@ -24,7 +24,9 @@ labels from elsewhere, or changed by hand since, are an error without --overwrit
   - a point up to 2 % of the image outside is moved to its border; further out it is not labelled.
   - crowds of a COCO JSON are left out.
 Each of these is counted and printed. What cannot be converted is named, with file and person; the
-rest is converted, and the exit code is 1.
+rest is converted, and the exit code is 1. An image of which no person can be converted gets a label
+file that holds the word not-converted, so that training leaves it out: one without a label file
+counts as an image with nobody on it.
 """
 
 import argparse
@@ -32,7 +34,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -42,12 +44,19 @@ from escalator.survey import PERSON, Points, survey
 from escalator.tally import Tally, usable
 from utils import cli
 from utils.dataset.annotations import Fault
-from utils.dataset.labels import ground_truth_to_labels, label_path, write_labels
+from utils.dataset.labels import (
+    ground_truth_to_labels,
+    label_path,
+    write_labels,
+    write_not_converted,
+)
 from utils.dataset.points_file import NAME, write_points
 from utils.errors import InputError, check_limits, warn
 from utils.outputs import check_all_replaceable
 from utils.parallel import parallel_map
 from utils.pose.keypoints import COCO
+
+LEFT_OUT = "images that training leaves out (label file: not-converted)"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -108,17 +117,20 @@ def json2yolo(
     found = find_jobs(json_dir, image_dir, points.names, skel=skel)
     tally.faults = list(found.faults)
     converted = found.jobs
-    coco_files = _convert_all(found.jobs, json_dir, label_dir, tally=tally, workers=workers)
+    coco_files, failed = _convert_all(found.jobs, json_dir, label_dir, tally=tally, workers=workers)
     if coco_files:
         more = coco_among(found, coco_files, json_dir, image_dir=image_dir, skel=skel)
         tally.faults += more.faults
         converted = more.jobs or converted
-        _convert_all(more.jobs, json_dir, label_dir, tally=tally, workers=workers)
+        failed += _convert_all(more.jobs, json_dir, label_dir, tally=tally, workers=workers)[1]
     else:
         tally.notes[NO_JSON] = found.bare
     if not tally.images and not tally.faults:
         raise InputError("`json_dir` %s: no image in it" % json_dir)
-    if tally.images:
+    if tally.images:  # else labels of an earlier run stay
+        for label in failed:
+            write_not_converted(label)
+        tally.notes[LEFT_OUT] = len(failed)
         _write_points(_points_folder(converted, json_dir, label_dir), points)
     return tally
 
@@ -139,19 +151,25 @@ def _write_points(folder: Path, points: Points) -> None:
 
 def _convert_all(
     jobs: List[Job], json_dir: str, label_dir: str, *, tally: Tally, workers: int
-) -> List[str]:
-    """Convert each job; returns the files that turned out to be COCO JSONs."""
+) -> Tuple[List[str], List[str]]:
+    """Convert each job.
+
+    Returns the files that turned out to be COCO JSONs, and the label files of images that could not
+    be converted.
+    """
     targets = [Target(job, _label_file(job, json_dir, label_dir)) for job in jobs]
     check_all_replaceable(target.label for target in targets)
     _warn_if_elsewhere(targets)
-    coco_files = []
+    coco_files, failed = [], []
     for target, done in zip(targets, parallel_map(convert, targets, "json2yolo", workers=workers)):
         if done.is_coco:
             coco_files.append(target.job.json or "")
         tally.faults += done.faults
         if done.converted:
             tally.add(done.persons, done.notes)
-    return coco_files
+        elif not done.is_coco and target.job.image is not None:
+            failed.append(target.label)
+    return coco_files, failed
 
 
 def convert(target: Target) -> Done:

@@ -11,7 +11,7 @@ import pytest
 
 from escalator.jobs import NO_IMAGE, NO_JSON
 from escalator.json2coco import json2coco
-from escalator.json2yolo import json2yolo
+from escalator.json2yolo import LEFT_OUT, json2yolo
 from escalator.yolo2coco import yolo2coco
 from tests.conftest import ROOT, SHARED, needs_shared
 from tests.scripts import run_script
@@ -83,9 +83,8 @@ def test_what_fails_is_named_and_the_rest_is_converted(data, content, words):
     assert done.stderr.splitlines()[-1] == error % converted
     assert (data / "labels" / "甲.txt").is_file()
     bad = data / "labels" / "bad.txt"
-    assert bad.exists() == isinstance(content, list)
-    if bad.exists():
-        assert len(bad.read_text().splitlines()) == 1
+    assert len(bad.read_text().splitlines()) == 1
+    assert (bad.read_text() == "not-converted\n") == (not isinstance(content, list))
 
 
 def test_images_that_are_missing_broken_or_of_one_stem(data):
@@ -102,7 +101,7 @@ def test_images_that_are_missing_broken_or_of_one_stem(data):
     assert "甲.json: several images of one name" in text
     assert sum(tally.notes.values()) >= 1
     names = {p.relative_to(data / "labels").as_posix() for p in (data / "labels").rglob("*.*")}
-    assert names == {"sub/b.x.txt", "空.txt"}  # nothing half-written either
+    assert names == {"sub/b.x.txt", "空.txt", "broken.txt"}  # nothing half-written either
 
 
 def coco_json(path, names, hw=(100, 200), **changes):
@@ -254,8 +253,9 @@ def test_many_files_on_several_cores(tmp_path):
         annotation(tmp_path / "annotations" / ("%d.json" % i), [PERSON] * (i % 3) if i else "{")
     tally = json2yolo(str(tmp_path / "annotations"), str(tmp_path / "labels"), workers=2)
     assert tally.images == SERIAL_UP_TO + 49 and len(tally.faults) == 1
-    counts = [len(p.read_text().splitlines()) for p in (tmp_path / "labels").iterdir()]
-    assert sum(counts) == tally.persons
+    texts = [p.read_text() for p in (tmp_path / "labels").iterdir()]
+    assert sum(len(text.splitlines()) for text in texts) == tally.persons + 1
+    assert texts.count("not-converted\n") == tally.notes[LEFT_OUT] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import os
 
 import cv2
 import numpy as np
@@ -12,8 +13,10 @@ from escalator.yolo2coco import yolo2coco
 from tests.scripts import run_inside
 from utils.dataset.annotations import Fault
 from utils.dataset.coco import read_coco
+from utils.dataset.data_yaml import read_data
 from utils.errors import InputError
 from utils.pose.keypoints import COCO
+from utils.training.train_set import read_train_set
 
 
 def test_one_is_singular_and_the_path_stays(capsys):
@@ -83,14 +86,28 @@ def test_an_image_of_which_no_person_could_be_read_is_left_out(tmp_path):
         (tmp_path / "annotations" / (name + ".json")).write_text(json.dumps(persons))
     json2yolo(str(tmp_path / "annotations"))
     labels = tmp_path / "labels"
-    assert sorted(p.name for p in labels.iterdir()) == ["good.txt", "nobody.txt"]
-    (labels / "bad.txt").write_text("0 1 2\n")
+    assert (labels / "bad.txt").read_text() == "not-converted\n"
     sources = {json2coco: "annotations", yolo2coco: "images"}
     for convert, source in sources.items():
         tally = convert(str(tmp_path / source), str(tmp_path / "x.json"))
         assert len(tally.faults) == 1 and (tally.images, tally.empty) == (2, 1)
         images = read_coco(tmp_path / "x.json", ["person"], 17).images.values()
         assert {image.file_name for image in images} == {"good.png", "nobody.png"}
+
+
+def test_where_nothing_is_converted_the_labels_of_an_earlier_run_stay(tmp_path):
+    image = cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1]
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(image.tobytes())
+    path, label = tmp_path / "annotations" / "a.json", tmp_path / "labels" / "a.txt"
+    path.write_text(json.dumps([{"keypoints": [20, 20] * 17, "bbox": [10, 10, 30, 30]}]))
+    json2yolo(str(path.parent))
+    kept = label.read_text()
+    for content in ("{", json.dumps([{"bbox": [1]}])):
+        path.write_text(content)
+        assert json2yolo(str(path.parent)).images == 0
+        assert label.read_text() == kept
 
 
 BROKEN = [
@@ -123,7 +140,12 @@ def test_an_image_of_a_coco_json_of_which_no_person_could_be_read(tmp_path, chan
     for tally in (json2yolo(source), json2coco(source, str(written))):
         assert (tally.images, tally.persons, tally.empty) == (2, 1, 1)
         assert str(tally.faults[0]).startswith("%s: bad.png, " % path) and len(tally.faults) == 2
-    assert sorted(p.name for p in labels.iterdir()) == ["good.txt", "nobody.txt"]
+    assert (labels / "nobody.txt").read_text() == ""
+    data = tmp_path / "data.yaml"
+    data.write_text("train: images\nval: images\nnames: [person]\n")
+    train_set = read_train_set(read_data(data))
+    assert [os.path.basename(p) for p in train_set.paths] == ["good.png", "nobody.png"]
+    assert "bad.txt:1: the annotation of this image could not be converted" in train_set.faults[0]
     images = read_coco(written, ["person"], 17).images.values()
     assert {image.file_name for image in images} == {"good.png", "nobody.png"}
 

@@ -30,6 +30,7 @@ FAR = 1.0  # image sizes outside the image; what is farther is no slip but anoth
 MAX_DEPTH = 64  # folders of a path of another computer that are tried
 FIRST_LINES = 10  # of a list, which tell whether its images are where it says
 MAX_CLASS = 1e6
+NOT_CONVERTED = "not-converted"  # one word: no number of columns that labels have
 DIGITS = 6  # of what we write: 0.004 px on a 8192 px image
 
 
@@ -177,6 +178,8 @@ def _is_visibility(word: str) -> bool:
 
 def _row(words: List[str], nkpt: int, dims: int) -> np.ndarray:
     """(5 + 3K,) float64 of a row of 5 + 3K, 5 + 2K or 5 columns. Raises ValueError."""
+    if words == [NOT_CONVERTED]:
+        raise ValueError("the annotation of this image could not be converted; correct it")
     columns = len(words)
     if columns not in (5, 5 + dims * nkpt):
         raise ValueError(_columns_fault(columns, nkpt, dims))
@@ -373,3 +376,12 @@ def read_list(path: Union[str, Path]) -> List[str]:
     if "\0" in text:
         raise InputError("%s: a NUL in it, expected a text file with an image path a line" % path)
     return names
+
+
+def write_not_converted(path: Union[str, Path]) -> None:
+    """Write a label file that nobody can read, of an image whose annotation nobody could read.
+
+    Without a label file, or with an empty one, training takes an image as one with nobody on it.
+    """
+    with atomic_path(path) as tmp:
+        tmp.write_text(NOT_CONVERTED + "\n", encoding="utf-8")
