@@ -206,3 +206,51 @@ def test_a_size_that_is_none(tmp_path, calibrated):
     path, bare, flags = calibrated
     refused(int8(*bare, "--calib_imgsz", 0), "--calib_imgsz 0 0: expected 1 to")
     refused(int8(*bare, "--calib_imgsz", 1, 2, 3), "--calib_imgsz: expected one number")
+
+
+def test_a_method_that_is_none(tmp_path):
+    done = int8("--onnx", tmp_path / "x.onnx", "--calib_method", "best")
+    refused(done, "--calib_method best: expected MinMax, Entropy, ")
+
+
+def test_a_fixed_batch_that_the_images_do_not_fill(tmp_path, image_folder):
+    path = make_small_net(tmp_path / "x.onnx", batch=4)
+    flags = ["--onnx", path, "--calib_path", image_folder, "--cache_dir", tmp_path]
+    told = "calibration: %d images in batches of 4 (the model's own); the last is filled up"
+    done = int8(*flags, "--calib_num", 6, "--no-bias-correction")
+    assert done.returncode == 0 and told % 6 in done.stdout, done.stderr
+    done = int8(*flags, "--calib_num", 4, "--no-bias-correction")
+    assert done.returncode == 0 and "filled up" not in done.stdout, done.stderr
+
+
+def test_the_report_is_a_table(calibrated):
+    path, bare, flags = calibrated
+    lines = int8(*bare, "--report").stdout.splitlines()
+    (head,) = [
+        i for i, line in enumerate(lines) if line.split()[:3] == ["points", "score", "range"]
+    ]
+    assert lines[head - 1].startswith("points: mean move of keypoints over the box size; all")
+    points = [float(line.split()[0]) for line in lines[head + 1 :]]
+    assert len(points) > 3 and points == sorted(points, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda graph: graph.node.append(graph.node.pop(0)), "its nodes are not in order"),
+        (
+            lambda graph: setattr(graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 4),
+            "1 inputs, expected one of (B, 3, H, W)",
+        ),
+        (
+            lambda graph: setattr(graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 9999),
+            "1x3x9999x64",
+        ),
+    ],
+)
+def test_models_that_cannot_be(tmp_path, change, words):
+    path = make_small_net(tmp_path / "x.onnx")
+    model = onnx.load(str(path))
+    change(model.graph)
+    onnx.save(model, str(path))
+    refused(int8("--onnx", path), "error: --onnx %s: " % path, words)

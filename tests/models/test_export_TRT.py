@@ -571,6 +571,17 @@ def test_a_calibration_that_stops_leaves_no_cache_and_no_engine(tmp_path, image_
     assert facts(engine)["calibrated_images"] == 10
 
 
+def test_a_cache_needs_no_images(tmp_path, image_folder, calib):
+    """The command that made it can be given where the images are not."""
+    path = make_small_net(tmp_path / "x.onnx")
+    build = ["models/export_TRT.py", "--onnx", path, *calib, "--overwrite"]
+    assert "warning" not in good(run("v85", *build))
+    image_folder.rename(tmp_path / "elsewhere")
+    cache = tmp_path / "caches" / "x.cache"
+    told = "warning: --calib_path %s: not here; the ranges of %s need no images\n"
+    assert told % (image_folder, cache) in good(run("v85", *build))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_build(tmp_path, number):
     path = make_small_net(tmp_path / "x.onnx")
