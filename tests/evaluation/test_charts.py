@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from utils.dataset.labels import parse_labels
 from utils.evaluation import charts
 from utils.evaluation.report import Section, Table, write_report
+from utils.pose.keypoints import skeleton
 from utils.tables import write_csv
 
 NAMES = ["price_$50$.onnx", "$\\frac{$.onnx", "caf\udce9.onnx"]  # the last is not UTF-8
@@ -43,3 +45,19 @@ def test_epochs_are_whole_numbers(tmp_path, monkeypatch, epochs):
         ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
         assert ticks and all(tick == int(tick) for tick in ticks)
         assert 1 in ticks or epochs > 3
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (0, 1, 2)])
+def test_persons_and_images_are_whole_numbers(tmp_path, monkeypatch, counts):
+    figures = []
+    monkeypatch.setattr(charts, "_save", lambda figure, path: figures.append(figure))
+    row = "0 0.5 0.5 0.4 0.4 0.5 0.5 2\n"
+    labels = [parse_labels(row * count, 1) for count in counts]
+    charts.labels_chart(tmp_path / "x.png", labels, skeleton(1))
+    axis = figures[0].axes[0]
+    for ticks, limits in (
+        (axis.get_xticks(), axis.get_xlim()),
+        (axis.get_yticks(), axis.get_ylim()),
+    ):
+        shown = [tick for tick in ticks if limits[0] <= tick <= limits[1]]
+        assert len(shown) > 1 and all(tick == int(tick) for tick in shown)
