@@ -408,11 +408,55 @@ def test_builder_settings(tmp_path):
     assert (
         "timing.cache: made by another TensorRT or GPU" in out and timing.read_bytes() == b"timing"
     )
+    timing.write_bytes(before)
+    out = good(run("v86", *export, "--timing-cache", timing, "--overwrite"))
+    assert "timing.cache: made by another TensorRT or GPU" in out and "Magic tag" not in out
+    assert timing.read_bytes() == b"timing"
     bad(run("v85", *export, "--opt-level", 5), "--opt-level", "8.6 and newer")
     bad(run("v86", *export, "--fp16", "--dla", 2), "--dla 2", "2 DLA cores")
     bad(run("v86", *export, "--dla", 0), "--dla", "--fp16 or --int8")
     bad(run("v86", *export, "--fp16", "--dla", -1), "--dla -1")
     bad(run("v86", *export, "--timing-cache", tmp_path), "is a folder")
+
+
+@pytest.mark.parametrize("work", [["--calib-by", "onnxruntime"], ["--fp16", "--round", "cancel"]])
+def test_a_timing_cache_of_another_kind_is_told_before_the_work(
+    tmp_path, image_folder, calib, work, monkeypatch
+):
+    def refuse(*args, **options):
+        raise AssertionError("weights are rounded first")
+
+    monkeypatch.setattr(adaptive_rounding, "prepare", refuse)
+    path, timing = make_small_net(tmp_path / "x.onnx"), tmp_path / "timing.cache"
+    timing.write_bytes(b"of another GPU")
+    flags = ["--onnx", path, "--timing-cache", timing, *work]
+    flags += calib if "--calib-by" in work else []
+    before = sorted(str(p) for p in tmp_path.rglob("*"))
+    done = run("v86", "models/export_TRT.py", *flags)
+    bad(done, "--timing-cache", "no timing cache", "let --overwrite replace it")
+    assert "calib" not in done.stdout and timing.read_bytes() == b"of another GPU"
+    assert [p for p in sorted(str(p) for p in tmp_path.rglob("*")) if p not in before] == []
+
+
+def test_the_error_of_a_timing_cache_names_no_flag_in_python(tmp_path):
+    timing = tmp_path / "timing.cache"
+    timing.write_bytes(b"of another GPU")
+    make_small_net(tmp_path / "x.onnx")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from utils.errors import InputError\n"
+        "from utils.export.engine import build_engine\n"
+        "from utils.export.engine_config import EngineConfig\n"
+        "try:\n"
+        "    build_engine(EngineConfig(%r, timing_cache=%r))\n"
+        "except InputError as e:\n"
+        "    print(e)\n" % (str(tmp_path / "x.onnx"), str(timing))
+    )
+    done = process("v86", program)
+    assert done.returncode == 0, done.stderr
+    assert "`timing_cache` %s: of another TensorRT or GPU" % timing in done.stdout
+    assert "name another file, or delete this one" in done.stdout
+    assert "overwrite" not in done.stdout and timing.read_bytes() == b"of another GPU"
 
 
 def test_timings_are_kept_by_default_and_for_each_version_and_gpu(tmp_path):

@@ -24,7 +24,7 @@ from utils.pipeline import elapsed
 from utils.quantization import qdq
 from utils.tables import markdown, write_csv
 from utils.trt.api import Profile, Tensorrt, import_tensorrt
-from utils.trt.builder import BuildSettings, build, read_network
+from utils.trt.builder import BuildSettings, build, check_timing_cache, read_network
 from utils.trt.device_memory import DeviceMemory
 from utils.trt.layers import layer_table
 from utils.trt.memory import open_memory
@@ -227,17 +227,23 @@ def find_gpu(config: EngineConfig, trt: Tensorrt) -> Optional[DeviceMemory]:
 def timing_path(
     config: EngineConfig, trt: Tensorrt, memory: Optional[DeviceMemory]
 ) -> Optional[Path]:
-    """Where the kernel timings are kept; None: nowhere. They hold for one version and GPU."""
+    """Where the kernel timings are kept; None: nowhere. They hold for one version and GPU.
+
+    Raises InputError for a file that the user named and TensorRT does not take.
+    """
     if config.no_timing_cache:
         return None
     if trt.name == "TensorRT-RTX":
         if config.timing_cache is not None:
             warn("`timing_cache`: %s keeps none" % trt)
         return None
+    assert memory is not None  # only RTX builds without a GPU
     if config.timing_cache is not None:
         check_writable(config.timing_cache)
-        return Path(config.timing_cache)
-    assert memory is not None  # only RTX builds without a GPU
+        path = Path(config.timing_cache)
+        with memory.active():
+            check_timing_cache(trt, path)
+        return path
     name = "%s-%s-%s.timing" % (trt.name, trt.version, memory.device_name)
     path = Path(config.calibration.cache_dir) / re.sub(r"[^\w.-]+", "-", name)
     try:

@@ -3,10 +3,12 @@
 What a version of TensorRT can do is asked of api.py.
 """
 
+import contextlib
 from pathlib import Path
 from typing import (
     Any,
     Collection,
+    Iterator,
     NamedTuple,
     Optional,
 )
@@ -38,25 +40,15 @@ def read_network(trt: Tensorrt, path: str, data: bytes) -> ParsedNetwork:
     Prints every error of the parser, then raises InputError.
     """
     module, log = trt.module, trt.log
-    log.clear()
-    try:
-        builder = module.Builder(log)
-    except (TypeError, RuntimeError) as e:  # how pybind11 says that there is no CUDA
-        raise InputError(
-            "%s cannot start its builder; is there a CUDA GPU and a driver? (%s)"
-            % (trt, log.errors[0] if log.errors else one_line(e, 120))
-        ) from e
+    builder = _start_builder(trt)
     flags = 0
     explicit = getattr(module.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
     if explicit is not None and trt.number[0] < 10:  # later it is the only mode
         flags |= 1 << int(explicit)
     definition = builder.create_network(flags)
     parser = module.OnnxParser(definition, log)
-    log.quiet = True  # each error comes once more, below
-    try:
+    with _quiet(log):  # each error comes once more, below
         parsed = parser.parse(data)
-    finally:
-        log.quiet = False
     if not parsed:
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         errors = errors or [log.reason()]
@@ -67,6 +59,29 @@ def read_network(trt: Tensorrt, path: str, data: bytes) -> ParsedNetwork:
             % (path, trt, len(errors), errors[0][:300])
         )
     return ParsedNetwork(definition, builder, parser)
+
+
+def _start_builder(trt: Tensorrt) -> Any:
+    """A builder for the current GPU. Raises InputError where there is none."""
+    log = trt.log
+    log.clear()
+    try:
+        return trt.module.Builder(log)
+    except (TypeError, RuntimeError) as e:  # how pybind11 says that there is no CUDA
+        raise InputError(
+            "%s cannot start its builder; is there a CUDA GPU and a driver? (%s)"
+            % (trt, log.errors[0] if log.errors else one_line(e, 120))
+        ) from e
+
+
+@contextlib.contextmanager
+def _quiet(log: Any) -> Iterator[None]:
+    """Errors inside are kept, and not printed."""
+    log.quiet = True
+    try:
+        yield
+    finally:
+        log.quiet = False
 
 
 def _parser_error(error: Any) -> str:
@@ -154,44 +169,61 @@ def _memory_hint(memory: DeviceMemory) -> str:
     )
 
 
-def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Any:
+def check_timing_cache(trt: Tensorrt, path: Path) -> None:
+    """Raise InputError for a file that a user named and that is no timing cache of this TensorRT
+    and GPU, unless it may be replaced; for what takes minutes before it builds."""
+    if not path.is_file() or outputs.writer().overwrite:
+        return
+    builder = _start_builder(trt)  # has to live as long as its config
+    settings = BuildSettings(timing_cache=path, timing_named=True)
+    _timing_cache(trt, builder.create_builder_config(), settings)
+
+
+class _TimingCache(NamedTuple):
+    """The timing cache of a build."""
+
+    handle: Any  # of TensorRT
+    log: Any
+
+
+def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Optional[_TimingCache]:
     """The timing cache of a file, an empty one if there is no file; None without a path.
 
     Raises InputError for a file that was named and may be anything: it would be replaced.
     """
-    path = settings.timing_cache
+    path, log = settings.timing_cache, trt.log
     if path is None:
         return None
     known = path.read_bytes() if path.is_file() else b""
-    trt.log.clear()
-    trt.log.quiet = True  # it is told below
-    try:
+    log.clear()
+    with _quiet(log):  # it is told below
         cache = config.create_timing_cache(known)
         taken = cache is not None and config.set_timing_cache(cache, False)
-    finally:
-        trt.log.quiet = False
     # of a file of another kind TensorRT may also say so and go on with an empty cache
-    if not taken or trt.log.errors:
-        if settings.timing_named and not outputs.writer().overwrite:
+    if not taken or log.errors:
+        writer = outputs.writer()
+        if settings.timing_named and not writer.overwrite:
+            way = "let `overwrite` replace it" if writer.script else "delete this one"
             raise InputError(
                 "`timing_cache` %s: of another TensorRT or GPU, or no timing cache; name another "
-                "file, or let `overwrite` replace it" % path
+                "file, or %s" % (path, way)
             )
         warn("%s: made by another TensorRT or GPU; a new timing cache is made" % path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
-    return cache
+    return _TimingCache(cache, log)
 
 
-def _merged(config: Any, cache: Any, path: Optional[Path]) -> Optional[bytes]:
+def _merged(config: Any, cache: Optional[_TimingCache], path: Optional[Path]) -> Optional[bytes]:
     """A timing cache with what another build has written to its file in the meantime."""
     if cache is None or path is None:
         return None
     if path.is_file():
-        other = config.create_timing_cache(path.read_bytes())
-        if other is not None:
-            cache.combine(other, False)  # one of another GPU is left out
-    return bytes(cache.serialize())
+        with _quiet(cache.log):  # of another kind: that was told before the build
+            other = config.create_timing_cache(path.read_bytes())
+            if other is not None:
+                cache.handle.combine(other, False)  # one of another GPU is left out
+    return bytes(cache.handle.serialize())
 
 
 def _set_precision(
