@@ -25,14 +25,33 @@ def test_atomic_path_keeps_the_old_file_on_failure(tmp_path):
     assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_check_writable_makes_the_folder_and_no_file(tmp_path):
-    check_writable(tmp_path / "a" / "b.trt")
-    assert list((tmp_path / "a").iterdir()) == []
+def test_check_writable_leaves_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder in ("new", "new/deep", "empty", "empty/deep"):
+        check_writable(tmp_path / folder / "b.trt")
     with pytest.raises(InputError, match="is a folder"):
-        check_writable(tmp_path / "a")
+        check_writable(tmp_path / "empty")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot write into this folder"):
-        check_writable(tmp_path / "file" / "b.trt")
+    long = "a" * 300
+    for wrong in ("file/b.trt", "file/deep/b.trt", "new/%s/b.trt" % long):
+        with pytest.raises(InputError, match="cannot write into this folder"):
+            check_writable(tmp_path / wrong)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == [
+        "empty", "file",
+    ]  # fmt: skip
+
+
+def test_atomic_path_leaves_no_folder_of_a_file_that_was_not_written(tmp_path):
+    (tmp_path / "old").mkdir()
+    for folder in ("old", "old/new", "new/deep"):
+        with pytest.raises(RuntimeError), atomic_path(tmp_path / folder / "a.txt"):
+            raise RuntimeError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+    target = tmp_path / "new" / "a.txt"
+    with pytest.raises(RuntimeError), atomic_path(target):
+        target.write_text("of another process")
+        raise RuntimeError
+    assert target.read_text() == "of another process"
 
 
 def test_two_machines_with_one_process_number(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any, Iterator, List, Set, Union
+from typing import Any, Iterator, List, Sequence, Set, Union
 
 from utils import outputs
 from utils.errors import InputError
@@ -27,7 +27,7 @@ def atomic_path(path: Union[str, Path], *, replace: bool = False) -> Iterator[Pa
     Raises InputError if the folder cannot be written, or a file of somebody else is there.
     """
     path = Path(path)
-    check_writable(path)
+    made = _make_folder(path)
     _sweep(path.parent)
     # Short: the name itself may use up the length a file system allows. Random: process numbers
     # say nothing where several machines or containers write into one folder.
@@ -40,10 +40,12 @@ def atomic_path(path: Union[str, Path], *, replace: bool = False) -> Iterator[Pa
                 outputs.check_replaceable(path, digest)
                 outputs.mark(tmp, path, digest)
             os.replace(str(tmp), str(path))
+        made = []
     except OSError as e:  # disk full, quota, a file system that takes no files
         raise InputError("%s: cannot be written (%s)" % (path, e.strerror or e)) from e
     finally:
         remove_temporary(tmp)
+        _remove_folders(made)
 
 
 def remove_temporary(*paths: Path) -> None:
@@ -89,27 +91,44 @@ def _sweep(folder: Path) -> None:
 
 
 def check_output(path: Union[str, Path]) -> None:
-    """check_writable, and raise InputError if a file is there that this script did not write.
-
-    For what takes minutes before it writes.
-    """
+    """check_writable, and raise InputError if a file is there that this script did not write."""
     check_writable(path)
     outputs.check_replaceable(path)
 
 
 def check_writable(path: Union[str, Path]) -> None:
-    """Make the folder of a file. Raises InputError if the file cannot be written there."""
-    path = Path(path)
+    """Raise InputError if a file cannot be written; for what takes minutes before it writes.
+
+    Its folder is made for that, and removed again, so that a later error leaves nothing.
+    """
+    _remove_folders(_make_folder(Path(path)))
+
+
+def _make_folder(path: Path) -> List[Path]:
+    """Make the folder of a file, and return what was made, the deepest first.
+
+    Raises InputError if the file cannot be written there.
+    """
+    folder, missing = path.parent, []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(str(path.parent), os.W_OK):
+        if not folder.is_dir():
+            missing = [p for p in (folder, *folder.parents) if not os.path.lexists(str(p))]
+            folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(str(folder), os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as e:
-        raise InputError(
-            "%s: cannot write into this folder (%s)" % (path.parent, e.strerror)
-        ) from e
+        _remove_folders(missing)
+        raise InputError("%s: cannot write into this folder (%s)" % (folder, e.strerror)) from e
     if path.is_dir():
         raise InputError("%s: is a folder, expected the name of a file" % path)
+    return missing
+
+
+def _remove_folders(folders: Sequence[Path]) -> None:
+    """Remove folders, the deepest first, unless another process has put something there."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def walk_files(folder: Union[str, Path]) -> List[str]:

@@ -157,6 +157,22 @@ def test_where_nothing_can_be_written_nothing_is_read(tmp_path, convert):
         convert("no such source", str(tmp_path / "file" / "x.json"))
 
 
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("json2coco", ("--json_dir", "nothing", "--save_file")),
+        ("yolo2coco", ("--data_file", "nothing", "--save_file")),
+        ("check", ("--data", "data.yaml", "--save_dir")),
+    ],
+)
+def test_an_error_leaves_no_empty_folder(tmp_path, monkeypatch, script, flags):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: nothing\nval: nothing\nnames: [person]\n")
+    done = run_inside("escalator/%s.py" % script, *flags, "new/deep/x.json")
+    assert done.returncode == 1 and "nothing" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["data.yaml"]
+
+
 @pytest.mark.parametrize("script", ["json2yolo", "json2coco"])
 def test_a_json_without_images(tmp_path, script):
     categories = [{"id": 1, "name": "person"}]
