@@ -32,6 +32,9 @@ def warn(message: str) -> None:
     """Warn of `message` with an InputWarning, at the line that called into this library.
 
     That is the line the user wrote; where in the library something was noticed tells them nothing.
+    In a thread of the library it is the line that the main thread waits at. Where a program hands a
+    function of the library itself to a thread or pool, as `pool.submit(read_data, path)`, no line
+    of the program calls it, and the warning names the one in the library that noticed.
     """
     frame = _calling_frame(sys._getframe(1))
     if frame is None and threading.current_thread() is not threading.main_thread():

@@ -9,6 +9,9 @@ pytest.importorskip("onnxruntime")
 
 from tests.scripts import run_inside, run_script  # noqa: E402
 from tests.small_net import make_small_net, run_onnx  # noqa: E402
+from utils import reading  # noqa: E402
+from utils.errors import InputError  # noqa: E402
+from utils.export.int8 import read_recipe  # noqa: E402
 from utils.quantization.cache import read_cache  # noqa: E402
 
 
@@ -73,6 +76,17 @@ def test_the_same_command_twice_gives_the_same_file(tmp_path, calibrated, image_
     assert short.returncode == 0 and "warning" not in short.stdout
     assert (tmp_path / "x-INT8.onnx").read_bytes() == first
     assert (tmp_path / "x.cache").read_bytes() == cache
+
+
+def test_what_lies_at_the_target_is_no_model_or_cannot_be_read(tmp_path, calibrated, monkeypatch):
+    path = tmp_path / "x-INT8.onnx"
+    assert read_recipe(path)["fit"] and read_recipe(tmp_path / "none.onnx") is None
+    assert read_recipe(tmp_path / "x.onnx") is None  # made by something else
+    path.write_bytes(b"no ONNX" * 9)
+    assert read_recipe(path) is None
+    monkeypatch.setitem(reading.LIMITS, "ONNX", 9)
+    with pytest.raises(InputError, match="x-INT8.onnx: .* more than"):
+        read_recipe(path)
 
 
 def test_report_rewrites_nothing(tmp_path, calibrated):

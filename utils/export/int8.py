@@ -19,6 +19,7 @@ from utils.pose.layout import decode_text
 from utils.quantization import qdq
 from utils.quantization.images import batches
 from utils.quantization.refit import refit
+from utils.reading import read_bytes
 from utils.trt.sidecar import sha256
 
 if TYPE_CHECKING:
@@ -254,12 +255,18 @@ def write_onnx(
 
 
 def read_recipe(path: Path) -> Optional[Dict[str, Any]]:
-    """How `write_onnx` made an ONNX; None: it is not there, or was made by something else."""
+    """How `write_onnx` made an ONNX; None: it is not there, or was made by something else.
+
+    Raises InputError for a file that cannot be read.
+    """
+    import onnx
+
     if not path.is_file():
         return None
+    data = read_bytes(path, "ONNX")
     try:
-        model = read_onnx(str(path)).model
-    except InputError:  # no ONNX of ours
+        model = onnx.load_model_from_string(data)
+    except Exception:  # protobuf's errors share no base class but Exception: it is no ONNX
         return None
     for entry in model.metadata_props:
         if entry.key == RECIPE:
