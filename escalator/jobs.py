@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Collection, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from utils.dataset.annotation_files import read_annotation, read_annotations
+from utils.dataset.annotation_files import path_below, read_annotation, read_annotations
 from utils.dataset.annotations import Annotation, Fault, IsCoco, fit
 from utils.dataset.coco import is_coco
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
@@ -294,7 +294,7 @@ def coco_jobs(
         for annotation in annotations:
             file_name = annotation.image or ""
             name = "%s: %s" % (file, file_name)
-            below = _below(file_name)
+            below = path_below(file_name)
             if not below:
                 faults.append(Fault(name, "file_name is not the name of a file"))
                 continue
@@ -312,31 +312,25 @@ def coco_jobs(
     return _apart(jobs, faults)
 
 
-def _below(file_name: str) -> str:
-    """A file name of a JSON as a path that stays below a folder; empty if it names no file."""
-    path = PurePosixPath(file_name.replace("\\", "/"))
-    if not path.parts or path.name == ".." or "\0" in file_name:
-        return ""
-    try:
-        os.fsencode(file_name)
-    except UnicodeEncodeError:  # half a character
-        return ""
-    if path.is_absolute() or ":" in path.parts[0]:
-        return path.name
-    return "/".join(part for part in path.parts if part != "..")
-
-
 def _apart(jobs: List[Job], faults: List[Fault]) -> Tuple[List[Job], List[Fault]]:
-    """Leave out the images whose label files would be one."""
-    counts = Counter(job.key for job in jobs)
-    first: Dict[str, Job] = {}
+    """Jobs whose label files would be one become one of an image of which nobody is known."""
+    groups: Dict[str, List[Job]] = defaultdict(list)
     for job in jobs:
-        if counts[job.key] > 1:
-            other = first.setdefault(job.key, job)
-            if other is not job:
-                faults.append(Fault(job.name, "shares its labels %s.txt with %s; neither was "
-                                    "converted" % (job.key, other.name)))  # fmt: skip
-    return [job for job in jobs if counts[job.key] == 1], faults
+        groups[job.key].append(job)
+    alone = []
+    for key, (first, *others) in groups.items():
+        reason = "shares its labels %s.txt with %s; neither was converted" % (key, first.name)
+        if not others:
+            alone.append(first)
+        elif others[0].image is None:
+            faults.append(Fault(others[0].name, reason))
+        else:
+            unknown = Annotation(
+                empty_ground_truth(first.skel.count), [], faults=[Fault("", reason)]
+            )
+            alone.append(others[0]._replace(json=None, annotation=unknown))
+        faults += [Fault(job.name, reason) for job in others[1:]]
+    return alone, faults
 
 
 def load(job: Job) -> Loaded:
@@ -355,7 +349,8 @@ def load(job: Job) -> Loaded:
     try:
         hw = _size(job, annotation)
     except ValueError as e:
-        return failed._replace(faults=[Fault(job.name, str(e))])
+        inside = [fault.within(job.name) for fault in annotation.faults]
+        return failed._replace(faults=[Fault(job.name, str(e)), *inside])
     if job.image is None:
         notes[NO_IMAGE] += 1
     elif annotation.hw is not None and hw != annotation.hw:

@@ -85,6 +85,7 @@ def write(path, value):
         ({"category_id": "1"}, "category_id 1 is no category"),
         ({"category_id": [1]}, "category_id [1] is no category"),
         ({"category_id": 0}, "annotations[1] of a.jpg: category_id 0 is no category"),
+        ({"iscrowd": "0"}, 'annotations[1] of a.jpg: iscrowd "0" is not 0 or 1'),
         ({"image_id": "7"}, 'annotations[1] of a.jpg: image_id "7" must be an integer'),
         ({"image_id": 7.0}, "annotations[1] of a.jpg: image_id 7.0 must be an integer"),
     ],

@@ -95,6 +95,68 @@ def test_an_image_of_which_no_person_could_be_read_is_left_out(tmp_path):
         assert {image.file_name for image in images} == {"good.png", "nobody.png"}
 
 
+def images_named(folder, *names):
+    folder.mkdir()
+    for name in names:
+        image = cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1]
+        (folder / name).write_bytes(image.tobytes())
+
+
+@pytest.mark.parametrize(
+    "entry, reason",
+    [
+        ({"id": 1}, "id 1 is there twice"),  # whose persons are these?
+        ({"id": "2"}, "expected an id that is an integer"),
+        ({"id": 2, "height": 0}, "height and width must be positive integers"),
+    ],
+)
+def test_an_image_entry_that_cannot_be_read_is_no_background(tmp_path, entry, reason):
+    images_named(tmp_path / "images", "a.png", "b.png", "good.png")
+    size = {"height": 60, "width": 80}
+    entries = [
+        {"file_name": "a.png", "id": 1, **size},
+        {"file_name": "b.png", **size, **entry},
+        {"file_name": "good.png", "id": 9, **size},
+        {"file_name": "good.png", "id": 9, **size},  # the same once more
+    ]
+    person = {"category_id": 1, "keypoints": [20, 20, 2] * 17, "bbox": [10, 10, 30, 30]}
+    persons = [{**person, "image_id": key} for key in (1, 1, 9)]
+    categories = [{"id": 1, "name": "person"}]
+    path = tmp_path / "x.json"
+    path.write_text(
+        json.dumps({"images": entries, "annotations": persons, "categories": categories})
+    )
+    labels, written = tmp_path / "labels", tmp_path / "y.json"
+    wanted = ["good.txt"] if entry["id"] == 1 else ["a.txt", "good.txt"]
+    for tally in (json2yolo(str(path), str(labels)), json2coco(str(path), str(written))):
+        told = "\n".join(map(str, tally.faults))
+        assert "%s: b.png, images[1]: " % path in told and reason in told
+        assert "%s: images[3]: id 9 is there twice" % path in told
+        assert tally.images == len(wanted)
+    texts = {p.name: p.read_text() for p in labels.iterdir()}
+    assert sorted(texts) == ["a.txt", "b.txt", "good.txt"]
+    assert [n for n in sorted(texts) if texts[n] != "not-converted\n"] == wanted
+    known = read_coco(written, ["person"], 17).images.values()
+    assert {image.file_name[:-3] + "txt" for image in known} == set(wanted)
+
+
+def test_images_that_share_their_labels_are_no_background(tmp_path):
+    images_named(tmp_path / "images", "a.png", "b.png")
+    person = {"category_id": 1, "keypoints": [20, 20, 2] * 17, "bbox": [10, 10, 30, 30]}
+    names = ("a.png", "a.png", "a.png", "b.png")  # an entry a person, as some tools write it
+    entries = [{"id": i, "file_name": n, "height": 60, "width": 80} for i, n in enumerate(names)]
+    persons = [{**person, "image_id": i} for i in range(4)]
+    categories = [{"id": 1, "name": "person"}]
+    path = tmp_path / "x.json"
+    path.write_text(
+        json.dumps({"images": entries, "annotations": persons, "categories": categories})
+    )
+    tally = json2yolo(str(path))
+    assert tally.images == 1 and len(tally.faults) == 2
+    assert all("shares its labels a.txt with" in str(fault) for fault in tally.faults)
+    assert (tmp_path / "labels" / "a.txt").read_text() == "not-converted\n"
+
+
 def test_where_nothing_is_converted_the_labels_of_an_earlier_run_stay(tmp_path):
     image = cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1]
     for folder in ("images", "annotations"):
@@ -114,13 +176,13 @@ BROKEN = [
     {"bbox": [1]},
     {"category_id": None},
     {"category_id": 0},
-    {"image_id": "1"},
+    {"iscrowd": "0"},
     {"bbox": [], "keypoints": []},  # is found when the person is brought onto the image
 ]
 
 
 @pytest.mark.parametrize("folder", [False, True])  # a folder that holds the JSON
-@pytest.mark.parametrize("change", BROKEN)
+@pytest.mark.parametrize("change", BROKEN, ids=[str(list(change)) for change in BROKEN])
 def test_an_image_of_a_coco_json_of_which_no_person_could_be_read(tmp_path, change, folder):
     (tmp_path / "images").mkdir()
     person = {"category_id": 1, "keypoints": [20, 20, 2] * 17, "bbox": [10, 10, 30, 30]}

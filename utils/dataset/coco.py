@@ -38,7 +38,8 @@ class EntryFault(NamedTuple):
 
     place: str  # `annotations[3]`
     reason: str
-    image_id: Optional[int] = None  # the image that an annotation is of, None: none that is known
+    image_id: Optional[int] = None  # the image that it is of, None: none that is known
+    file_name: str = ""  # of an entry of `images`; with an image_id this is of another image, too
 
 
 class CocoData(NamedTuple):
@@ -157,16 +158,20 @@ def is_coco(content: object) -> bool:
 
 def _images(entries: List[Any], faults: List[EntryFault]):
     """(id, CocoImage) of each image entry; what is wrong with the others goes to `faults`."""
-    seen = set()
+    seen: Dict[int, str] = {}  # file names
     for i, entry in enumerate(entries):
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        twice = None
         try:
             key, image = _image(entry)
             if key in seen:
+                twice = None if name == seen[key] else key
                 raise ValueError("id %d is there twice" % key)
         except ValueError as e:
-            faults.append(EntryFault("images[%d]" % i, str(e)))
+            name = name if isinstance(name, str) else ""
+            faults.append(EntryFault("images[%d]" % i, str(e), twice, name))
             continue
-        seen.add(key)
+        seen[key] = image.file_name
         yield key, image
 
 
@@ -226,7 +231,8 @@ def _image_of(entry: Any, images: Dict[int, CocoImage]) -> Optional[int]:
 
 def _told(fault: EntryFault, images: Dict[int, CocoImage]) -> str:
     """A fault in the words of a message about the file."""
-    of = "" if fault.image_id is None else " of %s" % images[fault.image_id].file_name
+    known = fault.image_id is not None and not fault.file_name
+    of = " of %s" % images[fault.image_id].file_name if known else ""  # type: ignore[index]
     return "%s%s: %s" % (fault.place, of, fault.reason)
 
 
@@ -260,6 +266,8 @@ def _annotation(
         raise ValueError("%d keypoint numbers, expected 3 x %d" % (len(points), nkpt))
     if not all(v in (0, 1, 2) for v in points[2::3]):
         raise ValueError("keypoint visibility is not 0, 1 or 2")
+    if entry.get("iscrowd") not in (None, 0, 1):
+        raise ValueError("iscrowd %s is not 0 or 1" % json.dumps(entry["iscrowd"])[:40])
     if area is None:
         area = box[2] * box[3] * AREA_OF_BOX if strict else math.nan  # type: ignore
     elif not _numbers([area]) or area < 0:
@@ -270,7 +278,7 @@ def _annotation(
         "bbox": box,
         "keypoints": points,
         "area": area,
-        "iscrowd": bool(entry.get("iscrowd", 0)),
+        "iscrowd": bool(entry.get("iscrowd")),
     }
 
 
