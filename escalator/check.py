@@ -106,9 +106,8 @@ class Seen(NamedTuple):
     has_label: bool
     findings: List[Finding]
 
-    @property
-    def missing(self) -> bool:
-        return any(finding.kind == MISSING for finding in self.findings)
+    def has(self, *kinds: str) -> bool:
+        return any(finding.kind in kinds for finding in self.findings)
 
 
 def look(item: Item) -> Seen:
@@ -234,7 +233,7 @@ def check(
         for one in seen:
             for finding in one.findings:
                 findings[finding.kind].append(finding.text)
-        there = [s for s in seen if not s.missing]
+        there = [s for s in seen if not s.has(MISSING)]
         bare = ["%s (no %s)" % (s.image, label_path(s.image)) for s in there if not s.has_label]
         needed = task != "train" and task not in data.jsons
         if bare:
@@ -299,7 +298,7 @@ def summary(report: TaskReport, skel: Skeleton) -> Dict:
     return {
         "images": len(report.seen),
         "images without persons": sum(
-            not s.ground_truth.count and not s.missing for s in report.seen
+            not s.ground_truth.count and not s.has(MISSING, BROKEN) for s in report.seen
         ),
         "persons": int(counts.sum()),
         "persons without a keypoint": int((points == 0).all(1).sum()),

@@ -114,6 +114,18 @@ def test_listed_images_that_are_missing(data):
     assert [*findings(data, ["train"])] == [doctor.MISSING]  # once, not also as a label too many
 
 
+def test_who_is_on_an_image_whose_labels_cannot_be_read_is_not_known(data):
+    (data / "l.txt").write_text("images/train/people03.jpg\nimages/train/people04.jpg\n")
+    (data / "d.yaml").write_text("train: l.txt\nnames: [person]\n")
+    write(data, "", name="people03")
+    write(data, "not-converted\n", name="people04")
+    done = run_script("escalator/check.py", "--data", data / "d.yaml", "--save_dir", data / "r")
+    assert done.stderr == "error: %s: 1 broken label line\n" % (data / "d.yaml")
+    assert "people04.txt, line 1: the annotation of this image could not be" in done.stdout
+    report = json.loads((data / "r" / "report.json").read_text())["train"]
+    assert report["images"] == 2 and report["images without persons"] == 1
+
+
 def test_warnings(data):
     write(data, label(swapped=True), name="people00")
     write(data, label(box=[0.9, 0.5, 0.4, 0.8], shift=0.3), name="people01")
