@@ -32,7 +32,12 @@ def test_read(dataset):
     found = read_train_set(read_data(dataset))
     assert (found.count, found.persons, found.faults) == (6, 10, [])
     assert found.sizes.tolist() == [[20 + i, 30] for i in range(6)]
-    assert fault_lines(found) == [] and (found.repeats == 1).all()
+    assert (found.repeats == 1).all()
+    (line,) = fault_lines(found)
+    assert line.startswith("no label file for 1 training image, first ") and "5.jpg: " in line
+    (dataset.parent / "图" / "labels" / "5.txt").write_text("")
+    for _ in range(2):  # read, and from the cache
+        assert fault_lines(read_train_set(read_data(dataset))) == []
 
 
 def test_cache_is_used_until_something_changes(dataset, monkeypatch):
@@ -69,7 +74,7 @@ def test_what_is_broken_is_left_out_and_named(dataset):
     assert found.count == 5 and found.persons == 0 + 2 + 3 + 2
     assert len(found.faults) == 2
     assert "1.jpg: not an image" in found.faults[0] and "4.txt:2: " in found.faults[1]
-    assert len(fault_lines(found)) == 2
+    assert len(fault_lines(found)) == 3
     again = read_train_set(read_data(dataset))  # from the cache
     assert again.faults == found.faults
 

@@ -37,6 +37,7 @@ class TrainSet(NamedTuple):
     labels: List[Labels]
     repeats: np.ndarray  # (n,) float64, how often an image is drawn in an epoch
     faults: List[str]  # `file: reason`, one for each image or person left out
+    bare: List[str] = []  # the paths that have no label file
 
     @property
     def count(self) -> int:  # type: ignore[override]  # of tuple
@@ -75,7 +76,8 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
     faulty, which then means another number of keypoints, or a class is beyond those of the yaml.
     """
     paths = data.images("train")
-    texts = [_label_text(p) for p in paths]
+    found = [_label_text(p) for p in paths]
+    texts = [text or "" for text in found]
     entries = _read_entries(data, paths, texts, workers=workers)
     faults = [fault for entry in entries for fault in entry.faults]
     spoilt = [entry for entry in entries if entry.spoilt]
@@ -108,6 +110,7 @@ def read_train_set(data: DataYaml, *, single_class: bool = False, workers: int =
         labels,
         repeats,
         faults,
+        [paths[i] for i in good if found[i] is None],
     )
 
 
@@ -138,11 +141,11 @@ def _weights(data: DataYaml) -> Dict[str, float]:
     return weights
 
 
-def _label_text(image: str) -> str:
-    """Content of the label file of an image; empty if there is none."""
+def _label_text(image: str) -> Optional[str]:
+    """Content of the label file of an image, None if there is none."""
     path = label_path(image)
     if not path.exists():
-        return ""
+        return None
     return read_bytes(path, "label file").decode("utf-8", "replace")
 
 
@@ -256,14 +259,17 @@ def _entries(kept: Any) -> Iterator[_Entry]:
 
 
 def fault_lines(train_set: TrainSet) -> List[str]:
-    """Warnings about the faults: the first few, and how many there are."""
-    faults = train_set.faults
-    if not faults:
-        return []
+    """Warnings about the faults, the first few and how many there are, and about missing labels."""
+    faults, bare = train_set.faults, train_set.bare
     lines = ["left out: " + fault for fault in faults[:SHOWN_FAULTS]]
     if len(faults) > SHOWN_FAULTS:
         more = len(faults) - SHOWN_FAULTS
         lines.append("and %d more; escalator/check.py lists all" % more)
+    if bare:
+        lines.append(
+            "no label file for %s, first %s: taken as images with nobody on them"
+            % (counted(len(bare), "training image"), bare[0])
+        )
     return lines
 
 
