@@ -115,7 +115,7 @@ def test_older_ones_have_it(stand_in, version):
     for kind, name in REMOVED[:4]:
         assert hasattr(getattr(fake, kind), name)
     assert inspect.isclass(fake.IInt8EntropyCalibrator2)
-    config = fake.Builder(fake.Logger()).create_builder_config()
+    config = fake.Builder(fake.ILogger()).create_builder_config()
     assert hasattr(config, "builder_optimization_level") == (version != "v85")
     assert hasattr(fake.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") == (version == "v10")
 
