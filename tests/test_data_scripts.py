@@ -3,6 +3,7 @@
 prepare_custom.sh also runs for real, on the twelve people.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -85,11 +86,18 @@ def test_nothing_to_test(tmp_path, script):
     assert done.returncode == 1 and "neither weights/none.pt nor" in done.stderr
 
 
-def test_prepare_custom(tmp_path):
+@pytest.mark.parametrize(
+    ("root", "data"),
+    [("data/custom_kpts", "data/custom_kpts.yaml"), ("data/own/", "data/own/data.yaml")],
+)
+def test_prepare_custom(tmp_path, root, data):
     for name in ("escalator", "utils"):
         shutil.copytree(str(ROOT / name), str(tmp_path / name))
-    shutil.copytree(str(ROOT / "tests/data/people"), str(tmp_path / "data/custom_kpts"))
+    shutil.copytree(str(ROOT / "tests/data/people"), str(tmp_path / root))
     shutil.copy(str(ROOT / "data/custom_kpts.yaml"), str(tmp_path / "data"))
-    done = run(tmp_path, "prepare_custom.sh", env={**os.environ, "PYTHON": sys.executable})
+    env = {**os.environ, "PYTHON": sys.executable, "ROOT": root}
+    done = run(tmp_path, "prepare_custom.sh", env=env)
     assert done.returncode == 0, done.stderr
     assert "errors" in done.stdout and len(list((tmp_path / "runs/visual").iterdir())) == 5
+    report = json.loads((tmp_path / "runs/check/report.json").read_text())
+    assert report["data"] == data and report["train"]["images"] == 8
