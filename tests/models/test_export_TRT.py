@@ -402,21 +402,31 @@ def test_builder_settings(tmp_path):
     bad(run("v86", *export, "--timing-cache", timing), "--timing-cache", "no timing cache")
     assert timing.read_bytes() == b"of another GPU" and not (tmp_path / "x.trt").exists()
     before = path.read_bytes()
-    bad(run("v86", *export, "--timing-cache", path), "--timing-cache", "no timing cache")
-    assert path.read_bytes() == before
     out = good(run("v86", *export, "--timing-cache", timing, "--verbose", "--overwrite"))
-    assert (
-        "timing.cache: made by another TensorRT or GPU" in out and timing.read_bytes() == b"timing"
-    )
+    told = "timing.cache: no timing cache of this TensorRT and GPU; a new one is made"
+    assert told in out and timing.read_bytes() == b"timing"
     timing.write_bytes(before)
     out = good(run("v86", *export, "--timing-cache", timing, "--overwrite"))
-    assert "timing.cache: made by another TensorRT or GPU" in out and "Magic tag" not in out
+    assert told in out and "Magic tag" not in out
     assert timing.read_bytes() == b"timing"
     bad(run("v85", *export, "--opt-level", 5), "--opt-level", "8.6 and newer")
     bad(run("v86", *export, "--fp16", "--dla", 2), "--dla 2", "2 DLA cores")
     bad(run("v86", *export, "--dla", 0), "--dla", "--fp16 or --int8")
     bad(run("v86", *export, "--fp16", "--dla", -1), "--dla -1")
     bad(run("v86", *export, "--timing-cache", tmp_path), "is a folder")
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("name", ["x.onnx", "linked.onnx", "x.trt", "x.trt.json", "caches/x.cache"])
+def test_a_timing_cache_overwrites_no_file_of_the_build(tmp_path, name, more):
+    path = make_small_net(tmp_path / "x.onnx")
+    before = path.read_bytes()
+    (tmp_path / "linked.onnx").symlink_to(path)
+    flags = ["--onnx", path, "--cache_dir", tmp_path / "caches", *more]
+    done = run("v86", "models/export_TRT.py", *flags, "--timing-cache", tmp_path / name)
+    what = "--onnx" if "onnx" in name else "another file of this build"
+    bad(done, "--timing-cache %s: would overwrite %s" % (tmp_path / name, what))
+    assert path.read_bytes() == before and not (tmp_path / "x.trt").exists()
 
 
 @pytest.mark.parametrize("work", [["--calib-by", "onnxruntime"], ["--fp16", "--round", "cancel"]])
@@ -433,7 +443,8 @@ def test_a_timing_cache_of_another_kind_is_told_before_the_work(
     flags += calib if "--calib-by" in work else []
     before = sorted(str(p) for p in tmp_path.rglob("*"))
     done = run("v86", "models/export_TRT.py", *flags)
-    bad(done, "--timing-cache", "no timing cache", "let --overwrite replace it")
+    bad(done, "--timing-cache", "no timing cache", "delete this one if it is an old timing cache")
+    assert "--overwrite" not in done.stderr  # it may be anything
     assert "calib" not in done.stdout and timing.read_bytes() == b"of another GPU"
     assert [p for p in sorted(str(p) for p in tmp_path.rglob("*")) if p not in before] == []
 
@@ -454,7 +465,7 @@ def test_the_error_of_a_timing_cache_names_no_flag_in_python(tmp_path):
     )
     done = process("v86", program)
     assert done.returncode == 0, done.stderr
-    assert "`timing_cache` %s: of another TensorRT or GPU" % timing in done.stdout
+    assert "`timing_cache` %s: no timing cache of this TensorRT" % timing in done.stdout
     assert "name another file, or delete this one" in done.stdout
     assert "overwrite" not in done.stdout and timing.read_bytes() == b"of another GPU"
 

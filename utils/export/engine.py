@@ -5,6 +5,7 @@ build_engine(EngineConfig("x.onnx", fp16=True))
 
 import collections
 import contextlib
+import os
 import re
 import time
 from pathlib import Path
@@ -22,13 +23,14 @@ from utils.graph.nms import PLUGIN, has_efficientnms, swap_efficientnms
 from utils.graph.pixels import add_pixels
 from utils.pipeline import elapsed
 from utils.quantization import qdq
+from utils.quantization.cache_origin import origin_path
 from utils.tables import markdown, write_csv
 from utils.trt.api import Profile, Tensorrt, import_tensorrt
 from utils.trt.builder import BuildSettings, build, check_timing_cache, read_network
 from utils.trt.device_memory import DeviceMemory
 from utils.trt.layers import layer_table
 from utils.trt.memory import open_memory
-from utils.trt.sidecar import onnx_metadata, sha256, write_info
+from utils.trt.sidecar import info_path, onnx_metadata, sha256, write_info
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,7 +68,7 @@ def build_engine(config: EngineConfig) -> Path:
             "`workspace` %g: %s has %.1f GB of memory; choose less"
             % (config.workspace, memory.device_name, memory.total_bytes() / (1 << 30))
         )
-    timing = timing_path(config, trt, memory)
+    timing = timing_path(config, source, trt, memory=memory)
     prepared = prepare(config, source, trt, profile=profile)
     target = engine_path(source.path, prepared.precision)
     check_output(target)
@@ -225,11 +227,12 @@ def find_gpu(config: EngineConfig, trt: Tensorrt) -> Optional[DeviceMemory]:
 
 
 def timing_path(
-    config: EngineConfig, trt: Tensorrt, memory: Optional[DeviceMemory]
+    config: EngineConfig, source: OnnxFile, trt: Tensorrt, *, memory: Optional[DeviceMemory]
 ) -> Optional[Path]:
     """Where the kernel timings are kept; None: nowhere. They hold for one version and GPU.
 
-    Raises InputError for a file that the user named and TensorRT does not take.
+    Raises InputError for a file that the user named and TensorRT does not take, or that this build
+    reads or writes as something else, also where files may be replaced.
     """
     if config.no_timing_cache:
         return None
@@ -241,6 +244,7 @@ def timing_path(
     if config.timing_cache is not None:
         check_writable(config.timing_cache)
         path = Path(config.timing_cache)
+        _refuse_files_of_the_build(path, config, source)
         with memory.active():
             check_timing_cache(trt, path)
         return path
@@ -252,6 +256,18 @@ def timing_path(
         warn("no kernel timings are kept: %s" % e)
         return None
     return path
+
+
+def _refuse_files_of_the_build(path: Path, config: EngineConfig, source: OnnxFile) -> None:
+    """Raise InputError for a timing cache at the place of the ONNX, engine or calibration cache."""
+    engines = [engine_path(source.path, precision) for precision in ("FP32", "FP16", "INT8")]
+    ranges = config.calibration.cache_path(source)
+    quantised = source.path.with_name(source.path.stem + "-INT8.onnx")
+    sides = [info_path(engine) for engine in engines] + [origin_path(ranges)]
+    for used in [source.path, quantised, ranges, *engines, *sides]:
+        if os.path.realpath(str(path)) == os.path.realpath(str(used)):
+            what = "`onnx`" if used == source.path else "another file of this build"
+            raise InputError("`timing_cache` %s: would overwrite %s" % (path, what))
 
 
 def side_file(

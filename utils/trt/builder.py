@@ -201,14 +201,12 @@ def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Option
         taken = cache is not None and config.set_timing_cache(cache, False)
     # of a file of another kind TensorRT may also say so and go on with an empty cache
     if not taken or log.errors:
-        writer = outputs.writer()
-        if settings.timing_named and not writer.overwrite:
-            way = "let `overwrite` replace it" if writer.script else "delete this one"
+        if settings.timing_named and not outputs.writer().overwrite:
             raise InputError(
-                "`timing_cache` %s: of another TensorRT or GPU, or no timing cache; name another "
-                "file, or %s" % (path, way)
+                "`timing_cache` %s: no timing cache of this TensorRT and GPU; name another file, "
+                "or delete this one if it is an old timing cache" % path
             )
-        warn("%s: made by another TensorRT or GPU; a new timing cache is made" % path)
+        warn("%s: no timing cache of this TensorRT and GPU; a new one is made" % path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return _TimingCache(cache, log)
