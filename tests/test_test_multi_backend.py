@@ -318,9 +318,18 @@ def test_study(folder):
     assert done.returncode == 0, done.stderr
     assert [(r["size"]) for r in results(folder)["study"]] == [64, 128]
     assert cv2.imread(str(folder / "runs" / "exp" / "study.png")) is not None
+
+
+def test_a_study_of_a_fixed_size_is_refused_before_any_test(folder):
+    words = ("--task", "study", "--study-sizes", "64", "128")
     fixed = run(folder, *words, weights=("bad.onnx",), size=())
-    assert fixed.returncode == 1 and "the model is fixed to 64 64" in fixed.stderr
-    assert [r["size"] for r in results(folder, "exp2")["study"]] == [64]
+    told = "bad.onnx: --task study needs a .pt, or a file exported with --dynamic; this one is "
+    assert fixed.returncode == 1 and told + "fixed to 64 64" in fixed.stderr
+    assert "kpt AP" not in fixed.stdout and not (folder / "runs" / "exp").exists()
+    both = run(folder, *words, weights=("good.onnx", "bad.onnx"), size=())
+    assert both.returncode == 1 and "1 of 2 files failed: %s" % told in both.stderr
+    assert both.stdout.index(told) < both.stdout.index("poses: ")
+    assert [r["weights"] for r in results(folder)["study"]] == ["good.onnx"] * 2
 
 
 @pytest.mark.parametrize("flag", ["--augment", "--flip-test"])

@@ -1,8 +1,11 @@
 """Whether a model and a dataset are about the same things: classes and keypoints."""
 
+from typing import Sequence
+
 from utils.dataset.eval_set import EvalSet
 from utils.errors import InputError, warn
 from utils.pose.keypoints import Skeleton, keypoint_name, skeleton
+from utils.pose.letterbox import stride_multiple
 from utils.runtime.backend import Backend
 from utils.runtime.predictor import Predictor
 
@@ -27,6 +30,17 @@ def check_model(predictor: Predictor, eval_set: EvalSet, single_class: bool = Fa
                 len(eval_set.names),
                 ", ".join(eval_set.names[:5]),
             )
+        )
+
+
+def check_sizes(backend: Backend, sizes: Sequence[int]) -> None:
+    """Raise InputError for a model of fixed size that cannot run at each of these sizes, px."""
+    fixed = backend.static_hw
+    wanted = {stride_multiple((side, side), backend.stride) for side in sizes}
+    if fixed is not None and wanted != {fixed}:
+        raise InputError(
+            "`task` study needs a .pt, or a file exported with `dynamic`; this one is fixed to "
+            "%d %d" % fixed
         )
 
 

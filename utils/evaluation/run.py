@@ -18,7 +18,7 @@ from utils.dataset.data_yaml import TASKS, read_data
 from utils.dataset.eval_set import EvalSet, read_eval_set
 from utils.errors import InputError, warn
 from utils.evaluation import bootstrap, results
-from utils.evaluation.agreement import check_model
+from utils.evaluation.agreement import check_model, check_sizes
 from utils.evaluation.config import EvaluateConfig
 from utils.evaluation.evaluate import Evaluation, evaluate
 from utils.evaluation.predict import read_or_say
@@ -362,7 +362,12 @@ def study(
     rows: List[List[str]] = []
     content: List[Dict[str, Any]] = []
     lines = []
-    for weights, name in zip(config.weights, results.short_names(config.weights)):
+    ready = []
+    for pair in zip(config.weights, results.short_names(config.weights)):
+        with collected(config, pair[0], failed):
+            check_sizes(load_backend(pair[0], config.device, config.half), config.study_sizes)
+            ready.append(pair)
+    for weights, name in ready:
         points: Dict[int, Tuple[int, float, float]] = {}
         with collected(config, weights, failed):
             for side in sorted(set(config.study_sizes)):
