@@ -2,7 +2,7 @@
 
     python models/export_TRT.py --onnx weights/yolov5s6_pose.onnx --batch-size 1 --fp16
     python models/export_TRT.py --onnx weights/yolov5s6_pose.onnx --device 0 --int8 \\
-        --calib_path data/custom_kpts/images --calib_num 256 --calib_imgsz 640 --cache_dir caches
+        --calib_path data/custom_kpts/images --calib_num 256 --cache_dir caches
     python models/export_TRT.py --onnx weights/yolov5s6_pose-dynamic.onnx --fp16 --dynamic \\
         --max-batch 8
     python models/export_TRT.py --onnx weights/yolov5s6_pose-INT8.onnx

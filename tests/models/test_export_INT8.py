@@ -222,6 +222,27 @@ def test_a_size_that_is_none(tmp_path, calibrated):
     refused(int8(*bare, "--calib_imgsz", 1, 2, 3), "--calib_imgsz: expected one number")
 
 
+def test_another_size_than_that_of_a_static_onnx(tmp_path, image_folder):
+    path = make_small_net(tmp_path / "x.onnx")
+    flags = ["--onnx", path, "--calib_path", image_folder, "--calib_num", 2]
+    flags += ["--cache_dir", tmp_path]
+    done = int8(*flags, "--calib_imgsz", 128)
+    refused(done, "--calib_imgsz 128 128: x.onnx is static, 64 64, and calibrates at that size")
+    assert done.stdout == "" and not (tmp_path / "x.cache").exists()
+    done = int8(*flags, "--calib_imgsz", 60, "--no-bias-correction")  # rounded up, as everywhere
+    assert done.returncode == 0 and "calibrating on 2 images at 64x64 px\n" in done.stdout
+
+
+def test_the_size_of_a_calibration_is_told(tmp_path, image_folder):
+    path = make_small_net(tmp_path / "x.onnx", hw=None, imgsz=[128, 128])
+    flags = ["--onnx", path, "--calib_path", image_folder, "--calib_num", 1]
+    flags += ["--cache_dir", tmp_path]
+    done = int8(*flags, "--no-bias-correction")
+    told = "calibrating on 1 image at 832x832 px, the export was at 128x128\n"
+    assert done.returncode == 0 and told in done.stdout, done.stderr
+    assert "on 1 images at 832x832)" in int8(*flags, "--no-bias-correction").stdout  # of the cache
+
+
 def test_a_method_that_is_none(tmp_path):
     done = int8("--onnx", tmp_path / "x.onnx", "--calib_method", "best")
     refused(done, "--calib_method best: expected MinMax, Entropy, ")

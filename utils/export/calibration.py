@@ -20,7 +20,8 @@ from utils.quantization.cache_origin import (
     write_origin,
 )
 from utils.quantization.images import batches, choose_images
-from utils.trt.sidecar import sha256
+from utils.trt.sidecar import onnx_metadata, sha256
+from utils.words import counted
 
 CALIB_PATH, CALIB_NUM, CALIB_IMGSZ = "data/custom_kpts/images", 1024, (832,)  # where none is named
 CALIBRATORS = ("tensorrt", "onnxruntime")
@@ -91,6 +92,17 @@ class CalibrationConfig:
         if source.hw is not None:
             return source.hw
         return stride_multiple(parse_size(self.calib_imgsz or CALIB_IMGSZ), 64)
+
+    def check_size(self, source: OnnxFile) -> None:
+        """Raises InputError for a calib_imgsz that is named and not the size of a static ONNX."""
+        if source.hw is None or self.calib_imgsz is None:
+            return
+        asked = parse_size(self.calib_imgsz, "calib_imgsz")
+        if source.hw not in (asked, stride_multiple(asked, 64)):
+            raise InputError(
+                "`calib_imgsz` %d %d: %s is static, %d %d, and calibrates at that size; drop it, "
+                "or export the model again" % (*asked, source.path.name, *source.hw)
+            )
 
     def check_path(self, cache: Optional[Path] = None) -> None:
         """Raises InputError for a calib_path that is named and not there.
@@ -250,10 +262,14 @@ def calibration_batches(
     Raises InputError without enough images.
     """
     size = source.batch or min(config.calib_batch, config.count, most or config.calib_batch)
+    hw = config.image_hw(source)
+    exported = onnx_metadata(source.model).get("imgsz", list(hw))
+    more = "" if exported == list(hw) else ", the export was at %dx%d" % tuple(exported)
+    many = counted(config.count, "image")
+    print("calibrating on %s at %dx%d px%s" % (many, *hw, more), flush=True)
     if source.batch is not None and config.count % size:
         print("calibration: %d images in batches of %d (the model's own); the last is filled up "
               "with the first ones" % (config.count, size))  # fmt: skip
-    hw = config.image_hw(source)
     fixed = source.batch is not None
     return batches(config.images(), hw, size, letterboxed=config.letterboxed, fixed=fixed), size
 
@@ -289,7 +305,10 @@ def load_ranges(config: CalibrationConfig, source: OnnxFile) -> Dict[str, float]
     check_match(cache, needed_tensors(source), path, onnx=source.path.name)
     form = "TRT-%s-%s" % (cache.version, cache.algorithm)
     origin = read_origin(path)
-    how = ", %s on %d images" % (origin.calib_method, origin.calib_num) if origin else ""
+    how = ""
+    if origin is not None:
+        facts = origin.calib_method, origin.calib_num, *origin.imgsz
+        how = ", %s on %d images at %dx%d" % facts
     print("calibration from %s (%d tensors, format %s%s)"
           % (path, len(cache.scales), form, how))  # fmt: skip
     return cache.amax

@@ -60,6 +60,7 @@ def build_engine(config: EngineConfig) -> Path:
     source = read_onnx(config.onnx)
     if config.int8 and not has_qdq(source.model):  # pairs need no calibration
         config.calibration.check_path(config.calibration.cache_path(source))
+        config.calibration.check_size(source)
     profile = input_shapes(config, source)
     trt = import_tensorrt(config.verbose)
     memory = find_gpu(config, trt)

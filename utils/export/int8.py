@@ -65,6 +65,7 @@ def quantize(config: QuantizeConfig) -> Path:
     device = distill_device(config)
     source = read_onnx(config.onnx)
     refuse_for_int8(source)
+    config.calibration.check_size(source)
     if config.report and len(source.graph.outputs) > 1:
         raise InputError("`report`: takes the ONNX without embedded NMS")
     target = source.path.with_name(source.path.stem + "-INT8.onnx")
