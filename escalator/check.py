@@ -3,7 +3,7 @@
     python escalator/check.py --data data/custom_kpts.yaml
     python escalator/check.py --data data/coco_kpts.yaml --task val --save_dir runs/check
 
-Looks at every image and label file of the yaml, prints a table and what it found, and writes
+Decodes every image, reads every label file of the yaml, prints a table and what it found, writes
 report.json (everything, with file and line) and report.png (plots) into --save_dir.
 
 Errors (exit code 1): images that are missing or unreadable, broken label lines, two images that
@@ -31,7 +31,7 @@ import numpy as np
 from escalator.tally import numbered
 from utils import cli
 from utils.dataset.data_yaml import TASKS, DataYaml, assumptions, read_data
-from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
+from utils.dataset.images import IMAGE_SUFFIXES, check_decodable, read_image_hw
 from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, scan_labels
 from utils.dataset.left_right import swap_reason
 from utils.errors import InputError, check_limits
@@ -97,7 +97,7 @@ class Item(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was found on an image; hw and digest are None if it cannot be read."""
+    """What was found on an image; hw and digest are None if not even its header can be read."""
 
     image: str
     ground_truth: GroundTruth
@@ -111,12 +111,13 @@ class Seen(NamedTuple):
 
 
 def look(item: Item) -> Seen:
-    """Read an image's header and content hash, and its labels."""
+    """Read an image: its header, content hash and pixels; and its labels."""
     findings: List[Finding] = []
     hw = digest = None
     try:
         hw = read_image_hw(item.image)
         digest = content_hash(item.image)
+        check_decodable(item.image)
     except FileNotFoundError:
         findings.append(Finding(MISSING, item.image))
     except (ValueError, OSError) as e:

@@ -323,6 +323,18 @@ def test_cfg_of_other_weights(people, finished, tmp_path):
     assert "fresh are" in lines[1]
 
 
+def test_validation_images_are_decoded_before_the_first_epoch(people, tmp_path):
+    shutil.copytree(str(people / "people"), str(tmp_path / "people"))
+    data = shutil.copy(str(people / "data.yaml"), str(tmp_path))
+    for name in ("people08.jpg", "people10.jpg"):
+        image = tmp_path / "people" / "images" / name
+        image.write_bytes(image.read_bytes()[:900])
+    words = r"people08\.jpg: a JPEG that ends too early: copy it again; and 1 more, escalator/check"
+    with pytest.raises(InputError, match=words):
+        run_here(people, tmp_path / "runs", "--data", data)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_validation_list_missing(people, tmp_path):
     data = tmp_path / "data.yaml"
     data.write_text("train: %s\nnames: [person]\n" % (people / "people" / "train.txt"), "utf-8")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from utils.dataset.data_yaml import read_data
-from utils.dataset.eval_set import read_eval_set
+from utils.dataset.eval_set import check_images, read_eval_set
 from utils.errors import InputError
 
 PERSON = "0 0.5 0.5 0.5 0.5 " + " ".join(["0.5 0.5 2"] * 17)
@@ -105,6 +105,14 @@ def test_json_of_other_sizes(tmp_path):
     eval_set = read(write_set(tmp_path, with_json=True))
     with pytest.raises(InputError, match="64x48 px .* says 48x64"):
         eval_set.ground_truth(0, (64, 48))
+
+
+def test_images_of_another_size_than_the_json_says(tmp_path):
+    eval_set = read(write_set(tmp_path, with_json=True))
+    check_images(eval_set, "val")
+    cv2.imwrite(eval_set.paths[1], np.zeros((48, 60, 3), np.uint8))
+    with pytest.raises(InputError, match=r"2\.jpg: 48x60 px .* says 48x64$"):
+        check_images(eval_set, "val")
 
 
 def test_one_name_in_two_folders(tmp_path):

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.dataset.images import read_image, read_image_hw
+from utils.dataset.images import check_decodable, read_image, read_image_hw
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -42,3 +42,23 @@ def test_reads_the_header_only(tmp_path):
     path = tmp_path / "cut.jpg"
     path.write_bytes(data[: len(data) // 2])
     assert read_image_hw(str(path)) == (700, 900)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_truncated_image_is_called_so(tmp_path, suffix, filled):
+    """Also one that a broken copy left at its full length."""
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 90, 3), np.uint8)
+    data = cv2.imencode("." + suffix, pixels)[1].tobytes()
+    path = tmp_path / ("a." + suffix)
+    path.write_bytes(data + b"a tail")
+    check_decodable(str(path))
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(half) * filled)
+    assert read_image_hw(str(path)) == (70, 90)
+    words = "damaged PNG" if filled and suffix == "png" else "ends too early: copy it again"
+    with pytest.raises(ValueError, match=words):
+        check_decodable(str(path))
+    if not filled:
+        with pytest.raises(ValueError, match=words):
+            read_image(str(path))

@@ -90,6 +90,13 @@ def test_errors(data):
     assert "1 image that shares a label file" in line
 
 
+def test_an_image_that_ends_too_early(data):
+    image = data / "images" / "val" / "people08.jpg"
+    image.write_bytes(image.read_bytes()[:900])
+    (text,) = findings(data)[doctor.UNREADABLE]
+    assert text == "%s: a JPEG that ends too early: copy it again" % image
+
+
 def test_mark_of_windows_editors_and_hidden_files(data):
     part = data / "labels"
     for path in part.rglob("*.txt"):

@@ -7,16 +7,22 @@ The ground truth is the COCO JSON if the data yaml names one for the task, else 
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from utils.dataset.coco import CocoImage, image_ids, read_coco
 from utils.dataset.data_yaml import DataYaml
+from utils.dataset.images import check_decodable, read_image_hw
 from utils.dataset.labels import Labels, label_path, labels_to_ground_truth, read_labels
+from utils.device import available_cores
 from utils.errors import InputError
+from utils.pipeline import parallel_map
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import Skeleton
 from utils.pose.skeleton import Declared
+
+BAR_AFTER_S = 2.0
 
 
 class EvalSet(NamedTuple):
@@ -94,6 +100,36 @@ def read_eval_set(data: DataYaml, task: str, from_labels_only: bool = False) -> 
         ids, known = image_ids(paths), list(_labels(paths, data, task))
         sizes, category_ids = [None] * len(paths), [c + 1 for c in range(data.nc)]
     return EvalSet(paths, ids, known, sizes, data.names, declared, annotations, category_ids)
+
+
+def check_images(eval_set: EvalSet, title: str) -> None:
+    """Decode all images, on all cores, with a bar where it takes long.
+
+    Args: title: of the bar.
+
+    Raises InputError that names the first one that cannot be read, or whose size is not the JSON's.
+    """
+    from tqdm import tqdm
+
+    found = parallel_map(partial(_fault, eval_set), range(eval_set.count), available_cores())
+    bar = tqdm(found, title, eval_set.count, unit="file", disable=None, delay=BAR_AFTER_S)
+    faults = [fault for fault in bar if fault]
+    if faults:
+        more = "; and %d more, escalator/check.py lists all" % (len(faults) - 1)
+        raise InputError(faults[0] + (more if len(faults) > 1 else ""))
+
+
+def _fault(eval_set: EvalSet, index: int) -> str:
+    """What is wrong with an image, empty if nothing is."""
+    path = eval_set.paths[index]
+    try:
+        eval_set.check_size(index, read_image_hw(path))
+        check_decodable(path)
+    except InputError as e:
+        return str(e)
+    except (ValueError, OSError) as e:
+        return "%s: %s" % (path, getattr(e, "strerror", None) or e)
+    return ""
 
 
 def _with(declared: Declared, found: Optional[Skeleton]) -> Declared:

@@ -35,7 +35,7 @@ def plain_png(data: np.ndarray) -> np.ndarray:
         # a chunk: length, kind, content, check sum of both
         end = start + 12 + int.from_bytes(file[start : start + 4], "big")
         if start + 12 > len(file) or end > len(file):
-            raise ValueError("a PNG that ends too early")
+            raise ValueError("a PNG that ends too early: copy it again")
         kind = bytes(file[start + 4 : start + 8])
         if kind == ANIMATION:
             return data

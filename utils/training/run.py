@@ -11,7 +11,7 @@ from models.checkpoint import TrainingState, load_checkpoint, load_training_stat
 from models.yolo import Model
 from utils import outputs, stopping
 from utils.dataset.data_yaml import DataYaml, assumptions, read_data
-from utils.dataset.eval_set import EvalSet, read_eval_set
+from utils.dataset.eval_set import EvalSet, check_images, read_eval_set
 from utils.errors import InputError
 from utils.pose.letterbox import HW, stride_multiple
 from utils.training import distributed, facts
@@ -128,6 +128,8 @@ def prepare(config: TrainConfig, peers: Peers, device: "torch.device") -> Prepar
                   % (*config.size, *size, model.max_stride))  # fmt: skip
     check_statistics(config, size, model.max_stride, world=ranks.world)
     with peers.one_of_host_first("labels"):
+        if ranks.first:  # it validates; now, not after an epoch
+            check_images(eval_set, "validation images")
         train_set = read_train_set(
             data, single_class=config.single_cls, workers=max(config.loaders, 1)
         )
