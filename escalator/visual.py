@@ -134,6 +134,9 @@ def draw_labels(
         chosen = random.Random(seed).sample(range(len(paths)), count)
         paths = [paths[i] for i in sorted(chosen)]
     known, declared = label_points(paths, names, nkpt, data=data)
+    if not declared.skeleton.limbs:
+        many = counted(declared.skeleton.count, "keypoint")
+        print("%s, no limbs known: points only; a data yaml (--data) can declare limbs" % many)
     targets = [Path(save_dir) / name for name in target_names(paths)]
     check_all_replaceable(targets)
     failed: Dict[str, str] = {}

@@ -290,6 +290,7 @@ def test_an_error_of_a_validation_says_what_last_pt_holds(people, tmp_path, monk
         (["--freeze", "34"], "`freeze` 34: the network has 34 layers"),
         (["--img-size", "128", "256", "128"], "expected one number or height width"),
         (["--evolve"], "`evolve` is not available"),
+        (["--resume", "runs/best.onnx"], "`resume` runs/best.onnx: expected the last.pt of a run$"),
         (["--resume", "none.pt"], "`resume` none.pt: no such file; expected .*last.pt$"),
         (["--label-smoothing", "2"], "`label_smoothing` 2"),
         (["--cfg", ""], "`cfg`: expected a network"),

@@ -75,6 +75,16 @@ def test_what_cannot_be_drawn_is_named(data):
     assert "error: 3 of 12 images" in done.stderr
 
 
+def test_keypoints_without_limbs_are_told(data):
+    done = visual(data, "--data_file", "images")
+    assert done.returncode == 0 and "no limbs" not in done.stdout
+    for path in (data / "labels").iterdir():  # as a converter that drops the last point
+        rows = [line.split()[:-3] for line in path.read_text().splitlines()]
+        path.write_text("".join(" ".join(row) + "\n" for row in rows))
+    done = visual(data, "--data_file", "images")
+    assert done.returncode == 0 and "16 keypoints, no limbs known" in done.stdout, done.stderr
+
+
 def test_own_images_are_safe(data):
     done = visual(data, "--data_file", "images", "--save_dir", data / "images")
     assert done.returncode == 1 and "would overwrite" in done.stderr

@@ -194,3 +194,11 @@ def test_attributes_are_the_thresholds_that_hold():
     assert (low.conf_thres, low.iou_thres) == (0.25, 0.45)
     high = Predictor(InnerBackend((64, 64)), conf_thres=0.5)
     assert (high.conf_thres, high.iou_thres) == (0.5, 0.45)
+
+
+@pytest.mark.parametrize("name", ["conf_thres", "iou_thres"])
+@pytest.mark.parametrize("value", [7, -0.1, float("nan")])
+def test_thresholds_that_are_none(name, value):
+    with pytest.raises(InputError, match="`%s` %g: expected 0 to 1" % (name, value)):
+        Predictor(SpotBackend(), **{name: value})
+    Predictor(SpotBackend(), **{name: 1.0})

@@ -52,8 +52,8 @@ class Predictor:
             which a warning says: the attributes are what really happens.
         auto: crop the canvas to the image's shape (rectangular input) where the model is dynamic.
 
-    Raises InputError if the size or the classes do not fit the model. utils/runtime/tta.py has the
-    predictors that look at each image several times.
+    Raises InputError if the size or the classes do not fit the model, or a threshold is not 0..1.
+    utils/runtime/tta.py has the predictors that look at each image several times.
     """
 
     def __init__(
@@ -68,6 +68,9 @@ class Predictor:
         classes: Optional[Sequence[int]] = None,
         auto: bool = True,
     ):
+        for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
+            if value is not None and not 0 <= value <= 1:  # NaN is not, either
+                raise InputError("`%s` %g: expected 0 to 1" % (name, value))
         self.backend = backend
         self.net_hw = resolve_size(backend, img_size)
         self.auto = auto and backend.input_shape[2:] == (None, None)

@@ -21,6 +21,8 @@ def resumed(config: TrainConfig) -> TrainConfig:
 
     Raises InputError if `resume` of the config names no unfinished run.
     """
+    if isinstance(config.resume, str) and Path(config.resume).suffix != ".pt":
+        raise InputError("`resume` %s: expected the last.pt of a run" % config.resume)
     path = Path(config.resume) if isinstance(config.resume, str) else latest(config.project)
     _, state = load_training_state(path)
     check_state(state, str(path))
