@@ -92,7 +92,7 @@ def json2coco(
             done.append(item)
     if not done:
         if tally.faults:
-            tally.finish("images converted")
+            tally.finish("images converted", get_args_parser())
         raise InputError("`json_dir` %s: no image in it" % json_dir)
     _write(save_file, done, points.names, skel=skel)
     return tally
@@ -131,7 +131,7 @@ def main(args: argparse.Namespace) -> None:
         data=args.data,
         workers=options.workers,
     )
-    tally.finish("images in %s" % args.save_file)
+    tally.finish("images in %s" % args.save_file, get_args_parser())
 
 
 if __name__ == "__main__":

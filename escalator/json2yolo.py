@@ -233,7 +233,7 @@ def main(args: argparse.Namespace) -> None:
         workers=options.workers,
     )
     where = args.label_dir or "the labels folders of the images"
-    tally.finish("label files in %s" % where)
+    tally.finish("label files in %s" % where, get_args_parser())
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import re
 import sys
+from argparse import ArgumentParser
 from collections import Counter
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from utils import cli
 from utils.dataset.annotations import Fault
 from utils.errors import InputError
 from utils.pose.ground_truth import GroundTruth
@@ -32,10 +34,11 @@ class Tally:
         self.empty += not persons
         self.notes.update(notes)
 
-    def finish(self, result: str) -> None:
+    def finish(self, result: str, parser: Optional[ArgumentParser] = None) -> None:
         """Print what was done. Raises InputError if anything failed.
 
-        Args: result: what the images became, such as `label files in labels`.
+        Args: result: what the images became, such as `label files in labels`. parser: of the
+        script, whose flags are named where a parameter is meant.
         """
         print(
             "%s: %s, %s without persons"
@@ -51,7 +54,7 @@ class Tally:
         sys.stdout.flush()
         faults, points = by_name(self.faults)
         for line in faults[:SHOWN]:
-            print("failed: " + line, file=sys.stderr)
+            print("failed: " + cli.with_flags(line, parser), file=sys.stderr)
         if len(faults) > SHOWN:
             print("failed: and %d more" % (len(faults) - SHOWN), file=sys.stderr)
         if faults:

@@ -116,7 +116,7 @@ def yolo2coco(
             ground_truths.append(read.ground_truth)
             sizes.append(read.hw)
     if not paths:
-        tally.finish("images converted")
+        tally.finish("images converted", get_args_parser())
         raise InputError("`data_file` %s: no image could be converted" % data_file)
     ids = image_ids(paths)
     images = {i: CocoImage(*entry) for i, entry in zip(ids, zip(file_names(paths), sizes))}
@@ -136,7 +136,7 @@ def main(args: argparse.Namespace) -> None:
         data=args.data,
         workers=options.workers,
     )
-    tally.finish("images in %s" % args.save_file)
+    tally.finish("images in %s" % args.save_file, get_args_parser())
 
 
 if __name__ == "__main__":

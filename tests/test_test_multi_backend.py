@@ -116,6 +116,13 @@ def test_compare_and_report(folder):
     assert page.count("<img") == 1 + 3 + 4 and "http" not in page.replace("http-equiv", "")
 
 
+def test_compare_of_files_of_two_sizes_warns(folder):
+    make_pose_onnx(folder / "large.onnx", np.stack([person_row(0.9)]), hw=(128, 128))
+    done = run(folder, "--compare", "--no-report", weights=("bad.onnx", "large.onnx"), size=())
+    assert done.returncode == 0, done.stderr
+    assert "warning: the files take different sizes (128x128, 64x64)" in done.stdout
+
+
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on this machine")
 def test_report_opens_in_a_browser(folder):
     assert run(folder, weights=("bad.onnx",)).returncode == 0

@@ -180,3 +180,17 @@ def test_a_path_that_is_nowhere_is_named(tmp_path):
 def test_a_folder_is_no_data_yaml(tmp_path):
     with pytest.raises(InputError, match="is a folder, expected a data yaml"):
         read_data(tmp_path)
+
+
+def test_the_yaml_of_coco_names_the_script_that_prepares_it(folder):
+    content = "train: no.txt\nval: no.txt\nval-annotations: no.json\nnc: 1\nnames: [person]\n"
+    for name, task_way, json_way in (
+        ("coco_kpts.yaml", "prepare_coco.sh", "prepare_coco.sh"),
+        ("own.yaml", "split.py", "json2coco.py"),
+    ):
+        (folder / name).write_text(content)
+        data = read_data(folder / name)
+        with pytest.raises(InputError, match="train: .*; .*" + task_way):
+            data.images("train")
+        with pytest.raises(InputError, match="val-annotations: .*; .*" + json_way):
+            data.annotations("val")

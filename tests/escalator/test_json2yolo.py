@@ -275,6 +275,13 @@ def test_wrong_flags(flags, words):
     assert all(word in line for word in words)
 
 
+def test_a_json_without_image_names_the_flag(data):
+    (data / "annotations" / "none.json").write_text("[]")
+    done = run_script("escalator/json2yolo.py", "--json_dir", data / "annotations")
+    told = "none.json: no image none.* in the folder of images (--image_dir)"
+    assert done.returncode == 1 and told in done.stderr
+
+
 def test_json2coco_of_a_list(data):
     (data / "val.txt").write_text("./images/甲.png\n./images/空.png\n")
     path = data / "annotations-trainval" / "val.json"

@@ -35,6 +35,7 @@ KEYS |= {"path", "nc", "names", "train-weights"}
 # What other tools note about a dataset, and nobody here needs
 PASSED_OVER = {"roboflow", "download", "license", "author", "description", "version", "date",
                "channels"}  # fmt: skip
+COCO_YAML = "coco_kpts.yaml"  # ours, of what no split.py makes
 
 
 class DataYaml(NamedTuple):
@@ -90,6 +91,8 @@ class DataYaml(NamedTuple):
             advice = "correct the path, make it (escalator/json2coco.py), or drop the key"
             if key in TASKS:
                 advice = "correct the path, or make the list (escalator/split.py)"
+            if os.path.basename(self.path) == COCO_YAML:
+                advice = "data/scripts/prepare_coco.sh downloads COCO and makes it"
             raise InputError(
                 "%s: %s: %s is neither %sbeside the yaml file nor in the working directory; %s"
                 % (self.path, key, entry, below, advice)
