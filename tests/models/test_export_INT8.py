@@ -240,7 +240,7 @@ def test_the_size_of_a_calibration_is_told(tmp_path, image_folder):
     done = int8(*flags, "--no-bias-correction")
     told = "calibrating on 1 image at 832x832 px, the export was at 128x128\n"
     assert done.returncode == 0 and told in done.stdout, done.stderr
-    assert "on 1 images at 832x832)" in int8(*flags, "--no-bias-correction").stdout  # of the cache
+    assert "on 1 image at 832x832)" in int8(*flags, "--no-bias-correction").stdout  # of the cache
 
 
 def test_a_method_that_is_none(tmp_path):

@@ -293,8 +293,8 @@ def calibrate(
     cache = make_cache(amax, "Entropy" if method == "Entropy" else "MinMax", version)
     write_cache(path, cache)
     write_origin(path, config.origin(source, method=method, by="onnxruntime"))
-    print("calibration on %d images (%s): %s, %d tensors"
-          % (config.count, method, path, len(amax)))  # fmt: skip
+    print("calibration on %s (%s): %s, %d tensors"
+          % (counted(config.count, "image"), method, path, len(amax)))  # fmt: skip
     return cache.amax  # rounded as in the file, so that it is the same with and without one
 
 
@@ -307,8 +307,8 @@ def load_ranges(config: CalibrationConfig, source: OnnxFile) -> Dict[str, float]
     origin = read_origin(path)
     how = ""
     if origin is not None:
-        facts = origin.calib_method, origin.calib_num, *origin.imgsz
-        how = ", %s on %d images at %dx%d" % facts
+        many = counted(origin.calib_num, "image")
+        how = ", %s on %s at %dx%d" % (origin.calib_method, many, *origin.imgsz)
     print("calibration from %s (%d tensors, format %s%s)"
           % (path, len(cache.scales), form, how))  # fmt: skip
     return cache.amax
