@@ -253,8 +253,11 @@ def test_predictions_that_are_no_poses_are_a_bad_epoch(
 
 
 @pytest.mark.parametrize("more", [[], ["--nosave"], ["--notest"]])
-def test_an_error_of_a_validation_says_what_last_pt_holds(people, tmp_path, monkeypatch, more):
-    """Although it was written lately, or was not to be written before the end."""
+def test_an_error_of_a_validation_says_what_last_pt_holds(
+    people, tmp_path, monkeypatch, capsys, *, more
+):
+    """Although it was written lately, or was not to be written before the end; the run goes on with
+    that validation."""
     real, calls = run.validate, []
 
     def validate(*arguments, **named):
@@ -272,9 +275,15 @@ def test_an_error_of_a_validation_says_what_last_pt_holds(people, tmp_path, monk
     last = tmp_path / "exp" / "weights" / "last.pt"
     _, state = load_training_state(last)
     assert "epoch %d is in %s" % (state.plain["epoch"], last) in str(e.value)
+    with pytest.raises(InputError, match=r"x\.jpg: no image; epoch \d is in .*last\.pt, `resume`"):
+        calls[1:] = []  # the image is as it was
+        train.main(parse("--resume", last))
     monkeypatch.setattr(run, "validate", real)
     train.main(parse("--resume", last))
-    assert (last.parent / "best.pt").is_file() and len(rows(tmp_path / "exp")) == 3
+    assert "epoch %d has not been validated: that" % state.plain["epoch"] in capsys.readouterr().out
+    table = rows(tmp_path / "exp")
+    assert (last.parent / "best.pt").is_file() and [row["epoch"] for row in table] == list("123")
+    assert table[state.plain["epoch"] - 1]["kpt_ap"] != "" and table[2]["kpt_ap"] != ""
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict
 
 from models.checkpoint import TrainingState, load_training_state
 from utils.errors import InputError, warn
 from utils.reading import is_integer, is_number, shown
 from utils.training.config import TrainConfig
 from utils.training.hyper_parameters import check_hyp
+from utils.training.loss import PARTS
 from utils.training.peers import Peers
 
 NEW = ("device", "cache_images", "workers")  # about the machine: these may differ from the run's
@@ -100,6 +101,19 @@ def check_state(state: TrainingState, path: str) -> None:
                 raise ValueError("%s is not finite" % name[:60])
     except ValueError as e:
         raise InputError("%s: damaged state of a run (%s); begin a new one" % (path, e)) from e
+
+
+def last_row(meta: Dict[str, Any], epoch: int) -> Dict[str, float]:
+    """Row of results.csv of the epoch, counted from 1, that the checkpoint of a run was written
+    after; empty if it is not whole.
+
+    Args: meta: of the checkpoint.
+    """
+    row = meta.get("metrics")
+    needed = ("epoch", *PARTS, "loss", "lr", "images_per_s", "memory_gb", "reserved_gb")
+    if not isinstance(row, dict) or not all(is_number(row.get(key)) for key in needed):
+        return {}
+    return dict(row) if row["epoch"] == epoch else {}
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:

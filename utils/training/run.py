@@ -30,7 +30,7 @@ from utils.training.progress import (
     is_broken,
     run_folder,
 )
-from utils.training.resume import check_state, resumed, resumed_alike
+from utils.training.resume import check_state, last_row, resumed, resumed_alike
 from utils.training.train_set import TrainSet, draws_by_need, fault_lines, read_train_set
 from utils.training.trainer import Trainer, TrainerOptions
 from utils.training.validation import PLAIN_LIMIT, validate
@@ -77,6 +77,8 @@ def run_process(config: TrainConfig) -> None:
         distributed.join_group(ranks, gpu=device.type == "cuda", store=peers.store)
         try:
             run = prepare(config, peers, device)
+            if run.unvalidated:
+                conclude_epoch(config, run, run.unvalidated)
             for epoch in range(run.progress.epoch, config.epochs):
                 run_epoch(config, run, epoch)
             if ranks.first:
@@ -99,7 +101,8 @@ class Beginning(NamedTuple):
 
     model: Model  # of a run that goes on: the averaged weights
     hyp: Hyp
-    state: Optional[TrainingState]  # of a run that goes on
+    state: Optional[TrainingState] = None  # of a run that goes on
+    unvalidated: Dict[str, float] = {}  # row of its last epoch if that lacks a due validation
 
 
 class PreparedRun(NamedTuple):
@@ -108,6 +111,7 @@ class PreparedRun(NamedTuple):
     trainer: Trainer
     eval_set: EvalSet
     progress: Progress
+    unvalidated: Dict[str, float]  # see Beginning
 
 
 def prepare(config: TrainConfig, peers: Peers, device: "torch.device") -> PreparedRun:
@@ -116,7 +120,7 @@ def prepare(config: TrainConfig, peers: Peers, device: "torch.device") -> Prepar
     data = known_data(config)
     eval_set = read_eval_set(data, "val")
     data = data._replace(declared=eval_set.declared)  # a COCO JSON may know more of the keypoints
-    model, hyp, state = begin(config, data, ranks=ranks, device=device)
+    model, hyp, state, unvalidated = begin(config, data, ranks=ranks, device=device)
     for line in assumptions(data, model.skeleton):
         ranks.say(line)
     if model.skeleton.flip_index is None:
@@ -166,7 +170,7 @@ def prepare(config: TrainConfig, peers: Peers, device: "torch.device") -> Prepar
             if not config.exist_ok:
                 shutil.rmtree(str(folder), ignore_errors=True)
             raise
-    return PreparedRun(trainer, eval_set, progress)
+    return PreparedRun(trainer, eval_set, progress, unvalidated)
 
 
 def check_statistics(config: TrainConfig, size: HW, stride: int, *, world: int) -> None:
@@ -201,7 +205,11 @@ def begin(
         hyp = check_hyp(state.plain["hyp"], config.resume)
         ranks.say("%s: goes on after epoch %d of %d"
                   % (config.resume, state.plain["epoch"], config.epochs))  # fmt: skip
-        return Beginning(checkpoint.model, hyp, state)
+        row = last_row(checkpoint.meta, state.plain["epoch"])
+        unvalidated = row if "kpt_ap" not in row and is_due(config, state.plain["epoch"]) else {}
+        if unvalidated:
+            ranks.say("epoch %d has not been validated: that comes first" % row["epoch"])
+        return Beginning(checkpoint.model, hyp, state, unvalidated)
     hyp = read_hyp(config.hyp)
     ranks.say(hyp_line(config))
     if hyp.close_norm == 1 and not config.weights:
@@ -211,7 +219,7 @@ def begin(
         )
     model, lines = build_model(config, data)
     ranks.say("\n".join(lines))
-    return Beginning(model, hyp, None)
+    return Beginning(model, hyp)
 
 
 def hyp_line(config: TrainConfig) -> str:
@@ -274,16 +282,26 @@ def train_options(config: TrainConfig, *, ranks: Ranks, device: "torch.device") 
 
 
 def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
-    """Train an epoch, validate where it is due, write the files."""
-    trainer, eval_set, progress = run
-    ranks = trainer.options.ranks
-    last = epoch + 1 == config.epochs
-    stats = trainer.train_epoch(epoch)
+    """Train an epoch, counted from 0, and conclude it."""
+    stats = run.trainer.train_epoch(epoch)
     row: Dict[str, float] = {"epoch": epoch + 1, **stats.losses, "lr": stats.lr,
                              "images_per_s": stats.images_per_s,
                              "memory_gb": stats.memory_gb,
                              "reserved_gb": stats.reserved_gb}  # fmt: skip
-    due = last or (not config.notest and (epoch + 1) % config.val_period == 0)
+    conclude_epoch(config, run, row)
+
+
+def is_due(config: TrainConfig, epoch: int) -> bool:
+    """Whether an epoch, counted from 1, is to be validated."""
+    return epoch == config.epochs or (not config.notest and epoch % config.val_period == 0)
+
+
+def conclude_epoch(config: TrainConfig, run: PreparedRun, row: Dict[str, float]) -> None:
+    """Validate the epoch of a row where it is due, write the files."""
+    trainer, eval_set, progress, _ = run
+    ranks = trainer.options.ranks
+    epoch = int(row["epoch"])
+    due = is_due(config, epoch)
     per_class: List[float] = []
     if due and ranks.first:
         try:
@@ -292,25 +310,25 @@ def run_epoch(config: TrainConfig, run: PreparedRun, epoch: int) -> None:
             progress.rescue(trainer, row)
             raise InputError(
                 "%s; epoch %d is in %s, `resume` goes on from there"
-                % (e, epoch + 1, progress.last_path)
+                % (e, epoch, progress.last_path)
             ) from e
         row.update(accuracy.figures)
         per_class = accuracy.per_class
         if is_broken(row) and not progress.broken:  # the lines of further epochs tell
-            ranks.warn(broken_line(epoch + 1, progress))
+            ranks.warn(broken_line(epoch, progress))
     if config.image_weights and due:
         batches = trainer.batches
         ap = distributed.share(per_class, ranks)
         batches.redraw(draws_by_need(batches.train_set, ap, len(eval_set.names)))
     if ranks.first:
-        progress.finish_epoch(trainer, row, last=last)
+        progress.finish_epoch(trainer, row, last=epoch == config.epochs)
     ranks.say(epoch_line(row, config.epochs))
     distributed.wait(ranks)
 
 
 def finish(run: PreparedRun) -> None:
     """Write the last checkpoint and the curves, and say how good the best one is."""
-    trainer, _, progress = run
+    trainer, _, progress, _ = run
     ranks = trainer.options.ranks
     progress.end(trainer)
     for path, reason in sorted(trainer.batches.broken.items()):

@@ -43,8 +43,8 @@ class TrainLog:
         self._writer = SummaryWriter(str(folder))
 
     def add(self, row: Row) -> None:
-        """One epoch; writes results.csv whole."""
-        self.rows.append(row)
+        """One epoch, in place of its row if it has one; writes results.csv whole."""
+        self.rows = [r for r in self.rows if r["epoch"] != row["epoch"]] + [row]
         table = io.StringIO(newline="")
         keys = list(dict.fromkeys(key for r in self.rows for key in r))
         writer = csv.DictWriter(table, keys, restval="", lineterminator="\n")
