@@ -4,7 +4,7 @@ model, lines = build_model(config, read_data(config.data))
 text = fit_anchors(model, train_set, hyp, size=(640, 640))
 """
 
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from models.checkpoint import Checkpoint, load_checkpoint
 from models.head_transfer import Taken, same_meaning, transfer_head, value_names
 from models.yolo import Model
 from utils.dataset.data_yaml import DataYaml
-from utils.errors import InputError
+from utils.errors import InputError, warn
 from utils.pose.keypoints import Skeleton
 from utils.pose.letterbox import HW
 from utils.training import anchors
@@ -21,9 +21,15 @@ from utils.training.config import TrainConfig
 from utils.training.hyper_parameters import Hyp
 from utils.training.train_set import TrainSet
 
+KEPT_SHARE = 0.5  # of the tensors; with fewer a run is one from scratch
 
-def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
+
+def build_model(
+    config: TrainConfig, data: DataYaml, *, warn_of: Callable[[str], None] = warn
+) -> Tuple[Model, List[str]]:
     """(network with the weights that fit, lines that tell what was taken over).
+
+    Args: warn_of: told if most of the weights do not fit.
 
     Raises InputError for a `cfg` that is none, and for weights of another network.
     """
@@ -47,7 +53,7 @@ def build_model(config: TrainConfig, data: DataYaml) -> Tuple[Model, List[str]]:
     count = model.parameter_count() / 1e6
     lines = ["%s: %.1f M parameters" % (config.cfg or config.weights, count)]
     if checkpoint is not None:
-        lines.append(transfer(checkpoint.model, model, config))
+        lines.append(transfer(checkpoint.model, model, config, warn_of=warn_of))
         if model.head.nc == 1:
             model.head.settle_class()
             lines.append(
@@ -69,7 +75,9 @@ def _skeleton(data: DataYaml, checkpoint: Optional[Checkpoint]) -> Skeleton:
     return theirs._replace(sigmas=mine.sigmas) if data.declared.sigmas_told else theirs
 
 
-def transfer(source: Model, model: Model, config: TrainConfig) -> str:
+def transfer(
+    source: Model, model: Model, config: TrainConfig, *, warn_of: Callable[[str], None] = warn
+) -> str:
     """Copy the tensors of the same name and shape to `model`; says which are not.
 
     Where classes or keypoints are others, the last convolutions of the head are copied value by
@@ -91,6 +99,12 @@ def transfer(source: Model, model: Model, config: TrainConfig) -> str:
         raise InputError(
             "`cfg` %s: none of its tensors has the shape it has in `weights` %s; is it the cfg of "
             "these weights?" % (config.cfg, config.weights)
+        )
+    if len(taken) < KEPT_SHARE * len(learnt):
+        warn_of(
+            "only %d of the %d tensors of `cfg` %s are taken over from `weights` %s, the others "
+            "have another name or shape and start fresh; is it the cfg of these weights?"
+            % (len(taken), len(learnt), config.cfg, config.weights)
         )
     model.load_state_dict(fitting, strict=False)
     rearranged = transfer_head(source, model) if others else None

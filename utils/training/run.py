@@ -217,7 +217,7 @@ def begin(
             "close_norm 1 in `hyp` %s: from scratch there are no running statistics to normalise "
             "with; set it to 0, or start from `weights`" % config.hyp
         )
-    model, lines = build_model(config, data)
+    model, lines = build_model(config, data, warn_of=ranks.warn)
     ranks.say("\n".join(lines))
     return Beginning(model, hyp)
 
