@@ -47,6 +47,19 @@ def test_epochs_are_whole_numbers(tmp_path, monkeypatch, epochs):
         assert 1 in ticks or epochs > 3
 
 
+@pytest.mark.parametrize("cls, classes", [(1e-6, False), (0.1, True)])
+def test_the_parts_of_the_loss_add_up(tmp_path, monkeypatch, *, cls, classes):
+    figures = []
+    monkeypatch.setattr(charts, "_save", lambda figure, path: figures.append(figure))
+    parts = {"box": 0.1, "kpt": 0.4, "kpt_conf": 0.2, "obj": 0.3, "cls": cls}
+    row = {"loss": sum(parts.values()), **parts, "lr": 0.1}
+    charts.training_chart(tmp_path / "x.png", [{"epoch": i, **row} for i in (1, 2)])
+    lines = figures[0].axes[0].lines
+    values = {line.get_label(): line.get_ydata()[0] for line in lines}
+    assert len(values) == 5 + classes == len({line.get_color() for line in lines})
+    assert values.pop("all") == pytest.approx(sum(values.values()), abs=1e-5)
+
+
 @pytest.mark.parametrize("counts", [(1, 1), (0, 1, 2)])
 def test_persons_and_images_are_whole_numbers(tmp_path, monkeypatch, counts):
     figures = []

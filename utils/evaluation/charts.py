@@ -17,6 +17,7 @@ from utils.pose.keypoints import Skeleton
 
 BLUE, ORANGE, GREEN, GREY = "#2563eb", "#e8710a", "#15803d", "#64748b"
 DPI = 110
+NO_LOSS = 5e-5  # a class loss up to this is that of one class, and is not shown
 
 
 def _figure(columns: int, height: float = 3.6) -> Tuple[Any, List[Any]]:
@@ -160,7 +161,8 @@ def training_chart(path: Path, rows: Sequence[Dict[str, float]]) -> None:
     """Losses, accuracy and learning rate over the epochs of results.csv."""
     figure, axes = _figure(3)
     parts = [
-        ("loss", [("loss", "all"), ("box", "box"), ("kpt", "keypoints"), ("obj", "objectness")]),
+        ("loss", [("loss", "all"), ("box", "box"), ("kpt", "keypoints"), ("obj", "objectness"),
+                  ("kpt_conf", "keypoint confidence"), ("cls", "class")]),
         ("AP on the validation images", [("kpt_ap", "keypoints"), ("kpt_ap50", "keypoints at 0.5"),
                                          ("box_ap", "boxes"), ("box_ap50", "boxes at 0.5")]),
         ("learning rate", [("lr", "weights")]),
@@ -168,7 +170,7 @@ def training_chart(path: Path, rows: Sequence[Dict[str, float]]) -> None:
     for axis, (title, lines) in zip(axes, parts):
         for (key, label), color in zip(lines, _colors(len(lines))):
             points = [(r["epoch"], r[key]) for r in rows if key in r]
-            if points:
+            if points and (key != "cls" or max(y for _, y in points) > NO_LOSS):
                 mark = "o" if len(points) == 1 else ""
                 axis.plot(*zip(*points), color=color, linewidth=2, label=label, marker=mark)
         axis.set_title(title, loc="left", fontsize=11)

@@ -181,7 +181,8 @@ def is_broken(row: Dict[str, float]) -> bool:
 def epoch_line(row: Dict[str, float], epochs: int) -> str:
     """An epoch for people; the parts in brackets add up to the loss."""
     speed = row["images_per_s"]
-    parts = ["%s %.4f" % (part, row[part]) for part in PARTS if part != "cls" or row[part] > 5e-5]
+    shown = [part for part in PARTS if part != "cls" or row[part] > charts.NO_LOSS]
+    parts = ["%s %.4f" % (part, row[part]) for part in shown]
     text = "epoch %d/%d  loss %.4f (%s)  %.*f images/s" % (
         row["epoch"], epochs, row["loss"], " ".join(parts),
         0 if speed >= 10 else 1, speed)  # fmt: skip
