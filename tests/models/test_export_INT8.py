@@ -226,11 +226,12 @@ def test_another_size_than_that_of_a_static_onnx(tmp_path, image_folder):
     path = make_small_net(tmp_path / "x.onnx")
     flags = ["--onnx", path, "--calib_path", image_folder, "--calib_num", 2]
     flags += ["--cache_dir", tmp_path]
-    done = int8(*flags, "--calib_imgsz", 128)
-    refused(done, "--calib_imgsz 128 128: x.onnx is static, 64 64, and calibrates at that size")
-    assert done.stdout == "" and not (tmp_path / "x.cache").exists()
-    done = int8(*flags, "--calib_imgsz", 60, "--no-bias-correction")  # rounded up, as everywhere
-    assert done.returncode == 0 and "calibrating on 2 images at 64x64 px\n" in done.stdout
+    for size, told in ((128, True), (60, False)):  # 60 is rounded up, as everywhere
+        done = int8(*flags, "--calib_imgsz", size, "--no-bias-correction", "--overwrite")
+        assert done.returncode == 0 and "at 64x64 px" in done.stdout
+        line = "warning: --calib_imgsz 128 128 is ignored: x.onnx is static, 64 64, and calibrates"
+        assert (line in done.stdout) == told
+        (tmp_path / "x.cache").unlink()
 
 
 def test_the_size_of_a_calibration_is_told(tmp_path, image_folder):

@@ -94,14 +94,14 @@ class CalibrationConfig:
         return stride_multiple(parse_size(self.calib_imgsz or CALIB_IMGSZ), 64)
 
     def check_size(self, source: OnnxFile) -> None:
-        """Raises InputError for a calib_imgsz that is named and not the size of a static ONNX."""
+        """Warn of a calib_imgsz that is named and not the size of a static ONNX."""
         if source.hw is None or self.calib_imgsz is None:
             return
         asked = parse_size(self.calib_imgsz, "calib_imgsz")
         if source.hw not in (asked, stride_multiple(asked, 64)):
-            raise InputError(
-                "`calib_imgsz` %d %d: %s is static, %d %d, and calibrates at that size; drop it, "
-                "or export the model again" % (*asked, source.path.name, *source.hw)
+            warn(
+                "`calib_imgsz` %d %d is ignored: %s is static, %d %d, and calibrates at that size"
+                % (*asked, source.path.name, *source.hw)
             )
 
     def check_path(self, cache: Optional[Path] = None) -> None:

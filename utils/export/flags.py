@@ -23,7 +23,7 @@ def add_calibration(parser: argparse.ArgumentParser, method: str) -> None:
         "are used nevertheless")  # fmt: skip
     add("--calib_imgsz", type=int, nargs="+", default=default.calib_imgsz, metavar="PX",
         help="size of the calibration images, one number or height width [832]; a static ONNX "
-        "has its own, and takes no other")  # fmt: skip
+        "has its own")  # fmt: skip
     add("--calib_method", default=default.calib_method, metavar="METHOD", help=method)
     add("--calib_letterbox", action="store_true", default=default.calib_letterbox,
         help="letterbox the calibration images, as detect and test do [default]")  # fmt: skip
