@@ -87,17 +87,24 @@ def test_nothing_to_test(tmp_path, script):
 
 
 @pytest.mark.parametrize(
-    ("root", "data"),
-    [("data/custom_kpts", "data/custom_kpts.yaml"), ("data/own/", "data/own/data.yaml")],
+    ("root", "data", "mine"),
+    [
+        ("data/custom_kpts", "data/custom_kpts.yaml", ""),
+        ("data/own/", "data/own/data.yaml", ""),
+        ("data/own", "data/own/data.yaml", "train: train.txt\nval: val.txt\nnames: [worker]\n"),
+    ],
 )
-def test_prepare_custom(tmp_path, root, data):
+def test_prepare_custom(tmp_path, root, data, mine):
     for name in ("escalator", "utils"):
         shutil.copytree(str(ROOT / name), str(tmp_path / name))
     shutil.copytree(str(ROOT / "tests/data/people"), str(tmp_path / root))
     shutil.copy(str(ROOT / "data/custom_kpts.yaml"), str(tmp_path / "data"))
+    if mine:  # completed by hand
+        (tmp_path / data).write_text(mine)
     env = {**os.environ, "PYTHON": sys.executable, "ROOT": root}
     done = run(tmp_path, "prepare_custom.sh", env=env)
     assert done.returncode == 0, done.stderr
+    assert not mine or (tmp_path / data).read_text() == mine and "is kept as" in done.stdout
     assert "errors" in done.stdout and len(list((tmp_path / "runs/visual").iterdir())) == 5
     report = json.loads((tmp_path / "runs/check/report.json").read_text())
     assert report["data"] == data and report["train"]["images"] == 8

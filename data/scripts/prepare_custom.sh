@@ -2,7 +2,8 @@
 # Annotations of one's own -> label files, lists, COCO JSONs, images to look at, a check.
 # Run from the repository root. Before: data/custom_kpts/{images,annotations}, one JSON an image.
 # Classes and keypoints are found in the annotations; if they are not COCO's person, or with ROOT=,
-# $ROOT/data.yaml declares them for train.py and test_multi_backend.py.
+# $ROOT/data.yaml declares them for train.py and test_multi_backend.py. One that is there is kept:
+# delete it to have it written anew.
 set -euo pipefail
 
 ROOT=${ROOT:-data/custom_kpts}
@@ -24,6 +25,10 @@ if [ -f "$ROOT/labels/keypoints.yaml" ]; then
 fi
 if [ "$IDS" ] || [ "$ROOT" != data/custom_kpts ]; then
     DATA=$ROOT/data.yaml
+fi
+if [ "$DATA" = "$ROOT/data.yaml" ] && [ -f "$DATA" ]; then
+    echo "$DATA is kept as it is"
+elif [ "$DATA" = "$ROOT/data.yaml" ]; then
     {
         printf 'path: .\ntrain: train.txt\nval: val.txt\ntest: test.txt\n'
         printf '%s-annotations: annotations-trainval/person_keypoints_%s.json\n' train train val val
