@@ -34,7 +34,7 @@ from utils.dataset.data_yaml import TASKS, DataYaml, assumptions, read_data
 from utils.dataset.images import IMAGE_SUFFIXES, check_decodable, read_image_hw
 from utils.dataset.labels import TOLERANCE, label_path, labels_to_ground_truth, scan_labels
 from utils.dataset.left_right import swap_reason
-from utils.errors import InputError, check_limits
+from utils.errors import InputError, check_limits, reason_of
 from utils.files import atomic_path, check_output, content_hash
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
@@ -121,7 +121,7 @@ def look(item: Item) -> Seen:
     except FileNotFoundError:
         findings.append(Finding(MISSING, item.image))
     except (ValueError, OSError) as e:
-        reason = getattr(e, "strerror", None) or e
+        reason = reason_of(e)
         findings.append(Finding(UNREADABLE, "%s: %s" % (item.image, reason)))
     label = label_path(item.image)
     has_label = os.path.lexists(str(label))

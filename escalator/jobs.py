@@ -18,7 +18,7 @@ from utils.dataset.annotations import Annotation, Fault, IsCoco, fit
 from utils.dataset.coco import is_coco
 from utils.dataset.images import IMAGE_SUFFIXES, read_image_hw
 from utils.dataset.labels import list_images
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, reason_of
 from utils.files import walk_files
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
 from utils.pose.keypoints import COCO, Skeleton
@@ -373,7 +373,7 @@ def _size(job: Job, annotation: Annotation) -> HW:
     try:
         hw = read_image_hw(job.image)
     except (ValueError, OSError) as e:
-        reason = getattr(e, "strerror", None) or (str(e) if e.args else one_line(e))
+        reason = reason_of(e) if e.args else one_line(e)
         raise ValueError("image %s: %s" % (job.image, reason)) from e
     if told is not None and abs(hw[0] * told[1] / (hw[1] * told[0]) - 1) > SAME_SHAPE:
         raise ValueError(

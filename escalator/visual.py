@@ -27,7 +27,7 @@ from utils import cli
 from utils.dataset.images import read_image
 from utils.dataset.label_points import label_points
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, read_labels
-from utils.errors import InputError, check_limits
+from utils.errors import InputError, check_limits, reason_of
 from utils.outputs import check_all_replaceable
 from utils.pose.drawing import draw_ground_truth
 from utils.pose.skeleton import Declared
@@ -78,7 +78,7 @@ def draw(
     try:
         image = read_image(path)
     except (ValueError, OSError) as e:
-        raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+        raise InputError("%s: %s" % (path, reason_of(e))) from e
     ground_truth = labels_to_ground_truth(labels, (image.shape[0], image.shape[1]))
     draw_ground_truth(
         image, ground_truth, names, skel=declared.skeleton, line_width=line_width, ids=ids

@@ -26,7 +26,7 @@ from utils.dataset.coco import CocoImage, image_ids, write_coco
 from utils.dataset.images import read_image_hw
 from utils.dataset.label_points import label_points
 from utils.dataset.labels import label_path, labels_to_ground_truth, list_images, scan_labels
-from utils.errors import InputError
+from utils.errors import InputError, reason_of
 from utils.files import check_output
 from utils.parallel import parallel_map
 from utils.pose.ground_truth import GroundTruth, empty_ground_truth
@@ -81,7 +81,7 @@ def read_pair(pair: Pair) -> Read:
     try:
         hw = read_image_hw(pair.image)
     except (ValueError, OSError) as e:
-        return Read(failed, None, [Fault(pair.image, getattr(e, "strerror", None) or str(e))])
+        return Read(failed, None, [Fault(pair.image, reason_of(e))])
     try:
         text = read_text(label, "label file")
     except InputError as e:

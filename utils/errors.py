@@ -70,6 +70,11 @@ def check_limits(config: object, limits: Mapping[str, Tuple[float, float]]) -> N
             raise InputError("`%s` %g: expected %g to %g" % (name, value, low, high))
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file could not be read: what the system says, else the words of the exception."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Kind and first words of an exception, without line breaks."""
     text = " ".join(str(error).split())

@@ -25,19 +25,19 @@ if [ -f "$ROOT/labels/keypoints.yaml" ]; then
 fi
 if [ "$IDS" ] || [ "$ROOT" != data/custom_kpts ]; then
     DATA=$ROOT/data.yaml
-fi
-if [ "$DATA" = "$ROOT/data.yaml" ] && [ -f "$DATA" ]; then
-    echo "$DATA is kept as it is"
-elif [ "$DATA" = "$ROOT/data.yaml" ]; then
-    {
-        printf 'path: .\ntrain: train.txt\nval: val.txt\ntest: test.txt\n'
-        printf '%s-annotations: annotations-trainval/person_keypoints_%s.json\n' train train val val
-        if [ "$IDS" ]; then
-            grep -v '^#' "$ROOT/labels/keypoints.yaml"
-        else
-            printf 'nc: 1\nnames: [person]\nnkpt: 17\n'
-        fi
-    } > "$DATA"
+    if [ -f "$DATA" ]; then
+        echo "$DATA is kept as it is"
+    else
+        {
+            printf 'path: .\ntrain: train.txt\nval: val.txt\ntest: test.txt\n'
+            printf '%s-annotations: annotations-trainval/person_keypoints_%s.json\n' train train val val
+            if [ "$IDS" ]; then
+                grep -v '^#' "$ROOT/labels/keypoints.yaml"
+            else
+                printf 'nc: 1\nnames: [person]\nnkpt: 17\n'
+            fi
+        } > "$DATA"
+    fi
 fi
 $PYTHON escalator/visual.py --data_root "$ROOT" --data_file train.txt --visual_num 5 --save_dir runs/visual ${IDS:+"$IDS"}
 $PYTHON escalator/check.py --data "$DATA"

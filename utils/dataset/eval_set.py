@@ -16,7 +16,7 @@ from utils.dataset.data_yaml import DataYaml
 from utils.dataset.images import check_decodable, read_image_hw
 from utils.dataset.labels import Labels, label_path, labels_to_ground_truth, read_labels
 from utils.device import available_cores
-from utils.errors import InputError
+from utils.errors import InputError, reason_of
 from utils.pipeline import parallel_map
 from utils.pose.ground_truth import GroundTruth
 from utils.pose.keypoints import Skeleton
@@ -128,7 +128,7 @@ def _fault(eval_set: EvalSet, index: int) -> str:
     except InputError as e:
         return str(e)
     except (ValueError, OSError) as e:
-        return "%s: %s" % (path, getattr(e, "strerror", None) or e)
+        return "%s: %s" % (path, reason_of(e))
     return ""
 
 

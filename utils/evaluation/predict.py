@@ -14,7 +14,7 @@ import numpy as np
 from utils.dataset.eval_set import EvalSet
 from utils.dataset.images import read_image, read_image_hw
 from utils.device import available_cores
-from utils.errors import InputError
+from utils.errors import InputError, reason_of
 from utils.pipeline import StageTimer, parallel_map, prefetch
 from utils.pose.letterbox import HW, rectangle
 from utils.pose.poses import Poses
@@ -87,7 +87,7 @@ def read_or_say(path: str) -> np.ndarray:
     try:
         return read_image(path)
     except (ValueError, OSError) as e:
-        raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+        raise InputError("%s: %s" % (path, reason_of(e))) from e
 
 
 def batches(predictor: Predictor, eval_set: EvalSet, batch_size: int) -> List[Plan]:
@@ -122,6 +122,6 @@ def _image_sizes(eval_set: EvalSet) -> Iterator[HW]:
         try:
             return read_image_hw(path)
         except (ValueError, OSError) as e:
-            raise InputError("%s: %s" % (path, getattr(e, "strerror", None) or e)) from e
+            raise InputError("%s: %s" % (path, reason_of(e))) from e
 
     return parallel_map(size, range(eval_set.count), min(available_cores(), MAX_LOADERS))

@@ -10,7 +10,7 @@ from typing import Iterator, List, Optional, Sequence
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, reason_of
 from utils.pose import letterbox
 from utils.pose.letterbox import HW
 
@@ -62,7 +62,7 @@ def read_batch(paths: Sequence[str], net_hw: HW, letterboxed: bool = False) -> n
         try:
             image = read_image(path)
         except (ValueError, OSError) as e:
-            reason = getattr(e, "strerror", None) or e
+            reason = reason_of(e)
             raise InputError("`calib_path`: %s: %s" % (path, reason)) from e
         images.append(image)
         boxes.append(place((image.shape[0], image.shape[1]), net_hw))

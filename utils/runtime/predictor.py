@@ -193,10 +193,6 @@ class Predictor:
             ) from e
 
 
-def _warn(message: str) -> None:
-    warn(message)
-
-
 def resolve_size(backend: Backend, img_size: Optional[HW]) -> HW:
     """(height, width) to run at. Raises InputError if it contradicts a model of fixed size."""
     static = backend.static_hw
@@ -227,19 +223,19 @@ def warn_about_embedded_nms(
     """Say which settings the embedded NMS a model does not take; None: not asked for."""
     if embedded_nms.conf_thres is None:
         if iou_thres is not None:
-            _warn("`iou_thres` %g is ignored: the model has embedded NMS" % iou_thres)
+            warn("`iou_thres` %g is ignored: the model has embedded NMS" % iou_thres)
     elif conf_thres is not None and conf_thres < embedded_nms.conf_thres:
-        _warn(
+        warn(
             "`conf_thres` %g: the model has embedded NMS and returns nothing below %g; "
             "export it again for a lower one" % (conf_thres, embedded_nms.conf_thres)
         )
     if embedded_nms.iou_thres is not None and iou_thres not in (None, embedded_nms.iou_thres):
-        _warn(
+        warn(
             "`iou_thres` %g is ignored: the model has embedded NMS, with %g"
             % (iou_thres, embedded_nms.iou_thres)
         )
     if agnostic:
-        _warn(
+        warn(
             "`agnostic_nms` is ignored (`single_cls` asks for it, too): the model has NMS "
             "inside, within each class"
         )
@@ -248,7 +244,7 @@ def warn_about_embedded_nms(
 def warn_if_rounded(asked: HW, rounded: HW, stride: int) -> None:
     """Say so when --img-size is not what the network will see."""
     if asked != rounded:
-        _warn(
+        warn(
             "`img_size` %d %d rounded up to %d %d, multiples of the stride %d"
             % (*asked, *rounded, stride)
         )

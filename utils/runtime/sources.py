@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from utils.dataset.images import IMAGE_SUFFIXES, read_image
-from utils.errors import InputError, warn
+from utils.errors import InputError, reason_of, warn
 from utils.reading import check_file, read_text
 from utils.runtime.live import (
     CLOSE_S,
@@ -96,7 +96,7 @@ class Source:
             try:
                 image = read_image(path)
             except (ValueError, OSError) as e:
-                self.skipped.append((path, getattr(e, "strerror", None) or str(e)))
+                self.skipped.append((path, reason_of(e)))
                 continue
             finally:
                 self.decode_s += time.perf_counter() - started
@@ -190,14 +190,14 @@ class Source:
         if reader.lost and reader.address not in (address for address, _ in self.lost):
             self.lost.append((reader.address, reader.lost))
             if reader.opened or len(self.streams) > 1:  # else the error says it
-                _warn("%s: %s" % (name, reader.lost))
+                warn("%s: %s" % (name, reader.lost))
         since = reader.silent_since
         silent = since is not None and time.monotonic() - since > SILENT_S
         if silent and not reader.ended and reader.address not in told:
             told.add(reader.address)
             state = "no frame arrives" if reader.opened else "cannot be opened"
             limit = "for %g s" % self.reconnect_s if self.reconnect_s else "for ever"
-            _warn("%s: %s; connecting again %s" % (name, state, limit))
+            warn("%s: %s; connecting again %s" % (name, state, limit))
 
 
 def _none_opens(streams: Sequence[str]) -> str:
@@ -208,10 +208,6 @@ def _none_opens(streams: Sequence[str]) -> str:
     return "`source` %s: cannot open this %s%s; is it %s?" % (
         display_name(streams[0]), what, more if others else "", ask
     )  # fmt: skip
-
-
-def _warn(message: str) -> None:
-    warn(message)
 
 
 def open_source(source: str, reconnect_s: float = RECONNECT_S) -> Source:

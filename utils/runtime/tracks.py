@@ -52,7 +52,7 @@ class Tracks:
         now = self._sequences.get(key) or self._new_sequence()
         if frame.restarts > now.restarts and now.frames:
             now.tracker.restart()
-            _warn(
+            warn(
                 "%s: the stream broke off and was connected again; its persons get new IDs"
                 % display_name(frame.path)
             )
@@ -81,7 +81,7 @@ def thresholds(
     nms = backend.embedded_nms
     inside = 0.0 if nms is None or nms.conf_thres is None else nms.conf_thres
     if inside > low_thres:
-        _warn(
+        warn(
             "`track`: the embedded NMS of this model returns nothing below %g, so persons who are "
             "half hidden lose their ID sooner; export it again with `conf_thres` %g"
             % (inside, low_thres)
@@ -93,7 +93,7 @@ def thresholds(
 def check_sequence(source: Source) -> None:
     """Warn where a source is no video: images are taken as the frames of one."""
     if source.images:
-        _warn(
+        warn(
             "`track`: %d images are taken as the frames of one video, in this order: %s; IDs of "
             "unrelated images mean nothing"
             % (len(source.images), _first_last([display_name(p) for p in source.images]))
@@ -103,7 +103,3 @@ def check_sequence(source: Source) -> None:
 def _first_last(names: Sequence[str]) -> str:
     shown: List[str] = list(names) if len(names) < 3 else [names[0], "...", names[-1]]
     return " ".join(shown)
-
-
-def _warn(message: str) -> None:
-    warn(message)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequenc
 import numpy as np
 
 from utils.dataset.labels import Labels, join_labels
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, reason_of
 from utils.pose.letterbox import HW, PAD_VALUE, fit, stride_multiple
 from utils.training import augment, collage, pixel_ring, targets
 from utils.training.augment import Persons
@@ -210,7 +210,7 @@ class Assembler:
         try:
             decode(self.paths[image], self.sizes[image], target)
         except (OSError, ValueError) as e:
-            broken[image] = getattr(e, "strerror", None) or str(e)
+            broken[image] = reason_of(e)
             target[:] = PAD_VALUE
             return
         if self.cache is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from utils.dataset.data_yaml import DataYaml
 from utils.dataset.images import read_image_hw
 from utils.dataset.labels import Labels, empty_labels, label_path, scan_labels
-from utils.errors import InputError, one_line
+from utils.errors import InputError, one_line, reason_of
 from utils.files import atomic_path
 from utils.pipeline import parallel_map
 from utils.reading import check_file, read_bytes
@@ -194,7 +194,7 @@ def _read_entry(path: str, text: str, data: DataYaml) -> _Entry:
         if min(hw) < MIN_SIDE:
             raise ValueError("%d x %d px, too small to train on" % hw)
     except (OSError, ValueError) as e:
-        reason = getattr(e, "strerror", None) or str(e)
+        reason = reason_of(e)
         return _Entry((0, 0), empty_labels(data.nkpt), ["%s: %s" % (path, reason)])
     scan = scan_labels(text, data.nkpt, dims=data.declared.dims)
     found = sorted(scan.faults + scan.changes)

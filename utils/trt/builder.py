@@ -155,7 +155,7 @@ def build(
     if plan is None:
         hint = "" if memory is None else _memory_hint(memory)
         raise InputError("%s could not build the engine: %s%s" % (trt, log.reason(), hint))
-    return Built(bytes(plan), _merged(config, cache, settings.timing_cache))
+    return Built(bytes(plan), _merged(trt, config, cache, path=settings.timing_cache))
 
 
 def _memory_hint(memory: DeviceMemory) -> str:
@@ -179,14 +179,7 @@ def check_timing_cache(trt: Tensorrt, path: Path) -> None:
     _timing_cache(trt, builder.create_builder_config(), settings)
 
 
-class _TimingCache(NamedTuple):
-    """The timing cache of a build."""
-
-    handle: Any  # of TensorRT
-    log: Any
-
-
-def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Optional[_TimingCache]:
+def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Any:
     """The timing cache of a file, an empty one if there is no file; None without a path.
 
     Raises InputError for a file that was named and may be anything: it would be replaced.
@@ -209,19 +202,19 @@ def _timing_cache(trt: Tensorrt, config: Any, settings: BuildSettings) -> Option
         warn("%s: no timing cache of this TensorRT and GPU; a new one is made" % path)
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
-    return _TimingCache(cache, log)
+    return cache
 
 
-def _merged(config: Any, cache: Optional[_TimingCache], path: Optional[Path]) -> Optional[bytes]:
+def _merged(trt: Tensorrt, config: Any, cache: Any, *, path: Optional[Path]) -> Optional[bytes]:
     """A timing cache with what another build has written to its file in the meantime."""
     if cache is None or path is None:
         return None
     if path.is_file():
-        with _quiet(cache.log):  # of another kind: that was told before the build
+        with _quiet(trt.log):  # of another kind: that was told before the build
             other = config.create_timing_cache(path.read_bytes())
             if other is not None:
-                cache.handle.combine(other, False)  # one of another GPU is left out
-    return bytes(cache.handle.serialize())
+                cache.combine(other, False)  # one of another GPU is left out
+    return bytes(cache.serialize())
 
 
 def _set_precision(
